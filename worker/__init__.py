@@ -1,0 +1,1 @@
+"""RIS worker: ingest, search and administration (see docs/architecture.md)."""

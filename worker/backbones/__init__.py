@@ -1,0 +1,1 @@
+"""Backbone adapter: the only importer of torch and transformers."""

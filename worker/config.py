@@ -1,0 +1,86 @@
+"""Settings of a RIS process, read from ``RIS_*`` environment variables only.
+
+Every field is documented in docs/settings.md; a test fails when one is missing there.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Process settings. Units are in the names; defaults suit one small box."""
+
+    model_config = SettingsConfigDict(env_prefix="RIS_", frozen=True, extra="ignore")
+
+    database_url: str | None = Field(
+        None, description="Postgres URL; unset: the embedded Postgres of `ris up`."
+    )
+    broker_url: str | None = Field(
+        None, description="Redis URL; unset: the embedded Redis of `ris up`."
+    )
+    data_dir: Path = Field(
+        Path("var"), description="Folder of vector files, kept pictures and embedded services."
+    )
+    backbone: str = Field(
+        "efficientnet-lite0", description="Backbone of the first index generation."
+    )
+    backbones_dir: Path | None = Field(
+        None, description="Folder with one sub-folder of transformers weights per backbone."
+    )
+    device: str = Field("cpu", description="torch device: cpu, cuda, cuda:1.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Floating point type of the backbone's forward pass."
+    )
+    threads: int = Field(
+        0, ge=0, le=256, description="Threads per process for torch and FAISS; 0: all cores."
+    )
+    embed_batch: int = Field(8, ge=1, le=512, description="Frames per backbone call.")
+    commit_batch: int = Field(32, ge=1, le=4096, description="Frames per append and commit.")
+    codec: Literal["fp32", "fp16"] = Field("fp16", description="Number type of stored descriptors.")
+    shard_span_s: int = Field(
+        3600, ge=60, le=86400 * 31, description="Time span of one shard, in seconds."
+    )
+    picture_quality: int = Field(90, ge=30, le=100, description="JPEG quality of kept pictures.")
+    picture_max_side_px: int = Field(
+        1920, ge=64, le=16384, description="Longest side of kept pictures."
+    )
+    query_picture_max_px: int = Field(
+        50_000_000, ge=10_000, description="Largest accepted query picture, in pixels."
+    )
+    video_max_px: int = Field(
+        8192 * 4320, ge=10_000, description="Largest accepted video picture, in pixels."
+    )
+    min_free_bytes: int = Field(
+        256 * 1024 * 1024, ge=0, description="Ingest refuses to write below this free space."
+    )
+    job_lease_s: float = Field(30.0, gt=0.2, le=3600, description="Lease of a running job.")
+    job_slice_s: float = Field(
+        45.0, gt=0.1, le=600, description="An ingest or reindex task yields after this long."
+    )
+    job_max_attempts: int = Field(
+        5, ge=1, le=100, description="Attempts in a row without progress before a job fails."
+    )
+    job_retry_base_s: float = Field(
+        2.0, ge=0.01, le=600, description="First retry delay; doubles with each attempt."
+    )
+    sweep_every_s: float = Field(
+        10.0, ge=0.2, le=600, description="How often beat looks for jobs nobody runs."
+    )
+    query_workers: int = Field(2, ge=1, le=64, description="Threads of one query worker.")
+    statement_timeout_ms: int = Field(60_000, ge=100, description="Postgres statement timeout.")
+    lock_timeout_ms: int = Field(10_000, ge=100, description="Postgres lock timeout.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least severe level that is logged."
+    )
+
+
+@cache
+def settings() -> Settings:
+    """The process's settings, read once. Tests call ``settings.cache_clear()``."""
+    return Settings()

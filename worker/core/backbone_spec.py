@@ -1,0 +1,61 @@
+"""Frozen description of a backbone: what decides whether two descriptors may be compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from worker.core.types import GridSize, SizePx
+
+GlobalPooling = Literal["pooled", "cls", "mean", "saliency-mean"]
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneSpec:
+    """Compatibility-relevant description of one backbone at one input size.
+
+    ``tau`` is the calibrated match level for this backbone's patch cosine (design, section 4.5);
+    it does not change descriptors, so it is left out of ``spec_hash``, as are licence fields.
+    """
+
+    name: str
+    revision: str
+    weights_sha256: str
+    input_size: SizePx
+    patch_px: int
+    grid: GridSize
+    global_dim: int
+    patch_dim: int
+    global_pooling: GlobalPooling
+    mean_rgb: tuple[float, float, float]
+    std_rgb: tuple[float, float, float]
+    resize: Literal["stretch-bilinear", "stretch-bicubic"]
+    tau: float
+    licence: str
+    commercial_use: bool
+    weights_bytes: int
+
+    @property
+    def spec_hash(self) -> str:
+        """SHA-256 (hex) over the fields that change descriptors."""
+        fields = asdict(self)
+        for neutral in ("tau", "licence", "commercial_use", "weights_bytes"):
+            del fields[neutral]
+        text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON object; :func:`spec_from_json` reads it back."""
+        return asdict(self)
+
+
+def spec_from_json(fields: dict[str, Any]) -> BackboneSpec:
+    """Read what ``to_json`` wrote. Raises ``TypeError`` or ``KeyError`` if malformed."""
+    read = dict(fields)
+    read["input_size"] = SizePx(*read["input_size"])
+    read["grid"] = GridSize(*read["grid"])
+    read["mean_rgb"] = tuple(read["mean_rgb"])
+    read["std_rgb"] = tuple(read["std_rgb"])
+    return BackboneSpec(**read)

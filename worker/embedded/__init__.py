@@ -1,0 +1,1 @@
+"""Embedded services: Postgres and Redis from their wheels, and the supervisor of `ris up`."""

@@ -1,0 +1,120 @@
+"""Typed errors: every refusal has a stable code, names the offending id and says what to do.
+
+``retryable`` tells the job runner whether another attempt can help (service down, disk full) or
+not (bad input). Codes are part of the API; the list is checked against docs/errors.md by a test.
+"""
+
+from __future__ import annotations
+
+
+class RisError(Exception):
+    """Base of all typed errors. ``code`` is stable; the message is for people."""
+
+    code = "internal"
+    retryable = False
+
+
+class InputInvalid(RisError):
+    """A parameter or request field is outside its documented bounds."""
+
+    code = "input_invalid"
+
+
+class RoiInvalid(RisError):
+    """The ROI is empty, not finite, outside the picture, or a polygon of fewer than 3 points."""
+
+    code = "roi_invalid"
+
+
+class PictureInvalid(RisError):
+    """The query picture cannot be read or is larger than allowed."""
+
+    code = "picture_invalid"
+
+
+class VideoUnreadable(RisError):
+    """The path does not exist, is not a regular file, or may not be read."""
+
+    code = "video_unreadable"
+
+
+class VideoInvalid(RisError):
+    """The file is empty, not a video, has no video stream, or holds no decodable picture."""
+
+    code = "video_invalid"
+
+
+class NotFound(RisError):
+    """An id or name is not known: camera, frame, backbone, query, job, generation."""
+
+    code = "not_found"
+
+
+class BackboneMismatch(RisError):
+    """A backbone's spec differs from the one the index was built with."""
+
+    code = "backbone_mismatch"
+
+
+class WeightsMissing(RisError):
+    """The backbone's weights are not in the package, the local folder or the hub cache."""
+
+    code = "weights_missing"
+
+
+class DescriptorInvalid(RisError):
+    """A backbone produced NaN, infinite or zero-length descriptors."""
+
+    code = "descriptor_invalid"
+
+
+class IndexDamaged(RisError):
+    """A shard file is missing, shorter than Postgres says, or fails its checksum."""
+
+    code = "index_damaged"
+
+
+class StorageFull(RisError):
+    """The disk is full or under the free-space floor. Nothing was half-recorded; retried later."""
+
+    code = "storage_full"
+    retryable = True
+
+
+class StorageFailed(RisError):
+    """The storage answered with an I/O error other than 'full'."""
+
+    code = "storage_failed"
+    retryable = True
+
+
+class ServiceUnavailable(RisError):
+    """Postgres or Redis cannot be reached or dropped the connection."""
+
+    code = "service_unavailable"
+    retryable = True
+
+
+class GenerationSwitched(RisError):
+    """The live index generation changed while a batch was being prepared; the batch is redone."""
+
+    code = "generation_switched"
+    retryable = True
+
+
+class LeaseLost(RisError):
+    """Another worker took the job over; this one must stop without recording anything."""
+
+    code = "lease_lost"
+
+
+class AlreadyRunning(RisError):
+    """Another RIS instance holds this folder."""
+
+    code = "already_running"
+
+
+class SetupFailed(RisError):
+    """A bundled service could not be started."""
+
+    code = "setup_failed"

@@ -1,0 +1,1 @@
+"""Video adapter: the only importer of PyAV."""
