@@ -1,0 +1,1 @@
+"""Persistence: SQLAlchemy tables and the only SQL of RIS. Imports nothing of ours."""

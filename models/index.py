@@ -1,0 +1,84 @@
+"""Index generations, shards and f_map runs: what rows of which vector file are valid."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import ExcludeConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base, created_at_column
+
+
+class IndexGeneration(Base):
+    """One consistent build of the index with one backbone spec; at most one is live."""
+
+    __tablename__ = "index_generations"
+    __table_args__ = (
+        CheckConstraint("state in ('building', 'live', 'retired', 'failed')", name="state_known"),
+        Index("uq_index_generations_live", "state", unique=True, postgresql_where="state = 'live'"),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    backbone: Mapped[str]
+    spec_hash: Mapped[str]
+    spec: Mapped[dict[str, Any]]
+    codec: Mapped[str]
+    state: Mapped[str]
+    created_at: Mapped[datetime] = created_at_column()
+    switched_at: Mapped[datetime | None]
+
+
+class Shard(Base):
+    """Vector files of one camera and time span in one generation.
+
+    ``frame_count`` and ``row_count`` are the valid length of the global and the patch file; bytes
+    behind them do not exist for anyone.
+    """
+
+    __tablename__ = "shards"
+    __table_args__ = (
+        UniqueConstraint("generation_id", "camera_id", "bucket_utc"),
+        CheckConstraint("state in ('open', 'sealed', 'retired')", name="state_known"),
+        CheckConstraint("frame_count >= 0 and row_count >= 0", name="counts_not_negative"),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    generation_id: Mapped[int] = mapped_column(ForeignKey("index_generations.id"))
+    camera_id: Mapped[int] = mapped_column(ForeignKey("cameras.id"))
+    bucket_utc: Mapped[datetime]
+    state: Mapped[str] = mapped_column(server_default="open")
+    frame_count: Mapped[int] = mapped_column(server_default="0")
+    row_count: Mapped[int] = mapped_column(server_default="0")
+    created_at: Mapped[datetime] = created_at_column()
+
+
+class FMapRun(Base):
+    """Patch rows ``[start_row, start_row + row_count)`` of a shard belong to one view of one frame.
+
+    Paper eq. 3, stored as runs: one row per frame instead of one per patch. Overlap of two runs of
+    a shard is impossible (exclusion constraint over range types, no extension needed).
+    ``crc32`` covers the frame's stored global and patch bytes.
+    """
+
+    __tablename__ = "f_map_runs"
+    __table_args__ = (
+        UniqueConstraint("shard_id", "frame_id", "view"),
+        Index(None, "frame_id"),
+        CheckConstraint("start_row >= 0 and row_count > 0", name="rows_valid"),
+        ExcludeConstraint(
+            (text("int8range(shard_id, shard_id, '[]')"), "&&"),
+            (text("int8range(start_row, start_row + row_count)"), "&&"),
+            name="ex_f_map_runs_no_overlap",
+            using="gist",
+        ),
+    )
+
+    shard_id: Mapped[int] = mapped_column(ForeignKey("shards.id"), primary_key=True)
+    start_row: Mapped[int] = mapped_column(primary_key=True)
+    row_count: Mapped[int]
+    frame_id: Mapped[int] = mapped_column(ForeignKey("frames.id"))
+    view: Mapped[int] = mapped_column(server_default="0")
+    crc32: Mapped[int]

@@ -1,0 +1,22 @@
+"""Every table, imported once, so that ``Base.metadata`` is complete."""
+
+from models.base import Base
+from models.index import FMapRun, IndexGeneration, Shard
+from models.jobs import Job
+from models.search import SearchHit, SearchQuery
+from models.video import Camera, Frame, VideoSegment
+
+metadata = Base.metadata
+
+__all__ = [
+    "Camera",
+    "FMapRun",
+    "Frame",
+    "IndexGeneration",
+    "Job",
+    "SearchHit",
+    "SearchQuery",
+    "Shard",
+    "VideoSegment",
+    "metadata",
+]

@@ -1,0 +1,59 @@
+"""Search queries and their hits."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, SmallInteger
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from models.base import Base, created_at_column
+from models.video import Frame
+
+
+class SearchQuery(Base):
+    """An ROI query: on an uploaded picture (by content hash) or on an indexed frame.
+
+    Its state is its job's state; there is no second copy.
+    """
+
+    __tablename__ = "search_queries"
+    __table_args__ = (
+        CheckConstraint("num_nonnulls(frame_id, picture_sha256) = 1", name="one_source"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    frame_id: Mapped[int | None] = mapped_column(ForeignKey("frames.id"))
+    picture_sha256: Mapped[str | None]
+    roi: Mapped[dict[str, Any]]
+    params: Mapped[dict[str, Any]]
+    generation_id: Mapped[int | None] = mapped_column(ForeignKey("index_generations.id"))
+    stats: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = created_at_column()
+
+
+class SearchHit(Base):
+    """One ranked hit: frame, score and the matched region G* as pairs of cell ids."""
+
+    __tablename__ = "search_hits"
+    __table_args__ = (
+        Index(None, "frame_id"),
+        CheckConstraint("rank >= 1", name="rank_from_one"),
+    )
+
+    query_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("search_queries.id"), primary_key=True)
+    rank: Mapped[int] = mapped_column(primary_key=True)
+    frame_id: Mapped[int] = mapped_column(ForeignKey("frames.id"))
+    score: Mapped[float]
+    similarity: Mapped[float]
+    coverage: Mapped[float]
+    grid_h: Mapped[int] = mapped_column(SmallInteger)
+    grid_w: Mapped[int] = mapped_column(SmallInteger)
+    region_query_index: Mapped[list[int]] = mapped_column(ARRAY(SmallInteger))
+    region_cell_index: Mapped[list[int]] = mapped_column(ARRAY(SmallInteger))
+
+    frame: Mapped[Frame] = relationship(lazy="raise")

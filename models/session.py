@@ -1,0 +1,87 @@
+"""Connections and the one place that commits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+
+class DatabaseUnavailable(ConnectionError):
+    """Postgres cannot be reached, dropped the connection, or timed out on a lock or statement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A pool of connections to one Postgres. Sessions come from :meth:`transaction` only."""
+
+    engine: Engine
+    sessions: sessionmaker[Session]
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """One unit of work: commits once at the end, rolls back on any error.
+
+        Raises :class:`DatabaseUnavailable` where the connection, not the statement, failed.
+        """
+        try:
+            with self.sessions.begin() as session:
+                yield session
+        except (OperationalError, InterfaceError) as error:
+            raise DatabaseUnavailable(_first_line(error)) from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise DatabaseUnavailable(_first_line(error)) from error
+            raise
+
+    def ping(self) -> str:
+        """Server version. Raises :class:`DatabaseUnavailable`."""
+        with self.transaction() as session:
+            return str(session.execute(text("show server_version")).scalar_one())
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def connect(
+    url: str,
+    *,
+    application_name: str,
+    statement_timeout_ms: int = 60_000,
+    lock_timeout_ms: int = 10_000,
+    pool_size: int = 5,
+) -> Database:
+    """Describe a database; the first connection is made on first use.
+
+    ``url`` may be ``postgresql://`` or ``postgresql+psycopg://``; psycopg 3 is used either way.
+    """
+    options = f"-c statement_timeout={statement_timeout_ms} -c lock_timeout={lock_timeout_ms}"
+    engine = create_engine(
+        normalised_url(url),
+        pool_pre_ping=True,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        connect_args={
+            "application_name": application_name,
+            "connect_timeout": 5,
+            "options": options + " -c timezone=UTC",
+        },
+    )
+    return Database(engine, sessionmaker(engine, expire_on_commit=False))
+
+
+def normalised_url(url: str) -> str:
+    """The URL with the psycopg 3 driver named."""
+    for prefix in ("postgresql://", "postgres://"):
+        if url.startswith(prefix):
+            return "postgresql+psycopg://" + url.removeprefix(prefix)
+    return url
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).strip().splitlines()[0] if error.orig else str(error)
