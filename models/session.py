@@ -10,6 +10,8 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+__all__ = ["Database", "DatabaseUnavailable", "Session", "connect", "normalised_url"]
+
 
 class DatabaseUnavailable(ConnectionError):
     """Postgres cannot be reached, dropped the connection, or timed out on a lock or statement."""

@@ -118,3 +118,15 @@ class SetupFailed(RisError):
     """A bundled service could not be started."""
 
     code = "setup_failed"
+
+
+class Timeout(RisError):
+    """The answer did not come in the time asked for; the work itself goes on."""
+
+    code = "timeout"
+
+
+def error_of_code(code: str, detail: str) -> RisError:
+    """The typed error a recorded failure stands for; unknown codes become :class:`RisError`."""
+    kinds = {kind.code: kind for kind in RisError.__subclasses__()}
+    return kinds.get(code, RisError)(detail)

@@ -1,0 +1,238 @@
+"""Index generations, shards and f_map runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import delete, exists, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from models.index import FMapRun, IndexGeneration, Shard
+from models.video import Frame
+
+# Ingest commits hold it shared, the switch of the live generation holds it exclusively.
+GENERATION_LOCK = 7_268_143_002
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """One f_map run about to be recorded."""
+
+    start_row: int
+    row_count: int
+    frame_id: int
+    view: int
+    crc32: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRuns:
+    """The f_map of one shard, sorted by start_row; int64 arrays of equal length (runs,)."""
+
+    start_row: NDArray[np.int64]
+    row_count: NDArray[np.int64]
+    frame_id: NDArray[np.int64]
+    view: NDArray[np.int64]
+    crc32: NDArray[np.int64]
+    t_epoch_s: NDArray[np.float64]
+
+
+def live_generation(session: Session) -> IndexGeneration | None:
+    """The generation that answers queries."""
+    return session.scalars(
+        select(IndexGeneration).where(IndexGeneration.state == "live")
+    ).one_or_none()
+
+
+def find_generation(session: Session, generation_id: int) -> IndexGeneration | None:
+    """A generation by id."""
+    return session.get(IndexGeneration, generation_id, populate_existing=True)
+
+
+def list_generations(session: Session) -> list[IndexGeneration]:
+    """All generations, oldest first."""
+    return list(session.scalars(select(IndexGeneration).order_by(IndexGeneration.id)))
+
+
+def create_generation(
+    session: Session, *, backbone: str, spec_hash: str, spec: dict[str, Any], codec: str, state: str
+) -> IndexGeneration:
+    """Add a generation. Making a second live one violates a unique index."""
+    generation = IndexGeneration(
+        backbone=backbone, spec_hash=spec_hash, spec=spec, codec=codec, state=state
+    )
+    session.add(generation)
+    session.flush()
+    return generation
+
+
+def set_generation_state(session: Session, generation_id: int, state: str) -> None:
+    """Mark a generation building, live, retired or failed."""
+    session.execute(
+        update(IndexGeneration)
+        .where(IndexGeneration.id == generation_id)
+        .values(state=state, switched_at=func.now())
+        .execution_options(synchronize_session=False)
+    )
+
+
+def lock_generations(session: Session, *, exclusive: bool) -> None:
+    """Until the end of the transaction: shared for ingest commits, exclusive for the switch."""
+    function = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
+    session.execute(text(f"select {function}({GENERATION_LOCK})"))
+
+
+def lock_shard(session: Session, generation_id: int, camera_id: int, bucket_utc: datetime) -> Shard:
+    """The shard of this camera and time, created if new, locked for its only writer."""
+    session.execute(
+        insert(Shard)
+        .values(generation_id=generation_id, camera_id=camera_id, bucket_utc=bucket_utc)
+        .on_conflict_do_nothing()
+    )
+    return session.scalars(
+        select(Shard)
+        .filter_by(generation_id=generation_id, camera_id=camera_id, bucket_utc=bucket_utc)
+        .with_for_update()
+    ).one()
+
+
+def append_runs(session: Session, shard: Shard, runs: Sequence[NewRun]) -> None:
+    """Record runs at the end of a locked shard and advance its valid length."""
+    session.execute(
+        insert(FMapRun),
+        [
+            {
+                "shard_id": shard.id,
+                "start_row": run.start_row,
+                "row_count": run.row_count,
+                "frame_id": run.frame_id,
+                "view": run.view,
+                "crc32": run.crc32,
+            }
+            for run in runs
+        ],
+    )
+    session.execute(
+        update(Shard)
+        .where(Shard.id == shard.id)
+        .values(
+            frame_count=Shard.frame_count + len(runs),
+            row_count=Shard.row_count + sum(run.row_count for run in runs),
+        )
+        .execution_options(synchronize_session=False)
+    )
+
+
+def indexed_frames(session: Session, generation_id: int, frame_ids: Sequence[int]) -> set[int]:
+    """Which of these frames already have rows in a generation."""
+    rows = session.scalars(
+        select(FMapRun.frame_id)
+        .join(Shard, Shard.id == FMapRun.shard_id)
+        .where(Shard.generation_id == generation_id, FMapRun.frame_id.in_(frame_ids))
+    )
+    return set(rows)
+
+
+def select_shards(
+    session: Session,
+    generation_id: int,
+    *,
+    camera_ids: Sequence[int] | None = None,
+    t_from_utc: datetime | None = None,
+    t_to_utc: datetime | None = None,
+    span_s: int | None = None,
+) -> list[Shard]:
+    """Shards with valid rows that can hold frames of these cameras in [t_from, t_to)."""
+    query = select(Shard).where(
+        Shard.generation_id == generation_id, Shard.state != "retired", Shard.frame_count > 0
+    )
+    if camera_ids is not None:
+        query = query.where(Shard.camera_id.in_(camera_ids))
+    if t_to_utc is not None:
+        query = query.where(Shard.bucket_utc < t_to_utc)
+    if t_from_utc is not None:
+        last = (
+            select(func.max(Frame.t_utc))
+            .join(FMapRun, FMapRun.frame_id == Frame.id)
+            .where(FMapRun.shard_id == Shard.id)
+            .scalar_subquery()
+        )
+        query = query.where(last >= t_from_utc)
+    return list(session.scalars(query.order_by(Shard.camera_id, Shard.bucket_utc)))
+
+
+def read_runs(session: Session, shard_id: int, from_row: int = 0) -> ShardRuns:
+    """The runs of a shard from ``from_row`` on, with their frames' times (epoch seconds)."""
+    rows = session.execute(
+        select(
+            FMapRun.start_row,
+            FMapRun.row_count,
+            FMapRun.frame_id,
+            FMapRun.view,
+            FMapRun.crc32,
+            func.extract("epoch", Frame.t_utc),
+        )
+        .join(Frame, Frame.id == FMapRun.frame_id)
+        .where(FMapRun.shard_id == shard_id, FMapRun.start_row >= from_row)
+        .order_by(FMapRun.start_row)
+    ).all()
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 6
+    start, count, frame_id, view, crc32 = (np.array(c, dtype=np.int64) for c in columns[:5])
+    return ShardRuns(start, count, frame_id, view, crc32, np.array(columns[5], dtype=np.float64))
+
+
+def find_run(session: Session, generation_id: int, frame_id: int) -> tuple[Shard, FMapRun] | None:
+    """Where a frame's rows (view 0) lie in a generation."""
+    row = session.execute(
+        select(Shard, FMapRun)
+        .join(FMapRun, FMapRun.shard_id == Shard.id)
+        .where(
+            Shard.generation_id == generation_id, FMapRun.frame_id == frame_id, FMapRun.view == 0
+        )
+    ).one_or_none()
+    return (row[0], row[1]) if row else None
+
+
+def missing_frames(session: Session, generation_id: int, limit: int) -> list[Frame]:
+    """Frames without rows in a generation, in order of camera and time."""
+    has_run = (
+        exists()
+        .where(FMapRun.frame_id == Frame.id)
+        .where(Shard.id == FMapRun.shard_id, Shard.generation_id == generation_id)
+    )
+    return list(
+        session.scalars(
+            select(Frame)
+            .where(~has_run)
+            .order_by(Frame.camera_id, Frame.t_utc, Frame.id)
+            .limit(limit)
+        )
+    )
+
+
+def count_frames(session: Session) -> int:
+    """All recorded frames."""
+    return session.scalars(select(func.count()).select_from(Frame)).one()
+
+
+def count_indexed(session: Session, generation_id: int) -> int:
+    """Frames with rows in a generation."""
+    return session.scalars(
+        select(func.count(func.distinct(FMapRun.frame_id)))
+        .join(Shard, Shard.id == FMapRun.shard_id)
+        .where(Shard.generation_id == generation_id)
+    ).one()
+
+
+def delete_generation(session: Session, generation_id: int) -> None:
+    """Remove a generation's rows; its files are the caller's to unlink afterwards."""
+    shard_ids = select(Shard.id).where(Shard.generation_id == generation_id)
+    session.execute(delete(FMapRun).where(FMapRun.shard_id.in_(shard_ids)))
+    session.execute(delete(Shard).where(Shard.generation_id == generation_id))
+    session.execute(delete(IndexGeneration).where(IndexGeneration.id == generation_id))

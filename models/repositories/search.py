@@ -1,0 +1,80 @@
+"""Search queries and hits."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session, joinedload
+
+from models.search import SearchHit, SearchQuery
+from models.video import Frame
+
+
+def create_query(
+    session: Session,
+    *,
+    job_id: uuid.UUID,
+    frame_id: int | None,
+    picture_sha256: str | None,
+    roi: dict[str, Any],
+    params: dict[str, Any],
+) -> uuid.UUID:
+    """Record a query beside its job."""
+    query_id = uuid.uuid4()
+    session.add(
+        SearchQuery(
+            id=query_id,
+            job_id=job_id,
+            frame_id=frame_id,
+            picture_sha256=picture_sha256,
+            roi=roi,
+            params=params,
+        )
+    )
+    session.flush()
+    return query_id
+
+
+def find_query(session: Session, query_id: uuid.UUID) -> SearchQuery | None:
+    """A query by id."""
+    return session.get(SearchQuery, query_id, populate_existing=True)
+
+
+def query_of_job(session: Session, job_id: uuid.UUID) -> SearchQuery | None:
+    """The query a job is for."""
+    return session.scalars(select(SearchQuery).where(SearchQuery.job_id == job_id)).one_or_none()
+
+
+def record_hits(
+    session: Session,
+    query_id: uuid.UUID,
+    generation_id: int,
+    stats: dict[str, Any],
+    hits: Sequence[dict[str, Any]],
+) -> None:
+    """Replace a query's hits; a repeated run leaves one set."""
+    session.execute(delete(SearchHit).where(SearchHit.query_id == query_id))
+    if hits:
+        session.execute(insert(SearchHit), [{"query_id": query_id, **hit} for hit in hits])
+    session.execute(
+        update(SearchQuery)
+        .where(SearchQuery.id == query_id)
+        .values(generation_id=generation_id, stats=stats)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def list_hits(session: Session, query_id: uuid.UUID) -> list[SearchHit]:
+    """Hits by rank, each with its frame and camera."""
+    return list(
+        session.scalars(
+            select(SearchHit)
+            .where(SearchHit.query_id == query_id)
+            .order_by(SearchHit.rank)
+            .options(joinedload(SearchHit.frame).joinedload(Frame.camera))
+        )
+    )

@@ -1,0 +1,187 @@
+"""Cameras, video segments and frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session, joinedload
+
+from models.video import Camera, Frame, VideoSegment
+
+
+@dataclass(frozen=True, slots=True)
+class CameraSummary:
+    """A camera with what is indexed of it."""
+
+    id: int
+    name: str
+    segments: int
+    frames: int
+    first_utc: datetime | None
+    last_utc: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewFrame:
+    """A frame about to be recorded."""
+
+    t_utc: datetime
+    pts: int
+    h_px: int
+    w_px: int
+    picture_sha256: str
+
+
+def camera_named(session: Session, name: str) -> Camera | None:
+    """The camera of that name."""
+    return session.scalars(select(Camera).where(Camera.name == name)).one_or_none()
+
+
+def ensure_camera(session: Session, name: str) -> Camera:
+    """The camera of that name, created if it is new."""
+    session.execute(insert(Camera).values(name=name).on_conflict_do_nothing())
+    return session.scalars(select(Camera).where(Camera.name == name)).one()
+
+
+def camera_ids(session: Session) -> set[int]:
+    """Every known camera id."""
+    return set(session.scalars(select(Camera.id)))
+
+
+def summarise_cameras(session: Session) -> list[CameraSummary]:
+    """All cameras with their counts and time span, by name."""
+    frames = (
+        select(
+            Frame.camera_id,
+            func.count().label("frames"),
+            func.min(Frame.t_utc).label("first_utc"),
+            func.max(Frame.t_utc).label("last_utc"),
+        )
+        .group_by(Frame.camera_id)
+        .subquery()
+    )
+    segments = (
+        select(VideoSegment.camera_id, func.count().label("segments"))
+        .group_by(VideoSegment.camera_id)
+        .subquery()
+    )
+    rows = session.execute(
+        select(
+            Camera.id,
+            Camera.name,
+            func.coalesce(segments.c.segments, 0),
+            func.coalesce(frames.c.frames, 0),
+            frames.c.first_utc,
+            frames.c.last_utc,
+        )
+        .outerjoin(segments, segments.c.camera_id == Camera.id)
+        .outerjoin(frames, frames.c.camera_id == Camera.id)
+        .order_by(Camera.name)
+    )
+    return [CameraSummary(*row) for row in rows]
+
+
+def ensure_segment(session: Session, values: dict[str, Any]) -> tuple[VideoSegment, bool]:
+    """The segment of this natural key and whether it is new. ``values`` are its columns."""
+    created = session.scalars(
+        insert(VideoSegment)
+        .values(**values)
+        .on_conflict_do_nothing(
+            index_elements=["camera_id", "content_sha256", "start_utc", "policy_key"]
+        )
+        .returning(VideoSegment.id)
+    ).one_or_none()
+    key = {
+        name: values[name] for name in ("camera_id", "content_sha256", "start_utc", "policy_key")
+    }
+    segment = session.scalars(select(VideoSegment).filter_by(**key).with_for_update()).one()
+    return segment, created is not None
+
+
+def find_segment(session: Session, segment_id: int) -> VideoSegment | None:
+    """The segment as it stands."""
+    return session.get(VideoSegment, segment_id, populate_existing=True)
+
+
+def set_segment(session: Session, segment_id: int, **values: Any) -> None:
+    """Update columns of one segment."""
+    session.execute(
+        update(VideoSegment)
+        .where(VideoSegment.id == segment_id)
+        .values(**values)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def finish_segment(session: Session, segment_id: int, outcome: str, **values: Any) -> None:
+    """Record how the ingest of a segment ended: complete, partial or failed."""
+    set_segment(session, segment_id, outcome=outcome, finished_at=func.now(), **values)
+
+
+def insert_frames(
+    session: Session, segment: VideoSegment, frames: Sequence[NewFrame]
+) -> dict[int, int]:
+    """Record frames and return their ids by pts. Frames already recorded keep their id."""
+    rows = [
+        {
+            "segment_id": segment.id,
+            "camera_id": segment.camera_id,
+            "t_utc": frame.t_utc,
+            "pts": frame.pts,
+            "h_px": frame.h_px,
+            "w_px": frame.w_px,
+            "picture_sha256": frame.picture_sha256,
+        }
+        for frame in frames
+    ]
+    session.execute(insert(Frame).on_conflict_do_nothing(), rows)
+    found = session.execute(
+        select(Frame.pts, Frame.id).where(
+            Frame.segment_id == segment.id, Frame.pts.in_([frame.pts for frame in frames])
+        )
+    )
+    return dict(found.tuples().all())
+
+
+def count_frames(session: Session, segment_id: int) -> int:
+    """Frames recorded for one segment."""
+    return session.scalars(
+        select(func.count()).select_from(Frame).where(Frame.segment_id == segment_id)
+    ).one()
+
+
+def find_frame(session: Session, frame_id: int) -> Frame | None:
+    """The frame with its camera."""
+    return session.scalars(
+        select(Frame).where(Frame.id == frame_id).options(joinedload(Frame.camera))
+    ).one_or_none()
+
+
+def frames_with_camera(session: Session, frame_ids: Sequence[int]) -> dict[int, Frame]:
+    """Frames by id, each with its camera."""
+    rows = session.scalars(
+        select(Frame).where(Frame.id.in_(frame_ids)).options(joinedload(Frame.camera))
+    )
+    return {frame.id: frame for frame in rows}
+
+
+def picture_hashes(session: Session) -> set[str]:
+    """Content hash of every kept picture that a frame refers to."""
+    return set(session.scalars(select(Frame.picture_sha256).distinct()))
+
+
+def nearest_frame(session: Session, camera_name: str, t_utc: datetime) -> Frame | None:
+    """The camera's frame whose time is nearest."""
+    distance_s = func.abs(func.extract("epoch", Frame.t_utc - t_utc))
+    return session.scalars(
+        select(Frame)
+        .join(Camera, Camera.id == Frame.camera_id)
+        .where(Camera.name == camera_name)
+        .order_by(distance_s, Frame.id)
+        .limit(1)
+    ).one_or_none()

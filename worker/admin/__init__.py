@@ -1,0 +1,1 @@
+"""The `ris` command line: thin commands over the use cases."""

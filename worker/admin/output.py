@@ -1,0 +1,53 @@
+"""How commands speak: tables and progress for people, one JSON object for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+console = Console(highlight=False)
+"""Results, on standard output."""
+
+notes = Console(highlight=False, stderr=True)
+"""Progress and notes, on standard error, so that output can be piped."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+def emit_json(fields: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(fields, default=str, indent=2) + "\n")
+
+
+def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table; numbers to the right."""
+    drawn = Table(title=title, title_justify="left", title_style="bold")
+    for at, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[at], int | float) for row in rows)
+        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*("" if value is None else str(value) for value in row))
+    console.print(drawn)
+
+
+def when(t_utc: datetime | None) -> str:
+    """A time as people read it, UTC, with tenths of a second."""
+    return "" if t_utc is None else t_utc.strftime("%Y-%m-%d %H:%M:%S.%f")[:-5] + "Z"
+
+
+def size(byte_count: int | None) -> str:
+    """Bytes as people read them."""
+    if byte_count is None:
+        return "unknown"
+    for unit in ("B", "kB", "MB", "GB"):
+        if byte_count < 1000:
+            return f"{byte_count:.0f} {unit}"
+        byte_count = round(byte_count / 1000)
+    return f"{byte_count} TB"

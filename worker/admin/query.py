@@ -1,0 +1,218 @@
+"""`ris query`: ask, wait, show a table and a picture."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from models.repositories import videos as video_record
+from worker.admin.output import Json, console, emit_json, notes, table, when
+from worker.context import Context
+from worker.core.geometry import cells_box, roi_from_xyxy
+from worker.core.roi_json import roi_from_json
+from worker.core.search_params import search_params_from_json
+from worker.core.types import GridSize, ImageArray, Roi
+from worker.errors import (
+    InputInvalid,
+    NotFound,
+    PictureInvalid,
+    RoiInvalid,
+    Timeout,
+    error_of_code,
+)
+from worker.runtime import process_context
+from worker.search import QueryState, query_state, submit_query
+from worker.video.picture import HitPicture, draw_hits, load_query_picture
+
+PICTURED_HITS = 12
+_POLL_S = 0.05
+
+
+def query(
+    image: Annotated[Path | None, typer.Option(help="Picture to search from.")] = None,
+    frame: Annotated[int | None, typer.Option(help="Indexed frame to search from.")] = None,
+    roi: Annotated[
+        str | None, typer.Option(help="Box X0,Y0,X1,Y1 as shares of the picture, 0 to 1.")
+    ] = None,
+    polygon: Annotated[
+        str | None, typer.Option(help="Polygon X,Y X,Y X,Y ... instead of a box.")
+    ] = None,
+    camera: Annotated[list[str] | None, typer.Option(help="Only these cameras.")] = None,
+    from_time: Annotated[str | None, typer.Option("--from", help="Only at or after.")] = None,
+    to_time: Annotated[str | None, typer.Option("--to", help="Only before.")] = None,
+    strategy: Annotated[str, typer.Option(help="How candidates are ranked.")] = "default",
+    top_n: Annotated[int, typer.Option(help="Candidates kept by the global filter.")] = 200,
+    k: Annotated[int, typer.Option(help="Nearest neighbours per query patch.")] = 5,
+    tau: Annotated[float | None, typer.Option(help="Match level; default: calibrated.")] = None,
+    alpha: Annotated[float, typer.Option(help="Exponent of the coverage.")] = 1.0,
+    query_descriptor: Annotated[
+        str, typer.Option(help="Global filter by: frame, roi-crop or roi-mean.")
+    ] = "frame",
+    limit: Annotated[int, typer.Option(help="Hits returned.")] = 50,
+    out: Annotated[Path, typer.Option(help="Result picture.")] = Path("ris-query.png"),
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 120.0,
+    as_json: Json = False,
+) -> None:
+    """Search for what is inside a box or polygon of a picture or of an indexed frame."""
+    context = process_context()
+    drawn = _parse_roi(roi, polygon)
+    params = search_params_from_json(
+        {
+            "strategy": strategy,
+            "top_n": top_n,
+            "k": k,
+            "tau": tau,
+            "alpha": alpha,
+            "query_descriptor": query_descriptor,
+            "limit": limit,
+            "camera_ids": _camera_ids(context, camera),
+            "t_from_utc": from_time,
+            "t_to_utc": to_time,
+        }
+    )
+    picture = _read_picture(image) if image is not None else None
+    query_id = submit_query(context, drawn, params, frame_id=frame, picture=picture)
+    state = wait_for_query(context, query_id, timeout)
+    path = draw_result(context, state, drawn, out)
+    show_result(state, path, as_json=as_json)
+
+
+def wait_for_query(context: Context, query_id: uuid.UUID, timeout_s: float) -> QueryState:
+    """Poll until done. A failed query raises its typed error; the wait ends after ``timeout_s``."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        state = query_state(context, query_id)
+        if state.state == "done":
+            return state
+        if state.state == "failed":
+            raise error_of_code(state.error_code or "internal", state.error_detail or "")
+        if time.monotonic() > deadline_s:
+            why = f" ({state.retry_detail})" if state.retry_detail else ""
+            raise Timeout(
+                f"query {query_id} is {state.state} after {timeout_s:.0f} s{why}: it is kept and"
+                " will be answered; are the workers up (`ris doctor`)?"
+            )
+        time.sleep(_POLL_S)
+
+
+def show_result(state: QueryState, picture: Path | None, *, as_json: bool) -> None:
+    """The ranked table, or everything as JSON."""
+    if as_json:
+        emit_json(
+            {
+                "query_id": str(state.query.id),
+                "stats": state.query.stats,
+                "picture": None if picture is None else str(picture),
+                "hits": [_hit_json(hit) for hit in state.hits],
+            }
+        )
+        return
+    rows = [
+        (
+            hit.rank,
+            hit.frame.camera.name,
+            when(hit.frame.t_utc),
+            hit.frame_id,
+            round(hit.score, 4),
+            round(hit.similarity, 3),
+            f"{hit.coverage:.0%}",
+            len(set(hit.region_cell_index)),
+        )
+        for hit in state.hits[:20]
+    ]
+    columns = ["#", "camera", "time", "frame", "score", "similarity", "coverage", "cells"]
+    table(None, columns, rows)
+    if len(state.hits) > len(rows):
+        console.print(f"... and {len(state.hits) - len(rows)} more (--json shows all)")
+    if picture is not None:
+        console.print(f"picture: {picture}", markup=False, soft_wrap=True)
+
+
+def _hit_json(hit: Any) -> dict[str, Any]:
+    grid = GridSize(hit.grid_h, hit.grid_w)
+    cells = np.array(hit.region_cell_index, dtype=np.int64)
+    box = cells_box(cells, grid) if cells.size else None
+    return {
+        "rank": hit.rank,
+        "frame_id": hit.frame_id,
+        "camera": hit.frame.camera.name,
+        "t_utc": hit.frame.t_utc.isoformat(),
+        "score": hit.score,
+        "similarity": hit.similarity,
+        "coverage": hit.coverage,
+        "grid": list(grid),
+        "region_cells": cells.tolist(),
+        "box": None if box is None else [box.x0, box.y0, box.x1, box.y1],
+    }
+
+
+def draw_result(context: Context, state: QueryState, roi: Roi, out: Path) -> Path:
+    """Draw query and hits to a PNG; a picture that was removed meanwhile is left out."""
+    hits = []
+    for hit in state.hits[:PICTURED_HITS]:
+        try:
+            img_hwc = context.pictures.load(hit.frame.picture_sha256)
+        except NotFound:
+            notes.print(f"the picture of frame {hit.frame_id} is gone; not drawn", style="dim")
+            continue
+        hits.append(
+            HitPicture(
+                img_hwc=img_hwc,
+                rank=hit.rank,
+                camera=hit.frame.camera.name,
+                t_utc=hit.frame.t_utc,
+                score=hit.score,
+                cell_index=np.array(hit.region_cell_index, dtype=np.int64),
+                grid=GridSize(hit.grid_h, hit.grid_w),
+            )
+        )
+    out = out.resolve()
+    draw_hits(_query_picture(context, state), roi, hits, out)
+    return out
+
+
+def _query_picture(context: Context, state: QueryState) -> ImageArray:
+    if state.query.picture_sha256 is not None:
+        raw = context.uploads.load(state.query.picture_sha256)
+        return load_query_picture(raw, context.settings.query_picture_max_px)
+    assert state.query.frame_id is not None
+    with context.db.transaction() as session:
+        frame = video_record.find_frame(session, state.query.frame_id)
+    assert frame is not None
+    return context.pictures.load(frame.picture_sha256)
+
+
+def _parse_roi(roi: str | None, polygon: str | None) -> Roi:
+    if (roi is None) == (polygon is None):
+        raise InputInvalid("give either --roi X0,Y0,X1,Y1 or --polygon 'X,Y X,Y X,Y'")
+    try:
+        if roi is not None:
+            return roi_from_xyxy([float(part) for part in roi.split(",")])
+        assert polygon is not None
+        points = [[float(v) for v in pair.split(",")] for pair in polygon.split()]
+    except ValueError as error:
+        raise RoiInvalid(f"{roi or polygon!r} is not a list of numbers in 0..1") from error
+    return roi_from_json({"polygon": points})
+
+
+def _read_picture(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PictureInvalid(f"{path}: {error.strerror or error}") from error
+
+
+def _camera_ids(context: Context, names: list[str] | None) -> list[int] | None:
+    if not names:
+        return None
+    with context.db.transaction() as session:
+        found = {name: video_record.camera_named(session, name) for name in names}
+    unknown = sorted(name for name, camera in found.items() if camera is None)
+    if unknown:
+        raise NotFound(f"cameras {unknown} are not known; `ris cameras` lists them")
+    return [camera.id for camera in found.values() if camera is not None]

@@ -1,0 +1,136 @@
+"""`ris up`, `ris down`, `ris doctor`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from typing import Any
+
+from worker.admin.output import Json, console, emit_json, notes, size, table
+from worker.config import Settings, settings
+from worker.embedded.state import ServiceState
+from worker.embedded.supervisor import start_supervisor, stop_supervisor
+from worker.errors import RisError
+from worker.runtime import make_context
+from worker.services import broker_url, database_url
+
+_PACKAGES = ("av", "celery", "numpy", "psycopg", "redis", "sqlalchemy", "torch", "transformers")
+_FAISS_PACKAGES = ("faiss-cpu", "faiss-gpu")
+
+
+def start_services(configured: Settings, *, detach: bool) -> ServiceState:
+    """Start everything on the data folder, telling each step."""
+    return start_supervisor(
+        configured.data_dir,
+        env={"RIS_DATA_DIR": str(configured.data_dir.resolve())},
+        detach=detach,
+        on_progress=lambda step: notes.print(f"  {step}", style="dim"),
+    )
+
+
+def up(as_json: Json = False) -> None:
+    """Start RIS on the data folder: services, schema, workers. Returns when all are ready."""
+    state = start_services(settings(), detach=True)
+    if as_json:
+        emit_json({"data_dir": state.data_dir, "phase": state.phase, "pids": dict(state.pids)})
+        return
+    console.print(f"RIS runs on {state.data_dir} ({', '.join(state.pids)}). Stop: ris down")
+
+
+def down(as_json: Json = False) -> None:
+    """Stop what `ris up` started on the data folder."""
+    stopped = stop_supervisor(settings().data_dir)
+    if as_json:
+        emit_json({"stopped": stopped})
+        return
+    console.print("stopped" if stopped else f"nothing ran on {settings().data_dir.resolve()}")
+
+
+def doctor(as_json: Json = False) -> None:
+    """Versions, devices, services, free space and licence notes; names what cannot work."""
+    configured = settings()
+    checks: list[tuple[str, bool, str]] = [
+        ("python", True, platform.python_version()),
+        *((f"package {name}", True, importlib.metadata.version(name)) for name in _PACKAGES),
+        _faiss_check(),
+        _device_check(configured),
+        _free_space_check(configured),
+        _service_check("postgres", lambda: _ping_postgres(configured)),
+        _service_check("redis", lambda: _ping_redis(configured)),
+        _backbone_check(configured),
+    ]
+    if as_json:
+        emit_json([{"check": c, "ok": ok, "detail": detail} for c, ok, detail in checks])
+    else:
+        rows = [(check, "ok" if ok else "PROBLEM", detail) for check, ok, detail in checks]
+        table(None, ["check", "", "detail"], rows)
+    if not all(ok for _, ok, _ in checks):
+        raise SystemExit(1)
+
+
+def _faiss_check() -> tuple[str, bool, str]:
+    """faiss-cpu and faiss-gpu install the same folder and overwrite each other silently."""
+    installed = []
+    for name in _FAISS_PACKAGES:
+        try:
+            installed.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if len(installed) == 1:
+        return "faiss", True, installed[0]
+    what = " and ".join(installed) or "neither faiss-cpu nor faiss-gpu"
+    return "faiss", False, f"{what} installed: exactly one must be (extras cpu or gpu)"
+
+
+def _device_check(configured: Settings) -> tuple[str, bool, str]:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    found = f"cuda: {torch.cuda.get_device_name(0)}" if cuda else "no CUDA device"
+    wanted = configured.device
+    ok = not wanted.startswith("cuda") or cuda
+    return "device", ok, f"RIS_DEVICE={wanted}; {os.cpu_count()} cores, {found}"
+
+
+def _free_space_check(configured: Settings) -> tuple[str, bool, str]:
+    folder = configured.data_dir.resolve()
+    place = next(p for p in (folder, *folder.parents) if p.exists())
+    free_bytes = shutil.disk_usage(place).free
+    ok = free_bytes >= configured.min_free_bytes
+    return "free space", ok, f"{size(free_bytes)} at {place}"
+
+
+def _service_check(name: str, ping: Any) -> tuple[str, bool, str]:
+    try:
+        return name, True, ping()
+    except (RisError, OSError) as error:
+        return name, False, str(error)
+    except Exception as error:
+        return name, False, f"{type(error).__name__}: {error}"
+
+
+def _ping_postgres(configured: Settings) -> str:
+    context = make_context(configured, database_url(configured), application_name="ris doctor")
+    return f"PostgreSQL {context.db.ping()}"
+
+
+def _ping_redis(configured: Settings) -> str:
+    from kombu.connection import Connection
+
+    url = broker_url(configured)
+    with Connection(url, connect_timeout=3) as connection:  # type: ignore[no-untyped-call]
+        client = connection.default_channel.client
+        return f"Redis {client.info('server')['redis_version']}"
+
+
+def _backbone_check(configured: Settings) -> tuple[str, bool, str]:
+    from worker.backbones.registry import list_backbones
+
+    for entry in list_backbones(configured.backbones_dir):
+        if entry.name == configured.backbone:
+            use = "commercial use allowed" if entry.commercial_use else "NON-COMMERCIAL use only"
+            where = "weights present" if entry.available else "weights NOT on this machine"
+            return "backbone", entry.available, f"{entry.name}: {entry.licence}, {use}, {where}"
+    return "backbone", False, f"RIS_BACKBONE={configured.backbone} is unknown: see `ris backbones`"

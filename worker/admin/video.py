@@ -1,0 +1,139 @@
+"""`ris ingest`, `ris cameras`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from models.repositories import videos as video_record
+from worker.admin.output import Json, console, emit_json, notes, table, when
+from worker.context import Context
+from worker.core.sampling import ChangePolicy, IntervalPolicy, KeyframePolicy, SamplingPolicy
+from worker.errors import InputInvalid
+from worker.ingest import Submission, submit_file
+from worker.jobs import job_state
+from worker.runtime import process_context
+
+_POLL_S = 0.2
+
+
+def ingest(
+    files: Annotated[list[Path], typer.Argument(help="Recorded video files of one camera.")],
+    camera: Annotated[str, typer.Option(help="Name of the camera; a new name is a new camera.")],
+    start_time: Annotated[
+        str | None,
+        typer.Option(help="ISO 8601 time of the first picture; default: the file's own."),
+    ] = None,
+    every: Annotated[float, typer.Option(help="Seconds between sampled frames.")] = 1.0,
+    policy: Annotated[
+        str, typer.Option(help="interval, keyframe (cheapest) or change (when it moves).")
+    ] = "interval",
+    wait: Annotated[bool, typer.Option(help="Wait for the end and show progress.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Index recorded video files as one camera. Repeating the same command changes nothing."""
+    context = process_context()
+    chosen = policy_named(policy, every)
+    start_utc = _parse_time(start_time)
+    submitted = [submit_file(context, path, camera, chosen, start_utc) for path in files]
+    states = follow_ingest(context, submitted, quiet=as_json) if wait else []
+    if as_json:
+        emit_json({"submitted": [asdict(s) for s in submitted], "jobs": states})
+    else:
+        for path, state in zip(files, states, strict=False):
+            console.print(_outcome(path, state), markup=False)
+        if not wait:
+            console.print(f"{len(submitted)} accepted; `ris cameras` shows what is indexed")
+    if any(state["state"] == "failed" for state in states):
+        raise SystemExit(1)
+
+
+def policy_named(name: str, every_s: float) -> SamplingPolicy:
+    """The sampling policy a command line asks for. Raises :class:`InputInvalid`."""
+    if name == "interval":
+        return IntervalPolicy(every_s)
+    if name == "keyframe":
+        return KeyframePolicy(min_gap_s=every_s)
+    if name == "change":
+        return ChangePolicy(level=4.0, max_gap_s=max(60.0, every_s), min_gap_s=every_s)
+    raise InputInvalid(f"policy {name!r} is unknown: use interval, keyframe or change")
+
+
+def follow_ingest(
+    context: Context, submitted: Sequence[Submission], *, quiet: bool = False
+) -> list[dict[str, Any]]:
+    """Wait for ingest jobs, telling how far they are; their final states in order."""
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=notes,
+        transient=True,
+        disable=quiet,
+    ) as progress:
+        line = progress.add_task("ingesting", total=None)
+
+        def tell(states: Sequence[dict[str, Any]]) -> None:
+            frames = sum(state["progress"].get("frames", 0) for state in states)
+            done = sum(state["state"] in ("done", "failed") for state in states)
+            trouble = next((s["retry_detail"] for s in states if s["retry_detail"]), None)
+            text = f"ingesting: {done} of {len(states)} files done, {frames} frames"
+            progress.update(line, description=text + (f" (waiting: {trouble})" if trouble else ""))
+
+        return wait_for_jobs(context, [uuid.UUID(s.job_id) for s in submitted], tell)
+
+
+def wait_for_jobs(
+    context: Context,
+    job_ids: Sequence[uuid.UUID],
+    tell: Callable[[Sequence[dict[str, Any]]], None] = lambda _states: None,
+) -> list[dict[str, Any]]:
+    """Poll Postgres until every job is done or failed."""
+    while True:
+        states = [job_state(context, job_id) for job_id in job_ids]
+        tell(states)
+        if all(state["state"] in ("done", "failed") for state in states):
+            return states
+        time.sleep(_POLL_S)
+
+
+def _outcome(path: Path, state: dict[str, Any]) -> str:
+    if state["state"] == "failed":
+        return f"{path}: failed ({state['error_code']}): {state['error_detail']}"
+    return f"{path}: {state['progress'].get('frames', 0)} frames indexed"
+
+
+def _parse_time(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputInvalid(
+            f"--start-time {text!r} is not ISO 8601: write e.g. 2026-05-01T08:00:00+00:00"
+        ) from error
+
+
+def cameras(as_json: Json = False) -> None:
+    """List cameras with what is indexed of them."""
+    with process_context().db.transaction() as session:
+        summaries = video_record.summarise_cameras(session)
+    if as_json:
+        emit_json([asdict(summary) for summary in summaries])
+        return
+    table(
+        None,
+        ["id", "camera", "segments", "frames", "from", "to"],
+        [
+            (c.id, c.name, c.segments, c.frames, when(c.first_utc), when(c.last_utc))
+            for c in summaries
+        ],
+    )

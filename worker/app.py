@@ -1,0 +1,69 @@
+"""The Celery application: a doorbell between processes that all read the same job record."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from celery import Celery
+from celery.signals import setup_logging
+from kombu.entity import Queue
+
+from worker.config import settings
+from worker.logs import configure_logging
+from worker.messages import ADMIN_QUEUE, INGEST_QUEUE, QUERY_QUEUE, SWEEP_TASK
+from worker.services import broker_url
+
+log = structlog.get_logger()
+
+# Tasks yield after job_slice_s; an unacknowledged message comes back after twice the longest.
+VISIBILITY_TIMEOUT_S = 1200
+
+
+def make_app() -> Celery:
+    """A configured Celery application. Connects to nothing."""
+    configured = settings()
+    app = Celery("ris", broker=broker_url(configured), include=["worker.tasks"])
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_create_missing_queues=False,
+        task_queues=[
+            Queue(name)  # type: ignore[no-untyped-call]
+            for name in (INGEST_QUEUE, QUERY_QUEUE, ADMIN_QUEUE)
+        ],
+        task_default_queue=ADMIN_QUEUE,
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "visibility_timeout": VISIBILITY_TIMEOUT_S,
+            "socket_connect_timeout": 3,
+            "socket_keepalive": True,
+        },
+        beat_schedule={
+            "sweep": {
+                "task": SWEEP_TASK,
+                "schedule": timedelta(seconds=configured.sweep_every_s),
+                "options": {"queue": ADMIN_QUEUE, "expires": max(1.0, configured.sweep_every_s)},
+            }
+        },
+        timezone="UTC",
+    )
+    return app
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def _configure_logging(**_: Any) -> None:
+    configure_logging(settings().log_level)
+
+
+app = make_app()

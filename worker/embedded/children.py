@@ -1,0 +1,97 @@
+"""The Celery processes of a single-box RIS, and one supervised child with its back-off."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.config import Settings
+from worker.embedded.child_process import kill_group
+
+REPO_ROOT = Path(__file__).resolve().parents[2]
+MIGRATE_COMMAND = (
+    sys.executable, "-m", "alembic", "-c", str(REPO_ROOT / "alembic.ini"), "upgrade", "head",
+)  # fmt: skip
+READY_FILE_VARIABLE = "WORKER_READY_FILE"
+
+_FIRST_RETRY_S = 0.25
+_LONGEST_RETRY_S = 30.0
+_HEALTHY_AFTER_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """A process to keep running. ``says_ready``: it touches the file WORKER_READY_FILE names."""
+
+    name: str
+    command: tuple[str, ...]
+    says_ready: bool = False
+
+
+def celery_children(settings: Settings, data_dir: Path) -> tuple[ChildSpec, ...]:
+    """The workers of the ingest and query queues and the one beat.
+
+    Pools that never fork: a forked child of a process that has touched torch or FAISS hangs.
+    """
+    celery = (sys.executable, "-m", "celery", "-A", "worker.app")
+    level = ("--loglevel", settings.log_level)
+    worker = ("-I", "worker.embedded.ready", "--without-gossip", "--without-mingle", *level)
+    ingest = ("worker", "-Q", "ingest,admin", "--pool=solo", "-n", "ingest@%h", *worker)
+    threads = ("--pool=threads", f"--concurrency={settings.query_workers}")
+    query = ("worker", "-Q", "query", *threads, "-n", "query@%h", *worker)
+    beat = ("beat", "--schedule", str(data_dir / "run" / "beat-schedule"), *level)
+    return (
+        ChildSpec("worker-ingest", (*celery, *ingest), says_ready=True),
+        ChildSpec("worker-query", (*celery, *query), says_ready=True),
+        ChildSpec("beat", (*celery, *beat)),
+    )
+
+
+@dataclass(slots=True)
+class Supervised:
+    """A child that is started again when it dies: at once, then ever later (30 s at most).
+
+    ``leads_group``: what it started itself must not outlive it.
+    """
+
+    name: str
+    start: Callable[[], subprocess.Popen[bytes]]
+    leads_group: bool = False
+    process: subprocess.Popen[bytes] | None = None
+    deaths: int = 0
+    started_at: float = 0.0
+    retry_at: float = 0.0
+
+    def launch(self) -> None:
+        """Start it. An error of ``start`` counts as a death and is raised."""
+        self.started_at = time.monotonic()
+        try:
+            self.process = self.start()
+        except Exception:
+            self._died()
+            raise
+
+    def note_death(self) -> int | None:
+        """The exit status when it has died since the last look, else None."""
+        if self.process is None:
+            return None
+        status = self.process.poll()
+        if status is not None:
+            if self.leads_group:
+                kill_group(self.process.pid)
+            self.process = None
+            self._died()
+        return status
+
+    def due(self) -> bool:
+        """Whether it is down and its back-off is over."""
+        return self.process is None and time.monotonic() >= self.retry_at
+
+    def _died(self) -> None:
+        now = time.monotonic()
+        self.deaths = 1 if now - self.started_at > _HEALTHY_AFTER_S else self.deaths + 1
+        self.retry_at = now + min(_FIRST_RETRY_S * 2 ** (self.deaths - 1), _LONGEST_RETRY_S)

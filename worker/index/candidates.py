@@ -1,0 +1,125 @@
+"""Stage 1: candidate frames by their global descriptor (paper section 3.4.2, eq. 4), with FAISS.
+
+IndexFlatIP semantics: exact inner products. Filters by camera choose shards; filters by time are
+exact to the frame and applied before the top-N, so a filter never costs results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+
+from worker.core.types import FloatArray, IntArray
+from worker.index.shard import read_patches
+from worker.index.store import IndexStore, PinnedShard
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """n frames that passed stage 1, best first; int64 (n,) positions and float32 (n,) eq. 4."""
+
+    shard_position: IntArray
+    block: IntArray
+    frame_id: IntArray
+    score_n: FloatArray
+
+    @property
+    def count(self) -> int:
+        """Number of candidates."""
+        return int(self.block.size)
+
+    def take(self, positions: IntArray) -> Candidates:
+        """The candidates at these positions, in that order."""
+        return Candidates(
+            self.shard_position[positions],
+            self.block[positions],
+            self.frame_id[positions],
+            self.score_n[positions],
+        )
+
+
+def global_candidates(
+    store: IndexStore,
+    shards: Sequence[PinnedShard],
+    query_d: FloatArray,
+    top_n: int,
+    *,
+    t_from_epoch_s: float | None = None,
+    t_to_epoch_s: float | None = None,
+) -> Candidates:
+    """The ``top_n`` frames by ``q_g . g_j`` over all shards; ties by lower frame id."""
+    parts: list[tuple[IntArray, IntArray, IntArray, FloatArray]] = []
+    for position, shard in enumerate(shards):
+        blocks = _blocks_in_time(shard, t_from_epoch_s, t_to_epoch_s)
+        if blocks.size == 0:
+            continue
+        vectors = store.global_descriptors(shard)[blocks]
+        score, found = faiss.knn(
+            query_d.reshape(1, -1).astype(np.float32),
+            np.ascontiguousarray(vectors),
+            min(top_n, blocks.size),
+            metric=faiss.METRIC_INNER_PRODUCT,
+        )
+        chosen = blocks[found[0]]
+        parts.append(
+            (np.full(chosen.size, position), chosen, shard.f_map.frame_id[chosen], score[0])
+        )
+    if not parts:
+        none = np.empty(0, dtype=np.int64)
+        return Candidates(none, none, none, np.empty(0, dtype=np.float32))
+    shard_position, block, frame_id, score_n = (
+        np.concatenate(column) for column in zip(*parts, strict=True)
+    )
+    order = np.lexsort((frame_id, -score_n))[:top_n]
+    return Candidates(
+        shard_position[order].astype(np.int64),
+        block[order].astype(np.int64),
+        frame_id[order].astype(np.int64),
+        score_n[order].astype(np.float32),
+    )
+
+
+def _blocks_in_time(
+    shard: PinnedShard, t_from_epoch_s: float | None, t_to_epoch_s: float | None
+) -> IntArray:
+    inside = np.ones(shard.blocks, dtype=np.bool_)
+    if t_from_epoch_s is not None:
+        inside &= shard.t_epoch_s >= t_from_epoch_s
+    if t_to_epoch_s is not None:
+        inside &= shard.t_epoch_s < t_to_epoch_s
+    return np.flatnonzero(inside).astype(np.int64)
+
+
+def patch_neighbours(
+    shards: Sequence[PinnedShard], query_qd: FloatArray, k: int, blocks_per_read: int = 64
+) -> tuple[FloatArray, IntArray]:
+    """k nearest patches of the *whole* index per query patch (table 1 without a global gate).
+
+    Returns similarity float32 (q, k), best first, and frame id int64 (q, k), -1 where the index
+    has fewer than k patches. Rows become frames through f_map (eq. 3).
+    """
+    q = query_qd.shape[0]
+    best = np.full((q, k), -np.inf, dtype=np.float32)
+    frames = np.full((q, k), -1, dtype=np.int64)
+    for shard in shards:
+        for start in range(0, shard.blocks, blocks_per_read):
+            blocks = list(range(start, min(start + blocks_per_read, shard.blocks)))
+            patches = read_patches(shard.layout, blocks).reshape(-1, shard.layout.patch_dim)
+            score, row = faiss.knn(
+                query_qd, patches, min(k, patches.shape[0]), metric=faiss.METRIC_INNER_PRODUCT
+            )
+            frame_id, _, _ = shard.f_map.resolve(row.ravel() + start * shard.layout.cells)
+            best, frames = _merge(best, frames, score, frame_id.reshape(row.shape), k)
+    return best, frames
+
+
+def _merge(
+    best: FloatArray, frames: IntArray, score: FloatArray, frame_id: IntArray, k: int
+) -> tuple[FloatArray, IntArray]:
+    score_all = np.concatenate([best, score], axis=1)
+    frame_all = np.concatenate([frames, frame_id], axis=1)
+    order = np.argsort(-score_all, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(score_all, order, 1), np.take_along_axis(frame_all, order, 1)

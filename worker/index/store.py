@@ -1,0 +1,88 @@
+"""The index store of one data folder: names shard folders and keeps what readers reuse.
+
+A reader pins a generation by taking a list of :class:`PinnedShard` (with valid lengths) from
+Postgres in one transaction; everything it sees afterwards lies inside those lengths.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from worker.core.backbone_spec import BackboneSpec
+from worker.core.f_map import FMapRuns
+from worker.core.types import FloatArray
+from worker.errors import StorageFull
+from worker.index.codec import codec_named
+from worker.index.shard import ShardLayout, read_blocks
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedShard:
+    """A shard as one transaction saw it: the first ``blocks`` blocks are valid."""
+
+    shard_id: int
+    camera_id: int
+    blocks: int
+    layout: ShardLayout
+    f_map: FMapRuns
+    t_epoch_s: np.ndarray
+    """Frame time per block, float64 (blocks,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexStore:
+    """Vector files under ``root``. Building one does no I/O; safe to share between threads."""
+
+    root: Path
+    _globals: dict[int, FloatArray] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def layout(
+        self, generation_id: int, shard_id: int, spec: BackboneSpec, codec_name: str
+    ) -> ShardLayout:
+        """The layout of one shard's files."""
+        return ShardLayout(
+            folder=self.generation_folder(generation_id) / f"s{shard_id}",
+            spec_hash=spec.spec_hash,
+            codec=codec_named(codec_name),
+            global_dim=spec.global_dim,
+            patch_dim=spec.patch_dim,
+            cells=spec.grid.cells,
+        )
+
+    def generation_folder(self, generation_id: int) -> Path:
+        """All shards of one generation lie here."""
+        return self.root / f"g{generation_id}"
+
+    def global_descriptors(self, shard: PinnedShard) -> FloatArray:
+        """float32 (blocks, global_dim); only rows that are new since the last call are read."""
+        with self._lock:
+            known = self._globals.get(shard.shard_id)
+        have = 0 if known is None else known.shape[0]
+        if known is None or have < shard.blocks:
+            fresh = read_blocks(shard.layout, "global", have, shard.blocks - have)
+            known = fresh if known is None else np.concatenate([known, fresh])
+            with self._lock:
+                self._globals[shard.shard_id] = known
+        return known[: shard.blocks]
+
+    def forget(self, shard_ids: set[int]) -> None:
+        """Drop cached rows of shards that are gone."""
+        with self._lock:
+            for shard_id in shard_ids & self._globals.keys():
+                del self._globals[shard_id]
+
+    def require_free(self, min_free_bytes: int) -> None:
+        """Raise :class:`StorageFull` below the free-space floor, before anything is written."""
+        place = next(p for p in (self.root, *self.root.parents) if p.exists())
+        free_bytes = shutil.disk_usage(place).free
+        if free_bytes < min_free_bytes:
+            raise StorageFull(
+                f"{place}: {free_bytes} bytes free, RIS_MIN_FREE_BYTES asks for {min_free_bytes};"
+                " free space and ingest goes on by itself"
+            )

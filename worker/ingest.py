@@ -1,0 +1,213 @@
+"""Ingest: from a video segment to rows that queries can see.
+
+Order of a batch: pictures and vectors are written and fsynced first, then one transaction records
+frames, f_map runs, the shard's valid length, the resume point and the job's progress together.
+What a crash leaves behind is bytes nobody refers to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from models.index import IndexGeneration
+from models.repositories import jobs as job_record
+from models.repositories import videos as video_record
+from models.repositories.jobs import ClaimedJob
+from models.session import Session
+from models.video import VideoSegment
+from worker.backbones.base import Backbone
+from worker.context import Context
+from worker.core.sampling import SamplingPolicy, policy_from_json, policy_key, policy_to_json
+from worker.errors import InputInvalid, NotFound, RisError, VideoUnreadable
+from worker.generations import backbone_of, ensure_live_generation
+from worker.jobs import Lease, Outcome
+from worker.messages import INGEST_QUEUE
+from worker.recording import PictureBatch, prepare_batch, record_batch
+from worker.video.decode import DecodeReport, SampledFrame, sample_video
+from worker.video.probe import VideoInfo, probe
+
+_HASH_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What was accepted: ids to follow, and whether the segment was already known."""
+
+    segment_id: int
+    job_id: str
+    camera_id: int
+    is_new: bool
+
+
+def submit_file(
+    context: Context,
+    path: Path,
+    camera_name: str,
+    policy: SamplingPolicy,
+    start_utc: datetime | None = None,
+) -> Submission:
+    """Accept a recorded file: record segment and job, commit, ring. Repeating it changes nothing.
+
+    A file that cannot be read is refused here with :class:`VideoUnreadable`; one that is not a
+    video is accepted and ends as a recorded failure. Raises :class:`InputInvalid` for a bad name.
+    """
+    name = camera_name.strip()
+    if not 1 <= len(name) <= 200:
+        raise InputInvalid(f"camera name {camera_name!r}: use 1 to 200 characters")
+    if start_utc is not None and start_utc.tzinfo is None:
+        raise InputInvalid(f"start time {start_utc} has no time zone: add one, e.g. +00:00")
+    path = path.resolve()
+    content_sha256 = _hash_file(path)
+    start, source = _start_time(context, path, start_utc)
+    with context.db.transaction() as session:
+        camera = video_record.ensure_camera(session, name)
+        segment, is_new = video_record.ensure_segment(
+            session,
+            {
+                "camera_id": camera.id,
+                "source_path": str(path),
+                "content_sha256": content_sha256,
+                "start_utc": start,
+                "start_source": source,
+                "policy": policy_to_json(policy),
+                "policy_key": policy_key(policy),
+            },
+        )
+        if segment.job_id is None or segment.outcome == "failed":
+            payload = {"segment_id": segment.id}
+            job_id = job_record.submit(session, "ingest", INGEST_QUEUE, payload)
+            video_record.set_segment(
+                session, segment.id, job_id=job_id, outcome=None, source_path=str(path)
+            )
+            is_new = True
+        else:
+            job_id = segment.job_id
+    if is_new:
+        context.ring(job_id, "ingest")
+    return Submission(segment.id, str(job_id), camera.id, is_new)
+
+
+def _hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while chunk := stream.read(_HASH_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise VideoUnreadable(
+            f"{path}: {error.strerror or error}; name a readable video file"
+        ) from error
+    return digest.hexdigest()
+
+
+def _start_time(context: Context, path: Path, given: datetime | None) -> tuple[datetime, str]:
+    """The given time, else the container's creation time, else the file's modification time."""
+    if given is not None:
+        return given.astimezone(UTC), "given"
+    try:
+        created = probe(path, context.settings.video_max_px).creation_time_utc
+    except RisError:
+        created = None  # the ingest job will record why the file is no good
+    if created is not None:
+        return created, "container"
+    return datetime.fromtimestamp(int(path.stat().st_mtime), UTC), "file-mtime"
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One slice of one segment's ingest."""
+
+    context: Context
+    lease: Lease
+    segment: VideoSegment
+    generation: IndexGeneration
+    backbone: Backbone
+
+
+def run_ingest(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
+    """Ingest a segment from where it stands until it ends or the slice is over."""
+    segment_id = int(job.payload["segment_id"])
+    with context.db.transaction() as session:
+        segment = video_record.find_segment(session, segment_id)
+    if segment is None:
+        raise NotFound(f"video segment {segment_id} is not known")
+    generation = ensure_live_generation(context)
+    run = _Run(context, lease, segment, generation, backbone_of(context, generation))
+    info = probe(Path(segment.source_path), context.settings.video_max_px)
+    with sample_video(
+        Path(segment.source_path),
+        policy_from_json(segment.policy),
+        input_size=run.backbone.spec.input_size,
+        picture_max_side_px=context.settings.picture_max_side_px,
+        max_px=context.settings.video_max_px,
+        resume_after_pts=segment.resume_pts,
+        threads=context.settings.threads,
+    ) as video:
+        pending: list[SampledFrame] = []
+        for sampled in video:
+            pending.append(sampled)
+            if len(pending) >= context.settings.commit_batch:
+                _commit(run, pending, video.report)
+                pending.clear()
+                if lease.slice_over():
+                    return "yield"
+        if pending:
+            _commit(run, pending, video.report)
+    _finish(run, info, video.report)
+    return "finished"
+
+
+def fail_ingest(session: Session, job: ClaimedJob, _code: str) -> None:
+    """Note on the segment that its ingest failed; frames already committed stay searchable."""
+    video_record.finish_segment(session, int(job.payload["segment_id"]), "failed")
+
+
+def _commit(run: _Run, sampled: Sequence[SampledFrame], report: DecodeReport) -> None:
+    """Everything that makes these frames searchable, and the point to resume behind, at once."""
+    start_utc = run.segment.start_utc
+    batch = PictureBatch(
+        t_utc=[start_utc + timedelta(seconds=frame.t_s) for frame in sampled],
+        pts=[frame.pts for frame in sampled],
+        imgs_input_hwc=[frame.img_input_hwc for frame in sampled],
+        imgs_picture_hwc=[frame.img_picture_hwc for frame in sampled],
+    )
+    prepared = prepare_batch(run.context, run.backbone, batch)
+    frame_count = run.segment.frame_count + len(sampled)
+    with run.context.db.transaction() as session:
+        progress = {"frames": frame_count, "t_utc": batch.t_utc[-1].isoformat()}
+        run.lease.record_progress(session, progress)
+        record_batch(run.context, session, run.segment, run.generation, prepared)
+        video_record.set_segment(
+            session,
+            run.segment.id,
+            resume_pts=batch.pts[-1],
+            frame_count=frame_count,
+            frames_decoded=run.segment.frames_decoded + report.frames_decoded,
+            decode_errors=run.segment.decode_errors + report.decode_errors,
+        )
+    run.segment.frame_count = frame_count
+
+
+def _finish(run: _Run, info: VideoInfo, report: DecodeReport) -> None:
+    errors = run.segment.decode_errors + report.decode_errors
+    with run.context.db.transaction() as session:
+        frames = video_record.count_frames(session, run.segment.id)
+        video_record.finish_segment(
+            session,
+            run.segment.id,
+            "partial" if report.truncated or errors else "complete",
+            frame_count=frames,
+            frames_decoded=run.segment.frames_decoded + report.frames_decoded,
+            decode_errors=errors,
+            container=info.container,
+            codec=info.codec,
+            h_px=info.display_size.h_px,
+            w_px=info.display_size.w_px,
+            duration_s=info.duration_s,
+            frames_expected=info.frames_expected,
+        )
+        run.lease.finish(session, {"frames": frames})

@@ -1,0 +1,219 @@
+"""Running a job exactly once from a bell that may ring twice or never (design, section 7)."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import structlog
+
+from models.repositories import jobs as job_record
+from models.repositories.jobs import ClaimedJob
+from models.session import DatabaseUnavailable, Session
+from worker.context import Context
+from worker.errors import LeaseLost, NotFound, RisError, ServiceUnavailable
+
+log = structlog.get_logger()
+
+Outcome = Literal["finished", "yield"]
+MAX_RETRY_DELAY_S = 60.0
+UNEXPECTED = "internal"
+WORKER_LOST = "worker_lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to record results of one claimed job, renewed in the background.
+
+    Every recording method takes part in the caller's transaction and raises
+    :class:`LeaseLost` when another worker took the job over: then nothing may be recorded.
+    """
+
+    context: Context
+    job: ClaimedJob
+    started_s: float = field(default_factory=time.monotonic)
+
+    def slice_over(self) -> bool:
+        """Whether a long task should yield now."""
+        return time.monotonic() - self.started_s >= self.context.settings.job_slice_s
+
+    def record_progress(self, session: Session, progress: dict[str, Any]) -> None:
+        """Fence this transaction's results and note progress."""
+        lease_s = self.context.settings.job_lease_s
+        if not job_record.record_progress(session, self.job.id, self.job.token, progress, lease_s):
+            raise LeaseLost(f"job {self.job.id} was taken over by another worker")
+
+    def finish(self, session: Session, progress: dict[str, Any]) -> None:
+        """Fence this transaction's results and end the job."""
+        if not job_record.finish(session, self.job.id, self.job.token, progress):
+            raise LeaseLost(f"job {self.job.id} was taken over by another worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """How one kind of job is run. ``on_fail`` records the failure where the kind keeps it."""
+
+    run: Callable[[Context, ClaimedJob, Lease], Outcome]
+    on_fail: Callable[[Session, ClaimedJob, str], None] = lambda _session, _job, _code: None
+
+
+def run_job(context: Context, job_id: uuid.UUID, handlers: Mapping[str, Handler]) -> None:
+    """Run one job if it is there to be taken. Never raises for what the job itself does."""
+    with context.db.transaction() as session:
+        job = job_record.claim(session, job_id, context.settings.job_lease_s)
+    if job is None:
+        log.debug("job_not_free", job_id=str(job_id))
+        return
+    structlog.contextvars.bind_contextvars(job_id=str(job_id), kind=job.kind)
+    try:
+        if job.attempts > context.settings.job_max_attempts:
+            _record_failure(
+                context,
+                job,
+                handlers[job.kind],
+                WORKER_LOST,
+                f"{job.attempts - 1} attempts in a row ended without progress; see the worker log",
+            )
+            return
+        _attempt(context, job, handlers[job.kind])
+    finally:
+        structlog.contextvars.unbind_contextvars("job_id", "kind")
+
+
+def _attempt(context: Context, job: ClaimedJob, handler: Handler) -> None:
+    lease = Lease(context, job)
+    try:
+        with _Heartbeat(context, job):
+            outcome = handler.run(context, job, lease)
+        if outcome == "yield":
+            _give_back(context, job)
+        log.info("job_" + outcome, seconds=round(time.monotonic() - lease.started_s, 3))
+    except LeaseLost as error:
+        log.warning("lease_lost", detail=str(error))
+    except DatabaseUnavailable as error:
+        _retry(context, job, ServiceUnavailable(f"Postgres: {error}"))
+    except RisError as error:
+        if error.retryable:
+            _retry(context, job, error)
+        else:
+            _record_failure(context, job, handler, error.code, str(error))
+    except Exception as error:
+        log.exception("job_unexpected")
+        _retry_unexpected(context, job, handler, error)
+
+
+class _Heartbeat:
+    """Renews the lease every third of its length until the attempt ends."""
+
+    def __init__(self, context: Context, job: ClaimedJob) -> None:
+        self._context = context
+        self._job = job
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _beat(self) -> None:
+        lease_s = self._context.settings.job_lease_s
+        while not self._stop.wait(lease_s / 3):
+            try:
+                with self._context.db.transaction() as session:
+                    held = job_record.extend(session, self._job.id, self._job.token, lease_s)
+            except DatabaseUnavailable as error:
+                log.warning("lease_not_renewed", detail=str(error))
+                continue
+            if not held:
+                return
+
+
+def _give_back(context: Context, job: ClaimedJob) -> None:
+    with context.db.transaction() as session:
+        given = job_record.requeue(session, job.id, job.token)
+    if given:
+        context.ring(job.id, job.kind)  # type: ignore[arg-type]
+
+
+def _retry(context: Context, job: ClaimedJob, error: RisError) -> None:
+    """The surroundings failed, not the job: it is kept until they are back, however long."""
+    log.warning("job_retry", code=error.code, detail=str(error))
+    delay_s = 2 * context.settings.job_retry_base_s
+    _requeue(context, job, (error.code, str(error)), delay_s, counted=False)
+
+
+def _retry_unexpected(
+    context: Context, job: ClaimedJob, handler: Handler, error: Exception
+) -> None:
+    detail = f"{type(error).__name__}: {error}"
+    if job.attempts >= context.settings.job_max_attempts:
+        _record_failure(context, job, handler, UNEXPECTED, detail)
+        return
+    delay_s = min(MAX_RETRY_DELAY_S, context.settings.job_retry_base_s * 2.0**job.attempts)
+    _requeue(context, job, (UNEXPECTED, detail), delay_s, counted=True)
+
+
+def _requeue(
+    context: Context, job: ClaimedJob, retry: tuple[str, str], delay_s: float, *, counted: bool
+) -> None:
+    try:
+        with context.db.transaction() as session:
+            job_record.requeue(
+                session, job.id, job.token, delay_s=delay_s, retry=retry, counted=counted
+            )
+    except DatabaseUnavailable as unavailable:
+        log.warning("retry_left_to_the_sweeper", detail=str(unavailable))
+
+
+def _record_failure(
+    context: Context, job: ClaimedJob, handler: Handler, code: str, detail: str
+) -> None:
+    log.error("job_failed", code=code, detail=detail)
+    try:
+        with context.db.transaction() as session:
+            if job_record.fail(session, job.id, job.token, code, detail):
+                handler.on_fail(session, job, code)
+    except DatabaseUnavailable as unavailable:
+        log.warning("failure_left_to_the_sweeper", detail=str(unavailable))
+
+
+def sweep(context: Context, queue_length: Callable[[str], int]) -> int:
+    """Ring again for jobs whose bell was lost or whose worker is gone; returns how many.
+
+    ``queue_length(queue)`` is the broker's: while messages wait there, unheard bells may be among
+    them, and ringing again would only pile up copies.
+    """
+    with context.db.transaction() as session:
+        due = job_record.take_due(
+            session,
+            ring_again_s=context.settings.sweep_every_s,
+            busy_queues=[q for q in ("ingest", "query") if queue_length(q) > 0],
+        )
+    for job in due:
+        context.ring(job.id, job.kind)  # type: ignore[arg-type]
+    return len(due)
+
+
+def job_state(context: Context, job_id: uuid.UUID) -> dict[str, Any]:
+    """A job as a plain object. Raises :class:`NotFound`."""
+    with context.db.transaction() as session:
+        job = job_record.find(session, job_id)
+    if job is None:
+        raise NotFound(f"job {job_id} is not known")
+    return {
+        "id": str(job.id),
+        "kind": job.kind,
+        "state": job.state,
+        "progress": job.progress,
+        "error_code": job.error_code,
+        "error_detail": job.error_detail,
+        "retry_code": job.retry_code,
+        "retry_detail": job.retry_detail,
+    }

@@ -1,0 +1,25 @@
+"""What travels through the broker: task names, queues, and nothing but ids.
+
+The API imports only this module of the worker, so it needs neither torch nor FAISS nor PyAV.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+JobKind = Literal["ingest", "query", "reindex"]
+Queue = Literal["ingest", "query", "admin"]
+
+INGEST_QUEUE: Final[Queue] = "ingest"
+QUERY_QUEUE: Final[Queue] = "query"
+ADMIN_QUEUE: Final[Queue] = "admin"
+
+RUN_JOB_TASK: Final = "ris.run_job"
+SWEEP_TASK: Final = "ris.sweep"
+
+QUEUE_OF_KIND: Final[dict[JobKind, Queue]] = {
+    "ingest": INGEST_QUEUE,
+    "query": QUERY_QUEUE,
+    # Reindexing embeds, so it shares the embedding worker, slice by slice.
+    "reindex": INGEST_QUEUE,
+}

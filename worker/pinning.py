@@ -1,0 +1,91 @@
+"""Pinning a generation: which shards and valid lengths one query sees, from one transaction."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+
+from models.index import IndexGeneration, Shard
+from models.repositories import index as index_record
+from models.repositories.index import ShardRuns
+from models.session import Session
+from worker.core.backbone_spec import BackboneSpec, spec_from_json
+from worker.core.f_map import FMapRuns
+from worker.core.search_params import SearchParams
+from worker.index.store import IndexStore, PinnedShard
+
+
+def spec_of(generation: IndexGeneration) -> BackboneSpec:
+    """The spec a generation was built with."""
+    return spec_from_json(generation.spec)
+
+
+@dataclass(frozen=True, slots=True)
+class FMapCache:
+    """f_map runs this process has already read; runs never change once committed."""
+
+    _runs: dict[int, ShardRuns] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self, session: Session, shard: Shard) -> ShardRuns:
+        """Runs of a shard's first ``frame_count`` blocks; only new ones come from Postgres."""
+        with self._lock:
+            known = self._runs.get(shard.id)
+        have = 0 if known is None else known.start_row.size
+        if known is None or have < shard.frame_count:
+            from_row = 0 if known is None else int((known.start_row + known.row_count).max())
+            fresh = index_record.read_runs(session, shard.id, from_row)
+            known = fresh if known is None else _joined(known, fresh)
+            with self._lock:
+                self._runs[shard.id] = known
+        return _first(known, shard.frame_count)
+
+
+def _joined(a: ShardRuns, b: ShardRuns) -> ShardRuns:
+    columns = (np.concatenate([getattr(a, f.name), getattr(b, f.name)]) for f in fields(ShardRuns))
+    return ShardRuns(*columns)
+
+
+def _first(runs: ShardRuns, count: int) -> ShardRuns:
+    if runs.start_row.size == count:
+        return runs
+    return ShardRuns(*(getattr(runs, f.name)[:count] for f in fields(ShardRuns)))
+
+
+def pin_shards(
+    session: Session,
+    store: IndexStore,
+    cache: FMapCache,
+    generation: IndexGeneration,
+    params: SearchParams,
+) -> list[PinnedShard]:
+    """The shards a search with these filters may look into, each with its valid length."""
+    shards = index_record.select_shards(
+        session,
+        generation.id,
+        camera_ids=params.camera_ids,
+        t_from_utc=params.t_from_utc,
+        t_to_utc=params.t_to_utc,
+    )
+    return [pin_shard(session, store, cache, generation, shard) for shard in shards]
+
+
+def pin_shard(
+    session: Session,
+    store: IndexStore,
+    cache: FMapCache,
+    generation: IndexGeneration,
+    shard: Shard,
+) -> PinnedShard:
+    """One shard as this transaction sees it."""
+    runs = cache.read(session, shard)
+    return PinnedShard(
+        shard_id=shard.id,
+        camera_id=shard.camera_id,
+        blocks=shard.frame_count,
+        layout=store.layout(generation.id, shard.id, spec_of(generation), generation.codec),
+        f_map=FMapRuns(runs.start_row, runs.row_count, runs.frame_id, runs.view),
+        t_epoch_s=runs.t_epoch_s,
+    )

@@ -1,0 +1,145 @@
+"""Recording frames: pictures and vectors first, fsynced, then the rows that make them valid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from models.index import IndexGeneration
+from models.repositories import index as index_record
+from models.repositories import videos as video_record
+from models.repositories.videos import NewFrame
+from models.session import Session
+from models.video import VideoSegment
+from worker.backbones.base import Backbone
+from worker.backbones.embedder import embed_batched
+from worker.context import Context
+from worker.core.types import Descriptors, ImageArray
+from worker.errors import GenerationSwitched
+from worker.index.shard import append_blocks
+from worker.pinning import spec_of
+
+
+@dataclass(frozen=True, slots=True)
+class PictureBatch:
+    """n sampled pictures of one segment, ready to embed and record.
+
+    ``imgs_input_hwc`` go to the backbone, ``imgs_picture_hwc`` are kept for display.
+    """
+
+    t_utc: Sequence[datetime]
+    pts: Sequence[int]
+    imgs_input_hwc: Sequence[ImageArray]
+    imgs_picture_hwc: Sequence[ImageArray]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedBatch:
+    """n frames whose pictures are kept and whose descriptors are made; not yet recorded."""
+
+    frames: Sequence[NewFrame]
+    descriptors: Descriptors
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedFrames:
+    """n recorded frames of one camera with their descriptors, ready to append to a generation."""
+
+    camera_id: int
+    frame_ids: Sequence[int]
+    t_utc: Sequence[datetime]
+    descriptors: Descriptors
+
+
+def prepare_batch(context: Context, backbone: Backbone, batch: PictureBatch) -> PreparedBatch:
+    """Embed a batch and keep its pictures durably.
+
+    Raises :class:`StorageFull` below the free-space floor, before anything is written.
+    """
+    context.index.require_free(context.settings.min_free_bytes)
+    descriptors = embed_batched(backbone, batch.imgs_input_hwc, context.settings.embed_batch)
+    stored = context.pictures.put_many(batch.imgs_picture_hwc)
+    frames = [
+        NewFrame(t_utc, pts, picture.size.h_px, picture.size.w_px, picture.sha256)
+        for t_utc, pts, picture in zip(batch.t_utc, batch.pts, stored, strict=True)
+    ]
+    return PreparedBatch(frames, descriptors)
+
+
+def record_batch(
+    context: Context,
+    session: Session,
+    segment: VideoSegment,
+    generation: IndexGeneration,
+    prepared: PreparedBatch,
+) -> list[int]:
+    """Record frames and append their descriptors, in the caller's transaction; returns frame ids.
+
+    Raises :class:`GenerationSwitched` when ``generation`` is no longer live.
+    """
+    index_record.lock_generations(session, exclusive=False)
+    live = index_record.live_generation(session)
+    if live is None or live.id != generation.id:
+        raise GenerationSwitched(f"generation {generation.id} is no longer live; batch redone")
+    ids = video_record.insert_frames(session, segment, prepared.frames)
+    frame_ids = [ids[frame.pts] for frame in prepared.frames]
+    append_frames(
+        context,
+        session,
+        generation,
+        IndexedFrames(
+            segment.camera_id,
+            frame_ids,
+            [frame.t_utc for frame in prepared.frames],
+            prepared.descriptors,
+        ),
+    )
+    return frame_ids
+
+
+def append_frames(
+    context: Context, session: Session, generation: IndexGeneration, frames: IndexedFrames
+) -> None:
+    """Append descriptors to the camera's shards of a generation, skipping frames it holds."""
+    present = index_record.indexed_frames(session, generation.id, frames.frame_ids)
+    by_bucket: dict[datetime, list[int]] = {}
+    for position, frame_id in enumerate(frames.frame_ids):
+        if frame_id not in present:
+            bucket = bucket_of(frames.t_utc[position], context.settings.shard_span_s)
+            by_bucket.setdefault(bucket, []).append(position)
+    for bucket, positions in sorted(by_bucket.items()):
+        _append_to_shard(context, session, generation, frames, (bucket, positions))
+
+
+def _append_to_shard(
+    context: Context,
+    session: Session,
+    generation: IndexGeneration,
+    frames: IndexedFrames,
+    bucket_positions: tuple[datetime, list[int]],
+) -> None:
+    bucket, positions = bucket_positions
+    shard = index_record.lock_shard(session, generation.id, frames.camera_id, bucket)
+    layout = context.index.layout(generation.id, shard.id, spec_of(generation), generation.codec)
+    descriptors = Descriptors(
+        frames.descriptors.global_nd[positions], frames.descriptors.patches_ncd[positions]
+    )
+    crc32s = append_blocks(layout, shard.frame_count, descriptors)
+    runs = [
+        index_record.NewRun(
+            start_row=shard.row_count + i * layout.cells,
+            row_count=layout.cells,
+            frame_id=frames.frame_ids[position],
+            view=0,
+            crc32=crc32s[i],
+        )
+        for i, position in enumerate(positions)
+    ]
+    index_record.append_runs(session, shard, runs)
+
+
+def bucket_of(t_utc: datetime, span_s: int) -> datetime:
+    """Start of the shard span that ``t_utc`` lies in; spans are counted from the epoch."""
+    epoch_s = int(t_utc.timestamp() // span_s) * span_s
+    return datetime.fromtimestamp(epoch_s, UTC)

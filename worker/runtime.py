@@ -1,0 +1,91 @@
+"""Composition root: builds the adapters of one process from its settings."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from functools import cache
+
+import structlog
+from kombu.exceptions import KombuError, OperationalError
+
+from models.session import connect
+from worker.backbones.base import Backbone
+from worker.config import Settings, settings
+from worker.context import Context
+from worker.index.store import IndexStore
+from worker.messages import QUEUE_OF_KIND, RUN_JOB_TASK, JobKind
+from worker.pinning import FMapCache
+from worker.services import database_url
+from worker.video.frame_store import FrameStore
+from worker.video.upload_store import UploadStore
+
+log = structlog.get_logger()
+
+
+class BackboneCache:
+    """Loads each backbone once per process; torch is imported on first use only."""
+
+    def __init__(self, configured: Settings) -> None:
+        self._settings = configured
+        self._lock = threading.Lock()
+        self._loaded: dict[str, Backbone] = {}
+
+    def __call__(self, name: str) -> Backbone:
+        """The backbone of that name. Raises :class:`NotFound` or :class:`WeightsMissing`."""
+        from worker.backbones.registry import load_backbone
+
+        with self._lock:
+            if name not in self._loaded:
+                self._loaded[name] = load_backbone(
+                    name,
+                    device=self._settings.device,
+                    dtype=self._settings.dtype,
+                    threads=self._settings.threads,
+                    backbones_dir=self._settings.backbones_dir,
+                )
+            return self._loaded[name]
+
+
+def ring(job_id: uuid.UUID, kind: JobKind) -> None:
+    """Send the bell for a committed job. The broker's absence is no error: the sweeper rings."""
+    from worker.app import app
+
+    try:
+        app.send_task(
+            RUN_JOB_TASK,
+            args=[str(job_id)],
+            queue=QUEUE_OF_KIND[kind],
+            retry=False,
+        )
+    except (OperationalError, KombuError, OSError) as error:
+        log.warning("bell_not_rung", job_id=str(job_id), detail=str(error))
+
+
+def make_context(configured: Settings, database: str, *, application_name: str) -> Context:
+    """A context on the given database; connects to nothing yet."""
+    return Context(
+        settings=configured,
+        db=connect(
+            database,
+            application_name=application_name,
+            statement_timeout_ms=configured.statement_timeout_ms,
+            lock_timeout_ms=configured.lock_timeout_ms,
+        ),
+        index=IndexStore(configured.data_dir.resolve() / "index"),
+        pictures=FrameStore(configured.data_dir.resolve() / "pictures", configured.picture_quality),
+        uploads=UploadStore(configured.data_dir.resolve() / "uploads"),
+        f_maps=FMapCache(),
+        backbone=BackboneCache(configured),
+        ring=ring,
+    )
+
+
+@cache
+def process_context() -> Context:
+    """This process's context, made on first use.
+
+    Raises :class:`ServiceUnavailable` when no database is configured or running.
+    """
+    configured = settings()
+    return make_context(configured, database_url(configured), application_name="ris")

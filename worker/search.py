@@ -1,0 +1,261 @@
+"""Queries: accept an ROI on a picture or an indexed frame, run the search, record the hits."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from models.index import IndexGeneration
+from models.repositories import index as index_record
+from models.repositories import jobs as job_record
+from models.repositories import search as search_record
+from models.repositories import videos as video_record
+from models.repositories.jobs import ClaimedJob
+from models.search import SearchHit, SearchQuery
+from models.session import Session
+from worker.context import Context
+from worker.core.geometry import roi_box, roi_cells, validate_roi
+from worker.core.roi_json import roi_from_json, roi_to_json
+from worker.core.search_params import SearchParams, search_params_from_json
+from worker.core.similarity import l2_normalise
+from worker.core.types import FloatArray, ImageArray, Roi
+from worker.errors import InputInvalid, NotFound
+from worker.generations import backbone_of, require_live_generation
+from worker.index.shard import read_blocks
+from worker.jobs import Lease, Outcome
+from worker.messages import QUERY_QUEUE
+from worker.pinning import pin_shards, spec_of
+from worker.two_stage import QueryDescriptors, RankedFrame, search_shards
+from worker.video.picture import load_query_picture
+
+
+@dataclass(frozen=True, slots=True)
+class QueryState:
+    """A query as it stands: its job's state, and its hits once done."""
+
+    query: SearchQuery
+    state: str
+    error_code: str | None
+    error_detail: str | None
+    retry_detail: str | None
+    hits: list[SearchHit]
+
+
+def submit_query(
+    context: Context,
+    roi: Roi,
+    params: SearchParams,
+    *,
+    frame_id: int | None = None,
+    picture: bytes | None = None,
+) -> uuid.UUID:
+    """Accept a query: check everything that can be checked, record it, commit, ring.
+
+    Give either the id of an indexed frame or the bytes of a picture. Raises
+    :class:`InputInvalid`, :class:`RoiInvalid`, :class:`PictureInvalid` or :class:`NotFound`.
+    """
+    roi = validate_roi(roi)
+    if (frame_id is None) == (picture is None):
+        raise InputInvalid("give either a frame id or a picture, not both or neither")
+    picture_sha256 = None
+    if picture is not None:
+        load_query_picture(picture, context.settings.query_picture_max_px)
+        picture_sha256 = context.uploads.put(picture)
+    with context.db.transaction() as session:
+        _require_known(session, frame_id, params)
+        job_id = job_record.submit(session, "query", QUERY_QUEUE, {})
+        query_id = search_record.create_query(
+            session,
+            job_id=job_id,
+            frame_id=frame_id,
+            picture_sha256=picture_sha256,
+            roi=roi_to_json(roi),
+            params=params.to_json(),
+        )
+    context.ring(job_id, "query")
+    return query_id
+
+
+def _require_known(session: Session, frame_id: int | None, params: SearchParams) -> None:
+    if frame_id is not None and video_record.find_frame(session, frame_id) is None:
+        raise NotFound(f"frame {frame_id} is not known")
+    if params.camera_ids is not None:
+        unknown = sorted(set(params.camera_ids) - video_record.camera_ids(session))
+        if unknown:
+            raise NotFound(f"cameras {unknown} are not known; `ris cameras` lists them")
+
+
+def query_state(context: Context, query_id: uuid.UUID) -> QueryState:
+    """State and hits of a query. Raises :class:`NotFound`."""
+    with context.db.transaction() as session:
+        query = search_record.find_query(session, query_id)
+        if query is None:
+            raise NotFound(f"query {query_id} is not known")
+        job = job_record.find(session, query.job_id)
+        assert job is not None
+        hits = search_record.list_hits(session, query_id) if job.state == "done" else []
+        return QueryState(
+            query, job.state, job.error_code, job.error_detail, job.retry_detail, hits
+        )
+
+
+def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
+    """Run one recorded query on the live generation and record its hits."""
+    with context.db.transaction() as session:
+        query = search_record.query_of_job(session, job.id)
+    if query is None:
+        raise NotFound(f"job {job.id} has no query")
+    params = search_params_from_json(query.params)
+    roi = roi_from_json(query.roi)
+    generation = require_live_generation(context)
+    started_s = time.perf_counter()
+    descriptors = describe_query(
+        context,
+        generation,
+        roi,
+        params,
+        frame_id=query.frame_id,
+        picture_sha256=query.picture_sha256,
+    )
+    described_s = time.perf_counter()
+    ranked, frames_searched = search_generation(
+        context, generation, descriptors, params, exclude_frame_id=query.frame_id
+    )
+    # A hit is shown with its proof: without any match at tau there is nothing to show.
+    hits = [hit for hit in ranked[: params.limit] if hit.region is not None]
+    stats = {
+        "describe_ms": round(1000 * (described_s - started_s), 3),
+        "search_ms": round(1000 * (time.perf_counter() - described_s), 3),
+        "frames_searched": frames_searched,
+        "candidates": len(ranked),
+        "query_patches": int(descriptors.patches_qd.shape[0]),
+    }
+    grid = spec_of(generation).grid
+    with context.db.transaction() as session:
+        rows = [_hit_row(place, hit, grid.h, grid.w) for place, hit in enumerate(hits, start=1)]
+        search_record.record_hits(session, query.id, generation.id, stats, rows)
+        lease.finish(session, {"hits": len(hits)})
+    return "finished"
+
+
+def _hit_row(place: int, hit: RankedFrame, grid_h: int, grid_w: int) -> dict[str, Any]:
+    region = hit.region
+    return {
+        "rank": place,
+        "frame_id": hit.frame_id,
+        "score": hit.score,
+        "similarity": hit.similarity,
+        "coverage": hit.coverage,
+        "grid_h": grid_h,
+        "grid_w": grid_w,
+        "region_query_index": [] if region is None else region.query_index.tolist(),
+        "region_cell_index": [] if region is None else region.cell_index.tolist(),
+    }
+
+
+def search_generation(
+    context: Context,
+    generation: IndexGeneration,
+    descriptors: QueryDescriptors,
+    params: SearchParams,
+    *,
+    exclude_frame_id: int | None = None,
+    regions_for: int | None = None,
+) -> tuple[list[RankedFrame], int]:
+    """Pin, search, rank: every candidate in order, and how many frames the filters let in."""
+    with context.db.transaction() as session:
+        shards = pin_shards(session, context.index, context.f_maps, generation, params)
+    spec = spec_of(generation)
+    ranked = search_shards(
+        context.index,
+        shards,
+        descriptors,
+        params,
+        tau=spec.tau,
+        grid=spec.grid,
+        exclude_frame_id=exclude_frame_id,
+        regions_for=regions_for,
+    )
+    return ranked, sum(shard.blocks for shard in shards)
+
+
+def describe_query(
+    context: Context,
+    generation: IndexGeneration,
+    roi: Roi,
+    params: SearchParams,
+    *,
+    frame_id: int | None = None,
+    picture_sha256: str | None = None,
+) -> QueryDescriptors:
+    """Query patches of the ROI and q_g. An indexed frame's rows are read back: no backbone runs
+    (except for ``query_descriptor`` = roi-crop, which embeds the cut-out picture)."""
+    grid = spec_of(generation).grid
+    cells = roi_cells(roi, grid)
+    patch_ids = cells[:, 0] * grid.w + cells[:, 1]
+    img_hwc: ImageArray | None = None
+    if frame_id is not None:
+        global_d, patches_cd = _stored_descriptors(context, generation, frame_id)
+    else:
+        assert picture_sha256 is not None
+        img_hwc = load_query_picture(
+            context.uploads.load(picture_sha256), context.settings.query_picture_max_px
+        )
+        embedded = backbone_of(context, generation).embed([img_hwc])
+        global_d, patches_cd = embedded.global_nd[0], embedded.patches_ncd[0]
+    patches_qd = np.ascontiguousarray(patches_cd[patch_ids])
+    if params.query_descriptor == "roi-mean":
+        global_d = _mean_descriptor(patches_qd, spec_of(generation).global_dim)
+    elif params.query_descriptor == "roi-crop":
+        if img_hwc is None:
+            img_hwc = _frame_picture(context, frame_id)
+        crop_hwc = _cut_out(img_hwc, roi)
+        global_d = backbone_of(context, generation).embed([crop_hwc]).global_nd[0]
+    return QueryDescriptors(patches_qd, cells, global_d)
+
+
+def _stored_descriptors(
+    context: Context, generation: IndexGeneration, frame_id: int
+) -> tuple[FloatArray, FloatArray]:
+    with context.db.transaction() as session:
+        found = index_record.find_run(session, generation.id, frame_id)
+    if found is None:
+        raise NotFound(
+            f"frame {frame_id} has no rows in index generation {generation.id};"
+            " `ris verify` says why"
+        )
+    shard, run = found
+    layout = context.index.layout(generation.id, shard.id, spec_of(generation), generation.codec)
+    block = run.start_row // layout.cells
+    stored_global = read_blocks(layout, "global", block, 1)[0]
+    return stored_global, read_blocks(layout, "patch", block, 1)[0]
+
+
+def _frame_picture(context: Context, frame_id: int | None) -> ImageArray:
+    assert frame_id is not None
+    with context.db.transaction() as session:
+        frame = video_record.find_frame(session, frame_id)
+    if frame is None:
+        raise NotFound(f"frame {frame_id} is not known")
+    return context.pictures.load(frame.picture_sha256)
+
+
+def _mean_descriptor(patches_qd: FloatArray, global_dim: int) -> FloatArray:
+    if patches_qd.shape[1] != global_dim:
+        raise InputInvalid(
+            f"query_descriptor roi-mean needs equal widths; this backbone's patches have"
+            f" {patches_qd.shape[1]} numbers, its global descriptors {global_dim}: use frame"
+        )
+    return l2_normalise(patches_qd.mean(axis=0, dtype=np.float32))
+
+
+def _cut_out(img_hwc: ImageArray, roi: Roi) -> ImageArray:
+    h_px, w_px = img_hwc.shape[:2]
+    box = roi_box(roi)
+    x0, y0 = int(box.x0 * w_px), int(box.y0 * h_px)
+    x1, y1 = max(x0 + 1, round(box.x1 * w_px)), max(y0 + 1, round(box.y1 * h_px))
+    return np.ascontiguousarray(img_hwc[y0:y1, x0:x1])

@@ -1,0 +1,48 @@
+"""Celery tasks: thin doors to the job runner. A message carries an id and nothing else."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from celery.signals import worker_ready
+
+from worker.app import app
+from worker.config import settings
+from worker.ingest import fail_ingest, run_ingest
+from worker.jobs import Handler, run_job
+from worker.jobs import sweep as sweep_jobs
+from worker.messages import RUN_JOB_TASK, SWEEP_TASK
+from worker.reindex import fail_reindex, run_reindex
+from worker.runtime import process_context
+from worker.search import run_query
+
+HANDLERS = {
+    "ingest": Handler(run_ingest, fail_ingest),
+    "query": Handler(run_query),
+    "reindex": Handler(run_reindex, fail_reindex),
+}
+
+
+@app.task(name=RUN_JOB_TASK)  # type: ignore[untyped-decorator]
+def run_job_task(job_id: str) -> None:
+    """Run the job of that id, if it is still to be run."""
+    run_job(process_context(), uuid.UUID(job_id), HANDLERS)
+
+
+@app.task(name=SWEEP_TASK)  # type: ignore[untyped-decorator]
+def sweep_task() -> None:
+    """Ring again for forgotten jobs."""
+    sweep_jobs(process_context(), queue_length)
+
+
+def queue_length(queue: str) -> int:
+    """Messages waiting in a broker queue."""
+    with app.connection_for_read() as connection, connection.channel() as channel:
+        return int(channel.client.llen(queue))
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _warm_up(sender: Any = None, **_: Any) -> None:
+    """Load the backbone before the first job, so that it does not pay for it."""
+    process_context().backbone(settings().backbone)

@@ -1,0 +1,221 @@
+"""The two-stage search over pinned shards: global filter, local matching, ranking (paper, 3.4-3.5).
+
+Composes the index adapter (reads, FAISS) with core (votes, growth, scores). No database, no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from worker.core.ranking import max_similarity_score, rank
+from worker.core.region_growing import (
+    GrowthMode,
+    coverage,
+    grow_region,
+    grow_seedless,
+    region_score,
+)
+from worker.core.search_params import SearchParams, Strategy
+from worker.core.types import FloatArray, GridSize, IntArray, Region
+from worker.core.voting import (
+    NO_FRAME,
+    Neighbours,
+    VoteArray,
+    majority_vote,
+    unique_vote,
+    weighted_unique_vote,
+    weighted_vote,
+)
+from worker.index.candidates import Candidates, global_candidates
+from worker.index.scorer import ScoredChunk, candidate_similarities
+from worker.index.store import IndexStore, PinnedShard
+
+
+@dataclass(frozen=True, slots=True)
+class QueryDescriptors:
+    """The query as descriptors: ``patches_qd`` float32 (q, d) of the ROI's cells, ``cells``
+    int64 (q, 2) their (row, col) in the query grid, ``global_d`` float32 (D,) for eq. 4."""
+
+    patches_qd: FloatArray
+    cells: IntArray
+    global_d: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class RankedFrame:
+    """A candidate in its final place. ``similarity`` is the mean cosine over the region (0
+    without one), ``coverage`` the share of distinct query cells it supports."""
+
+    frame_id: int
+    score: float
+    global_score: float
+    similarity: float
+    coverage: float
+    region: Region | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Matching:
+    """One query against one list of candidates."""
+
+    shards: Sequence[PinnedShard]
+    candidates: Candidates
+    query: QueryDescriptors
+    params: SearchParams
+    tau: float
+    grid: GridSize
+
+    def chunks(self) -> Iterator[ScoredChunk]:
+        return candidate_similarities(self.shards, self.candidates, self.query.patches_qd)
+
+
+def search_shards(
+    store: IndexStore,
+    shards: Sequence[PinnedShard],
+    query: QueryDescriptors,
+    params: SearchParams,
+    *,
+    tau: float,
+    grid: GridSize,
+    exclude_frame_id: int | None = None,
+    regions_for: int | None = None,
+) -> list[RankedFrame]:
+    """Every candidate of stage 1 in ranked order; ties by eq. 4, then by lower frame id.
+
+    ``tau`` is the backbone's calibrated match level where ``params`` leaves it open. The first
+    ``regions_for`` frames (default ``params.limit``) carry the region that proves the match.
+    """
+    resolved = params.resolved()
+    candidates = global_candidates(
+        store,
+        shards,
+        query.global_d,
+        resolved.top_n + (exclude_frame_id is not None),
+        t_from_epoch_s=resolved.t_from_utc.timestamp() if resolved.t_from_utc else None,
+        t_to_epoch_s=resolved.t_to_utc.timestamp() if resolved.t_to_utc else None,
+    )
+    kept = np.flatnonzero(candidates.frame_id != exclude_frame_id)[: resolved.top_n]
+    matching = _Matching(
+        shards,
+        candidates.take(kept),
+        query,
+        resolved,
+        resolved.tau if resolved.tau is not None else tau,
+        grid,
+    )
+    score_n, regions = _scores(matching)
+    order = rank(score_n, matching.candidates.score_n)
+    wanted = order[: params.limit if regions_for is None else regions_for]
+    regions |= _proofs(matching, [int(p) for p in wanted if int(p) not in regions])
+    return [_ranked_frame(matching, score_n, regions, int(p)) for p in order]
+
+
+def _ranked_frame(
+    matching: _Matching, score_n: VoteArray, regions: dict[int, Region | None], position: int
+) -> RankedFrame:
+    region = regions.get(position)
+    query_count = len(matching.query.cells)
+    return RankedFrame(
+        frame_id=int(matching.candidates.frame_id[position]),
+        score=float(score_n[position]),
+        global_score=float(matching.candidates.score_n[position]),
+        similarity=0.0 if region is None else float(region.similarity.mean(dtype=np.float64)),
+        coverage=0.0 if region is None else coverage(region, query_count, "distinct"),
+        region=region,
+    )
+
+
+def _scores(matching: _Matching) -> tuple[VoteArray, dict[int, Region | None]]:
+    """Score per candidate, float64 (n,), and the regions that scoring grew on the way."""
+    strategy, params = matching.params.strategy, matching.params
+    candidates = matching.candidates
+    if strategy is Strategy.WHOLE_FRAME:
+        return candidates.score_n.astype(np.float64), {}
+    if strategy in _VOTES:
+        return _VOTES[strategy](_neighbours(matching), candidates.count, params.epsilon), {}
+    score_n = np.zeros(candidates.count)
+    regions: dict[int, Region | None] = {}
+    for chunk in matching.chunks():
+        for position, similarity_qc in zip(chunk.position, chunk.similarity_mqc, strict=True):
+            if strategy is Strategy.MAX_SIM:
+                score_n[position] = max_similarity_score(similarity_qc)
+                continue
+            region = _grow(matching, similarity_qc)
+            regions[int(position)] = region
+            if region is not None:
+                score_n[position] = region_score(
+                    similarity_qc, region, params.alpha, params.coverage
+                )
+    return score_n, regions
+
+
+def _grow(matching: _Matching, similarity_qc: FloatArray) -> Region | None:
+    params, cells = matching.params, matching.query.cells
+    mode: GrowthMode = "rigid"
+    if params.strategy in (Strategy.GROW_ELASTIC, Strategy.PAPER_ELASTIC):
+        mode = "elastic"
+    if params.strategy.is_paper:
+        return grow_region(
+            similarity_qc, cells, matching.grid, matching.tau, mode, k=params.k, k_s=params.k_s
+        )
+    return grow_seedless(similarity_qc, cells, matching.grid, matching.tau, mode)
+
+
+def _proofs(matching: _Matching, positions: Sequence[int]) -> dict[int, Region | None]:
+    """The rigid region of some candidates, to show where a hit matched whatever ranked it."""
+    part = replace(matching, candidates=matching.candidates.take(np.array(positions, dtype=int)))
+    regions: dict[int, Region | None] = {}
+    for chunk in part.chunks():
+        for local, similarity_qc in zip(chunk.position, chunk.similarity_mqc, strict=True):
+            region = grow_seedless(
+                similarity_qc, matching.query.cells, matching.grid, matching.tau, "rigid"
+            )
+            regions[positions[local]] = region
+    return regions
+
+
+def _neighbours(matching: _Matching) -> Neighbours:
+    """k nearest patches per query patch among all candidates, merged chunk by chunk.
+
+    Equal similarities go to the better candidate, so that results do not depend on chunking.
+    """
+    q, k = matching.query.patches_qd.shape[0], matching.params.k
+    best = np.full((q, k), -np.inf, dtype=np.float32)
+    frame = np.full((q, k), NO_FRAME, dtype=np.int64)
+    for chunk in matching.chunks():
+        m, _, cells = chunk.similarity_mqc.shape
+        flat = chunk.similarity_mqc.transpose(1, 0, 2).reshape(q, m * cells)
+        top = np.argpartition(-flat, min(k, m * cells) - 1, axis=1)[:, :k]
+        similarity = np.concatenate([best, np.take_along_axis(flat, top, 1)], axis=1)
+        position = np.concatenate([frame, chunk.position[top // cells]], axis=1)
+        order = np.lexsort((position, -similarity), axis=1)[:, :k]
+        best = np.take_along_axis(similarity, order, 1)
+        frame = np.take_along_axis(position, order, 1)
+    return Neighbours(frame, best)
+
+
+_Vote = Callable[[Neighbours, int, float], VoteArray]
+
+
+def _unweighted(vote: Callable[[Neighbours, int], VoteArray]) -> _Vote:
+    return lambda neighbours, frames, _epsilon: vote(neighbours, frames)
+
+
+_VOTES: dict[Strategy, _Vote] = {
+    Strategy.VOTE_MAJORITY: _unweighted(majority_vote),
+    Strategy.VOTE_UNIQUE: _unweighted(unique_vote),
+    Strategy.VOTE_WEIGHTED: weighted_vote,
+    Strategy.VOTE_WEIGHTED_UNIQUE: weighted_unique_vote,
+    Strategy.PAPER_MAJORITY: _unweighted(majority_vote),
+    Strategy.PAPER_UNIQUE: _unweighted(unique_vote),
+    Strategy.PAPER_WEIGHTED: weighted_vote,
+    Strategy.PAPER_WEIGHTED_UNIQUE: weighted_unique_vote,
+}
+
+
+def exhaustive(params: SearchParams, frames: int) -> SearchParams:
+    """The same search with every frame a candidate (up to the bound of ``top_n``)."""
+    return replace(params, top_n=max(1, min(frames, 10_000)))

@@ -1,0 +1,126 @@
+"""Verify: do Postgres, the vector files, the kept pictures and FAISS agree?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.index import IndexGeneration, Shard
+from models.repositories import index as index_record
+from models.repositories import videos as video_record
+from worker.context import Context
+from worker.errors import RisError
+from worker.index.candidates import global_candidates
+from worker.index.shard import damaged_blocks
+from worker.index.store import PinnedShard
+from worker.pinning import FMapCache, pin_shard, spec_of
+
+SAMPLE_ROWS = 16
+_SAME_COSINE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was checked and every disagreement found; ``problems`` empty means clean."""
+
+    frames: int
+    shards: int
+    rows: int
+    pictures: int
+    problems: tuple[str, ...]
+
+
+def verify_index(context: Context, *, pictures: bool = True) -> Report:
+    """Check every generation that is live or being built, and the kept pictures."""
+    with context.db.transaction() as session:
+        generations = index_record.list_generations(session)
+        hashes = sorted(video_record.picture_hashes(session)) if pictures else []
+    reports = [
+        verify_generation(context, generation)
+        for generation in generations
+        if generation.state in ("live", "building")
+    ]
+    problems = [problem for report in reports for problem in report.problems]
+    for sha256 in hashes:
+        try:
+            context.pictures.load(sha256)
+        except RisError as error:
+            problems.append(str(error))
+    return Report(
+        frames=max((report.frames for report in reports), default=0),
+        shards=sum(report.shards for report in reports),
+        rows=sum(report.rows for report in reports),
+        pictures=len(hashes),
+        problems=tuple(problems),
+    )
+
+
+def verify_generation(context: Context, generation: IndexGeneration) -> Report:
+    """Check one generation: counts, f_map, checksums of every block, and FAISS on a sample.
+
+    A live generation must hold every frame; one being built may still lack some.
+    """
+    with context.db.transaction() as session:
+        frames = index_record.count_frames(session)
+        indexed = index_record.count_indexed(session, generation.id)
+        shards = index_record.select_shards(session, generation.id)
+    problems: list[str] = []
+    if generation.state == "live" and indexed != frames:
+        problems.append(
+            f"generation {generation.id}: {frames} frames recorded, {indexed} indexed;"
+            " `ris reindex` indexes the rest"
+        )
+    for shard in shards:
+        problems += _verify_shard(context, generation, shard)
+    return Report(
+        frames=indexed if generation.state == "building" else frames,
+        shards=len(shards),
+        rows=sum(shard.row_count for shard in shards),
+        pictures=0,
+        problems=tuple(problems),
+    )
+
+
+def _verify_shard(context: Context, generation: IndexGeneration, shard: Shard) -> list[str]:
+    name = f"generation {generation.id} shard {shard.id}"
+    cells = spec_of(generation).grid.cells
+    try:
+        with context.db.transaction() as session:
+            pinned = pin_shard(session, context.index, FMapCache(), generation, shard)
+            runs = index_record.read_runs(session, shard.id)
+        problems = _count_problems(name, shard, pinned, cells)
+        wrong = damaged_blocks(pinned.layout, runs.crc32[: shard.frame_count].tolist())
+        problems += [
+            f"{name}: block {block} (frame {runs.frame_id[block]}) in {pinned.layout.folder}"
+            " does not match its checksum"
+            for block in wrong
+        ]
+        return problems + ([] if problems else _faiss_problems(context, name, pinned))
+    except RisError as error:
+        return [f"{name}: {error}"]
+
+
+def _count_problems(name: str, shard: Shard, pinned: PinnedShard, cells: int) -> list[str]:
+    problems = []
+    if shard.row_count != shard.frame_count * cells:
+        problems.append(f"{name}: {shard.row_count} rows for {shard.frame_count} x {cells} cells")
+    expected = np.arange(shard.frame_count, dtype=np.int64) * cells
+    if not np.array_equal(pinned.f_map.start_row, expected):
+        problems.append(f"{name}: f_map runs do not cover rows 0..{shard.row_count} without gaps")
+    return problems
+
+
+def _faiss_problems(context: Context, name: str, pinned: PinnedShard) -> list[str]:
+    """Each sampled frame must find itself first, with the cosine of a unit vector with itself."""
+    step = max(1, pinned.blocks // SAMPLE_ROWS)
+    globals_nd = context.index.global_descriptors(pinned)
+    problems = []
+    for block in range(0, pinned.blocks, step):
+        best = global_candidates(context.index, [pinned], globals_nd[block], 1)
+        if not np.isclose(best.score_n[0], 1.0, atol=_SAME_COSINE):
+            problems.append(
+                f"{name}: FAISS gives frame {pinned.f_map.frame_id[block]} a cosine of"
+                f" {best.score_n[0]:.4f} with itself"
+            )
+    return problems

@@ -1,0 +1,303 @@
+"""Sampled pictures of a video file: decode, choose, convert. One pass, one picture in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import dropwhile
+from pathlib import Path
+
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+
+from worker.core.bounds import check_int
+from worker.core.sampling import ChangePolicy, KeyframePolicy, SamplingPolicy, sampler
+from worker.core.types import FloatArray, ImageArray, SizePx
+from worker.errors import StorageFailed
+from worker.video.container import open_video, video_stream
+from worker.video.probe import VideoInfo, display_size, probe, rotation_cw_deg
+
+_GRAY_W_PX = 64
+_SEEK_BACK_S = (0, 10, 60)
+"""Where to look for a keyframe before the resume point; MPEG-TS seeks may land behind it."""
+_END_SLACK_S = 0.5
+_MAX_SIDE_PX = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class SampledFrame:
+    """One kept picture.
+
+    ``pts``: ticks of the stream's time base. ``t_s``: seconds since the stream's start.
+    ``img_input_hwc``: uint8 RGB of exactly the input size, stretched, turned for display.
+    ``img_picture_hwc``: uint8 RGB in display aspect, square pixels, turned; never enlarged.
+    """
+
+    pts: int
+    t_s: float
+    keyframe: bool
+    img_input_hwc: ImageArray
+    img_picture_hwc: ImageArray
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeReport:
+    """What happened up to now.
+
+    ``frames_decoded``: pictures decoded in this run. ``frames_out_of_order``: pictures dropped
+    because their time repeats or goes back. ``decode_errors``: packets that could not be decoded
+    plus pictures with concealed damage. ``truncated``: the file ended before its declared length;
+    known at the end only. ``last_pts``: newest picture seen. ``frames_expected``: of the whole
+    file, as declared.
+    """
+
+    frames_decoded: int
+    frames_kept: int
+    frames_out_of_order: int
+    decode_errors: int
+    truncated: bool
+    last_pts: int | None
+    frames_expected: int | None
+
+
+@dataclass(slots=True)
+class _Tally:
+    decoded: int = 0
+    kept: int = 0
+    out_of_order: int = 0
+    errors: int = 0
+    truncated: bool = False
+    last_pts: int | None = None
+    end_pts: int = 0  # end of the newest packet read, decoded or not
+
+
+class SampledVideo:
+    """Iterator over the kept pictures of one file; made by :func:`sample_video`."""
+
+    def __init__(self, info: VideoInfo, tally: _Tally, frames: Iterator[SampledFrame]) -> None:
+        self.info = info
+        self._tally = tally
+        self._frames = frames
+
+    def __iter__(self) -> Iterator[SampledFrame]:
+        return self._frames
+
+    def __next__(self) -> SampledFrame:
+        return next(self._frames)
+
+    @property
+    def report(self) -> DecodeReport:
+        """Counts so far; complete once the iterator is exhausted."""
+        tally = self._tally
+        return DecodeReport(
+            frames_decoded=tally.decoded,
+            frames_kept=tally.kept,
+            frames_out_of_order=tally.out_of_order,
+            decode_errors=tally.errors,
+            truncated=tally.truncated,
+            last_pts=tally.last_pts,
+            frames_expected=self.info.frames_expected,
+        )
+
+
+@contextmanager
+def sample_video(
+    path: Path,
+    policy: SamplingPolicy,
+    *,
+    input_size: SizePx,
+    picture_max_side_px: int,
+    max_px: int,
+    resume_after_pts: int | None = None,
+    threads: int = 0,
+) -> Iterator[SampledVideo]:
+    """Open a file and sample it; the file is closed on exit.
+
+    ``max_px``: largest accepted picture. ``resume_after_pts``: ``pts`` of the last picture kept by
+    an interrupted run; what follows is what that run would have kept. ``threads``: decoder
+    threads, 0 for all cores.
+
+    Damaged packets are counted and skipped, a cut-off file yields what it holds. Raises
+    ``VideoUnreadable`` and ``VideoInvalid`` as :func:`probe` does, ``StorageFailed`` when reading
+    fails half-way, and ``InputInvalid`` for sizes out of bounds.
+    """
+    check_int("input_size.h_px", input_size.h_px, 1, _MAX_SIDE_PX)
+    check_int("input_size.w_px", input_size.w_px, 1, _MAX_SIDE_PX)
+    check_int("picture_max_side_px", picture_max_side_px, 1, _MAX_SIDE_PX)
+    info = probe(path, max_px)
+    tally = _Tally(end_pts=info.start_pts)
+    seek_pts = None
+    if resume_after_pts is not None:
+        seek_pts = _seek_pts(path, info, max_px, resume_after_pts)
+    with open_video(path, max_px) as container:
+        stream = video_stream(container, path, max_px, threads)
+        if isinstance(policy, KeyframePolicy) and info.timestamped:
+            stream.codec_context.skip_frame = "NONKEY"
+        if seek_pts is not None:
+            container.seek(seek_pts, stream=stream)
+        pictures = _in_order(_decoded(path, container, stream, info, tally), info, tally)
+        if seek_pts is not None:
+            pictures = dropwhile(lambda timed: not timed[1].key_frame, pictures)
+        converter = _Converter(info, input_size, picture_max_side_px)
+        frames = _kept(pictures, policy, converter, tally, resume_after_pts)
+        yield SampledVideo(info, tally, frames)
+
+
+def _seek_pts(path: Path, info: VideoInfo, max_px: int, resume_pts: int) -> int | None:
+    """Where to seek so that decoding starts with a keyframe at or before ``resume_pts``.
+
+    None: start from the beginning, because the file has no usable times or index.
+    """
+    if not info.timestamped:
+        return None
+    for back_s in _SEEK_BACK_S:
+        seek_pts = resume_pts - int(back_s / info.time_base)
+        if seek_pts <= info.start_pts:
+            return None
+        with open_video(path, max_px) as container:
+            stream = video_stream(container, path, max_px, threads=1)
+            try:
+                container.seek(seek_pts, stream=stream)
+            except FFmpegError:
+                return None
+            trial = _Tally()
+            decoded = _decoded(path, container, stream, info, trial)
+            first = next((picture for picture in decoded if picture.key_frame), None)
+            if first is not None and first.pts is not None and first.pts <= resume_pts:
+                return seek_pts
+    return None
+
+
+def _decoded(
+    path: Path, container: InputContainer, stream: VideoStream, info: VideoInfo, tally: _Tally
+) -> Iterator[VideoFrame]:
+    """Every picture that can be decoded; damage is counted, the end is judged."""
+    try:
+        for packet in container.demux(stream):
+            at_pts = packet.pts if packet.pts is not None else packet.dts
+            if at_pts is not None:
+                tally.end_pts = max(tally.end_pts, at_pts + (packet.duration or 0))
+            try:
+                pictures = packet.decode()
+            except FFmpegError:
+                tally.errors += 1
+                continue
+            for picture in pictures:
+                tally.decoded += 1
+                tally.errors += picture.is_corrupt
+                yield picture
+    except FFmpegError as error:
+        if isinstance(error, OSError):
+            raise StorageFailed(
+                f"reading {path} failed half-way ({error.strerror}); check the disk, then retry"
+            ) from error
+        tally.errors += 1
+        tally.truncated = True
+    read_s = float((tally.end_pts - info.start_pts) * info.time_base)
+    if info.timestamped and info.duration_s is not None:
+        slack_s = max(_END_SLACK_S, 2 / info.fps if info.fps else 0.0)
+        tally.truncated |= read_s < info.duration_s - slack_s
+
+
+def _in_order(
+    pictures: Iterator[VideoFrame], info: VideoInfo, tally: _Tally
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Pictures with strictly rising pts; a missing pts is counted on from the previous picture."""
+    frame_ticks = round(1 / (Fraction(info.fps) * info.time_base)) if info.fps else 1
+    next_pts = info.start_pts
+    for picture in pictures:
+        pts = picture.pts if picture.pts is not None else next_pts
+        next_pts = pts + max(1, picture.duration or frame_ticks)
+        if tally.last_pts is not None and pts <= tally.last_pts:
+            tally.out_of_order += 1
+            continue
+        tally.last_pts = pts
+        yield pts, picture
+
+
+def _kept(
+    pictures: Iterator[tuple[int, VideoFrame]],
+    policy: SamplingPolicy,
+    converter: _Converter,
+    tally: _Tally,
+    resume_pts: int | None,
+) -> Iterator[SampledFrame]:
+    info = converter.info
+    resume_s = None if resume_pts is None else info.t_s(resume_pts)
+    chosen = sampler(policy, resume_s)
+    for pts, picture in pictures:
+        if resume_pts is not None and pts < resume_pts:
+            continue
+        # The picture at the resume point is shown to the sampler again: `change` compares with it.
+        t_s = info.t_s(pts)
+        gray_hw = converter.gray(picture) if isinstance(policy, ChangePolicy) else None
+        if chosen.keep(t_s, bool(picture.key_frame), gray_hw):
+            tally.kept += 1
+            yield SampledFrame(
+                pts=pts,
+                t_s=t_s,
+                keyframe=bool(picture.key_frame),
+                img_input_hwc=converter.input_picture(picture),
+                img_picture_hwc=converter.shown_picture(picture),
+            )
+
+
+class _Converter:
+    """Decoded picture to RGB: one swscale call per result straight to its final size."""
+
+    def __init__(self, info: VideoInfo, input_size: SizePx, picture_max_side_px: int) -> None:
+        self.info = info
+        self._input_size = input_size
+        self._max_side_px = picture_max_side_px
+        # One reformatter per target size: each caches its scaling tables.
+        self._to_input = VideoReformatter()
+        self._to_shown = VideoReformatter()
+        self._to_gray = VideoReformatter()
+
+    def input_picture(self, picture: VideoFrame) -> ImageArray:
+        return self._upright(self._to_input, picture, self._input_size)
+
+    def shown_picture(self, picture: VideoFrame) -> ImageArray:
+        full = display_size(
+            SizePx(picture.height, picture.width), self.info.pixel_aspect, rotation_cw_deg(picture)
+        )
+        scale = min(1.0, self._max_side_px / max(full))
+        size = SizePx(max(1, round(full.h_px * scale)), max(1, round(full.w_px * scale)))
+        return self._upright(self._to_shown, picture, size)
+
+    def gray(self, picture: VideoFrame) -> FloatArray:
+        h_px = max(1, round(_GRAY_W_PX * picture.height / picture.width))
+        size = SizePx(h_px, _GRAY_W_PX)
+        return _scaled(self._to_gray, picture, size, "gray").astype(np.float32)
+
+    def _upright(
+        self, reformatter: VideoReformatter, picture: VideoFrame, size: SizePx
+    ) -> ImageArray:
+        turn_deg = rotation_cw_deg(picture)
+        if turn_deg == 0:
+            return _scaled(reformatter, picture, size, "rgb24")
+        lying = SizePx(size.w_px, size.h_px) if turn_deg in (90, 270) else size
+        img_hwc = _scaled(reformatter, picture, lying, "rgb24")
+        return np.ascontiguousarray(np.rot90(img_hwc, k=-turn_deg // 90))
+
+
+def _scaled(
+    reformatter: VideoReformatter, picture: VideoFrame, size: SizePx, pixel_format: str
+) -> ImageArray:
+    shrinks = size.h_px <= picture.height and size.w_px <= picture.width
+    scaled = reformatter.reformat(
+        picture,
+        width=size.w_px,
+        height=size.h_px,
+        format=pixel_format,
+        # AREA averages every source pixel, so nothing aliases; enlarging needs a smooth kernel.
+        interpolation=Interpolation.AREA if shrinks else Interpolation.BICUBIC,
+        threads=1,
+    )
+    return np.asarray(scaled.to_ndarray(), dtype=np.uint8)

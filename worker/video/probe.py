@@ -1,0 +1,150 @@
+"""What a video file is: size as displayed, time base, length. Decodes one picture to be sure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import Path
+
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from worker.core.types import SizePx
+from worker.errors import VideoInvalid
+from worker.video.container import check_picture_size, open_video, video_stream
+
+_CONTAINER_TICKS_PER_S = 1_000_000
+_MAX_PIXEL_ASPECT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """A video file as its container and first decodable picture describe it.
+
+    ``coded_size``: pictures as decoded. ``display_size``: as shown, square pixels, turned.
+    ``rotation_deg``: clockwise turn that displays a decoded picture, 0, 90, 180 or 270.
+    ``pixel_aspect``: width : height of one pixel. ``start_pts``: the stream's start in ticks of
+    ``time_base``. ``timestamped``: False for raw streams, whose times are counted, not read.
+    ``frames_expected``: frames declared by the container, else duration times rate. ``None``
+    stands for what the file does not say.
+    """
+
+    container: str
+    codec: str
+    coded_size: SizePx
+    display_size: SizePx
+    rotation_deg: int
+    pixel_aspect: Fraction
+    time_base: Fraction
+    start_pts: int
+    duration_s: float | None
+    fps: float | None
+    frames_expected: int | None
+    creation_time_utc: datetime | None
+    timestamped: bool
+
+    def t_s(self, pts: int) -> float:
+        """Seconds of ``pts`` since the stream's start."""
+        return float((pts - self.start_pts) * self.time_base)
+
+
+def probe(path: Path, max_px: int) -> VideoInfo:
+    """Describe a local video file.
+
+    Raises ``VideoUnreadable`` (missing, a folder, no access) and ``VideoInvalid`` (empty, not a
+    video, no video stream, pictures of more than ``max_px`` pixels, no decodable picture).
+    """
+    with open_video(path, max_px) as container:
+        stream = video_stream(container, path, max_px, threads=1)
+        picture = _first_picture(container, stream)
+        if picture is None:
+            raise VideoInvalid(
+                f"{path} holds no picture that can be decoded (damaged, or larger than the "
+                f"{max_px} pixels allowed); record or copy it again"
+            )
+        check_picture_size(path, picture.height, picture.width, max_px)
+        return _describe(container, stream, picture)
+
+
+def rotation_cw_deg(picture: VideoFrame) -> int:
+    """Clockwise turn that displays the picture, to the nearest quarter: 0, 90, 180 or 270."""
+    # FFmpeg's display matrix counts counter-clockwise.
+    return round(-picture.rotation / 90) % 4 * 90
+
+
+def display_size(coded: SizePx, pixel_aspect: Fraction, rotation_deg: int) -> SizePx:
+    """Size with square pixels after the turn; the shorter axis is stretched, none is shrunk."""
+    h_px = round(coded.h_px / min(pixel_aspect, Fraction(1)))
+    w_px = round(coded.w_px * max(pixel_aspect, Fraction(1)))
+    return SizePx(w_px, h_px) if rotation_deg in (90, 270) else SizePx(h_px, w_px)
+
+
+def _first_picture(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
+    try:
+        for packet in container.demux(stream):
+            try:
+                pictures = packet.decode()
+            except FFmpegError:
+                continue
+            if pictures:
+                return pictures[0]
+    except FFmpegError:
+        return None
+    return None
+
+
+def _describe(container: InputContainer, stream: VideoStream, picture: VideoFrame) -> VideoInfo:
+    assert stream.time_base is not None  # checked when the stream was chosen
+    coded = SizePx(picture.height, picture.width)
+    aspect = _pixel_aspect(stream)
+    rotation_deg = rotation_cw_deg(picture)
+    timestamped = stream.start_time is not None and picture.pts is not None
+    start_pts = stream.start_time if stream.start_time is not None else picture.pts
+    duration_s = _duration_s(container, stream)
+    fps = float(stream.average_rate) if stream.average_rate else None
+    estimate = round(duration_s * fps) if duration_s and fps else None
+    return VideoInfo(
+        container=container.format.name,
+        codec=stream.codec_context.codec.canonical_name,
+        coded_size=coded,
+        display_size=display_size(coded, aspect, rotation_deg),
+        rotation_deg=rotation_deg,
+        pixel_aspect=aspect,
+        time_base=stream.time_base,
+        start_pts=start_pts or 0,
+        duration_s=duration_s,
+        fps=fps,
+        frames_expected=stream.frames or estimate,
+        creation_time_utc=_creation_time(container, stream),
+        timestamped=timestamped,
+    )
+
+
+def _pixel_aspect(stream: VideoStream) -> Fraction:
+    aspect = stream.sample_aspect_ratio
+    if not aspect or not Fraction(1, _MAX_PIXEL_ASPECT) <= aspect <= _MAX_PIXEL_ASPECT:
+        return Fraction(1)  # unset, or nonsense from a damaged header
+    return aspect
+
+
+def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
+    if stream.duration and stream.duration > 0 and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    if container.duration and container.duration > 0:
+        return container.duration / _CONTAINER_TICKS_PER_S
+    return None
+
+
+def _creation_time(container: InputContainer, stream: VideoStream) -> datetime | None:
+    for metadata in (stream.metadata, container.metadata):
+        try:
+            created = datetime.fromisoformat(metadata.get("creation_time", ""))
+        except ValueError:
+            continue
+        created = created.replace(tzinfo=UTC) if created.tzinfo is None else created.astimezone(UTC)
+        if created.year > 1970:  # writers without a clock leave 1904 or 1970
+            return created
+    return None

@@ -1,0 +1,48 @@
+"""Uploaded query pictures, byte for byte, named by their content: ``root/<sha256>``."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.errors import IndexDamaged, NotFound
+from worker.video.frame_store import storage_error
+
+
+@dataclass(frozen=True, slots=True)
+class UploadStore:
+    """Uploads below ``root``. The same upload twice is one file."""
+
+    root: Path
+
+    def put(self, content: bytes) -> str:
+        """Store an upload durably; its SHA-256 (hex). Raises ``StorageFull``, ``StorageFailed``."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        target = self.root / sha256
+        if target.exists():
+            return sha256
+        temporary = target.with_suffix(f".{uuid.uuid4().hex}.tmp")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(target)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise storage_error(error, target) from error
+        return sha256
+
+    def load(self, sha256: str) -> bytes:
+        """The bytes of an upload. Raises ``NotFound`` or ``IndexDamaged``."""
+        try:
+            content = (self.root / sha256).read_bytes()
+        except FileNotFoundError:
+            raise NotFound(f"uploaded picture {sha256} is gone; submit the query again") from None
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise IndexDamaged(f"uploaded picture {sha256} is damaged; submit the query again")
+        return content
