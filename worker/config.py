@@ -16,7 +16,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """Process settings. Units are in the names; defaults suit one small box."""
 
-    model_config = SettingsConfigDict(env_prefix="RIS_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="RIS_", env_ignore_empty=True, frozen=True, extra="ignore"
+    )
 
     database_url: str | None = Field(
         None, description="Postgres URL; unset: the embedded Postgres of `ris up`."

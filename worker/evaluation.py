@@ -255,14 +255,13 @@ def _run_query(
         descriptors,
         params,
         exclude_frame_id=frame_id,
-        regions_for=max(params.limit, 200),
     )
     query_ms = 1000 * (time.perf_counter() - started_s)
     kept = [hit for hit in ranked if image_of[hit.frame_id] not in query.ignore]
     images = [image_of[hit.frame_id] for hit in kept]
-    camera_of = {frame.image: frame.camera for frame in dataset.frames}
-    own = camera_of[query.image]
-    other = [image for image in images if camera_of[image] != own]
+    # Positives of the query's own camera are taken out; its negatives stay and must be beaten.
+    own = query.positives - query.positives_other_camera
+    other = [image for image in images if image not in own]
     by_global = sorted(kept, key=lambda hit: -hit.global_score)
     stage1 = [image_of[hit.frame_id] for hit in by_global]
     return _Scored(

@@ -80,6 +80,8 @@ def test_percentile_by_hand():
         15, 15, 20, 35, 50, 50,
     ]  # fmt: skip
     assert percentile(list(range(1, 101)), 7) == 7
+    # 16.1 * 1000 / 100 is 161.00000000000003 in float arithmetic; the rank is 161.
+    assert percentile(list(range(1, 1001)), 16.1) == 161
     assert percentile([], 50) is None
     for bad in (-1, 101, math.nan):
         with pytest.raises(InputInvalid):

@@ -117,7 +117,12 @@ def test_resuming_late_does_not_decode_from_the_start(
     cut = whole[-4]
     rest, report = sample(path, IntervalPolicy(2.1), resume_after_pts=cut.pts)
     assert shown(rest) == shown(whole)[-3:]
-    assert report.frames_decoded < 500
+    assert report.frames_decoded == 1000 - round(cut.t_s * FPS) - 1
+    # Proof by damage: without its first half the file still resumes.
+    content = path.read_bytes()
+    half = len(content) // 2
+    path.write_bytes(content[:20_000] + bytes(half - 20_000) + content[half:])
+    assert shown(sample(path, IntervalPolicy(2.1), resume_after_pts=cut.pts)[0]) == shown(rest)
 
 
 def test_keyframe_policy_decodes_keyframes_only() -> None:
@@ -274,6 +279,13 @@ def test_damage_in_the_middle_is_counted_and_passed(tmp_path: Path) -> None:
     assert report.decode_errors > 0
     assert 200 < report.frames_decoded < 250
     assert [round(frame.t_s) for frame in frames] == list(range(10))
+
+
+def test_a_nonsense_colour_matrix_is_read_as_the_usual_one(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "a.mp4", 3, options={"x264-params": "colormatrix=ICtCp"})
+    with av.open(str(path)) as container:
+        assert next(container.decode(video=0)).colorspace == 14
+    assert [number for number, _ in shown(sample(path, EVERY)[0])] == [0, 1, 2]
 
 
 def test_threads_change_nothing(tmp_path: Path) -> None:

@@ -72,9 +72,10 @@ def png_header(w_px: int, h_px: int) -> bytes:
     """A PNG that claims a size and holds no pixels."""
     ihdr = b"IHDR" + struct.pack(">IIBBBBB", w_px, h_px, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + ihdr + struct.pack(">I", zlib.crc32(ihdr))
-    return b"\x89PNG\r\n\x1a\n" + chunk
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 100) + b"IDAT" + b"x\x9c"
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side_px", [1001, 12_000, 60_000])
 def test_size_is_checked_before_any_pixel_is_decoded(side_px: int) -> None:
     with pytest.raises(PictureInvalid, match="scale it down"):

@@ -55,6 +55,6 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
         raise InputInvalid("a percentile over NaN is undefined: leave failed measurements out")
     if not values:
         return None
-    # The slack undoes rounding such as 0.07 * 100 = 7.000000000000001.
+    # The slack undoes rounding such as 16.1 * 1000 / 100 = 161.00000000000003.
     nearest_rank = max(1, math.ceil(percent * len(values) / 100 - 1e-9))
     return float(sorted(values)[nearest_rank - 1])

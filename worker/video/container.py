@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.packet import Packet
 from av.video.stream import VideoStream
 
 from worker.errors import VideoInvalid, VideoUnreadable
@@ -80,6 +82,18 @@ def video_stream(container: InputContainer, path: Path, max_px: int, threads: in
     context.thread_count = threads
     context.thread_type = "AUTO"
     return stream
+
+
+def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """The stream's packets and a last empty one that flushes the decoder."""
+    try:
+        for packet in container.demux(stream):
+            if packet.stream.index == stream.index:
+                yield packet
+    except IndexError:
+        # PyAV trips over streams that appear in the middle of a damaged MPEG-TS file; it does so
+        # at the end of the file, after our stream was flushed.
+        return
 
 
 def check_picture_size(path: Path, h_px: int, w_px: int, max_px: int) -> None:

@@ -13,14 +13,14 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from worker.core.bounds import check_int
 from worker.core.sampling import ChangePolicy, KeyframePolicy, SamplingPolicy, sampler
 from worker.core.types import FloatArray, ImageArray, SizePx
 from worker.errors import StorageFailed
-from worker.video.container import open_video, video_stream
+from worker.video.container import open_video, packets, video_stream
 from worker.video.probe import VideoInfo, display_size, probe, rotation_cw_deg
 
 _GRAY_W_PX = 64
@@ -50,11 +50,11 @@ class SampledFrame:
 class DecodeReport:
     """What happened up to now.
 
-    ``frames_decoded``: pictures decoded in this run. ``frames_out_of_order``: pictures dropped
-    because their time repeats or goes back. ``decode_errors``: packets that could not be decoded
-    plus pictures with concealed damage. ``truncated``: the file ended before its declared length;
-    known at the end only. ``last_pts``: newest picture seen. ``frames_expected``: of the whole
-    file, as declared.
+    ``frames_decoded``: pictures decoded in this run, after the resume point if there is one.
+    ``frames_out_of_order``: pictures dropped because their time repeats or goes back.
+    ``decode_errors``: packets that could not be decoded plus pictures with concealed damage.
+    ``truncated``: the file ended before its declared length; known at the end only.
+    ``last_pts``: newest picture seen. ``frames_expected``: of the whole file, as declared.
     """
 
     frames_decoded: int
@@ -141,7 +141,9 @@ def sample_video(
             stream.codec_context.skip_frame = "NONKEY"
         if seek_pts is not None:
             container.seek(seek_pts, stream=stream)
-        pictures = _in_order(_decoded(path, container, stream, info, tally), info, tally)
+        pictures = _in_order(
+            _decoded(path, container, stream, info, tally), info, tally, resume_after_pts
+        )
         if seek_pts is not None:
             pictures = dropwhile(lambda timed: not timed[1].key_frame, pictures)
         converter = _Converter(info, input_size, picture_max_side_px)
@@ -179,7 +181,7 @@ def _decoded(
 ) -> Iterator[VideoFrame]:
     """Every picture that can be decoded; damage is counted, the end is judged."""
     try:
-        for packet in container.demux(stream):
+        for packet in packets(container, stream):
             at_pts = packet.pts if packet.pts is not None else packet.dts
             if at_pts is not None:
                 tally.end_pts = max(tally.end_pts, at_pts + (packet.duration or 0))
@@ -189,7 +191,6 @@ def _decoded(
                 tally.errors += 1
                 continue
             for picture in pictures:
-                tally.decoded += 1
                 tally.errors += picture.is_corrupt
                 yield picture
     except FFmpegError as error:
@@ -206,7 +207,7 @@ def _decoded(
 
 
 def _in_order(
-    pictures: Iterator[VideoFrame], info: VideoInfo, tally: _Tally
+    pictures: Iterator[VideoFrame], info: VideoInfo, tally: _Tally, resume_pts: int | None
 ) -> Iterator[tuple[int, VideoFrame]]:
     """Pictures with strictly rising pts; a missing pts is counted on from the previous picture."""
     frame_ticks = round(1 / (Fraction(info.fps) * info.time_base)) if info.fps else 1
@@ -214,6 +215,7 @@ def _in_order(
     for picture in pictures:
         pts = picture.pts if picture.pts is not None else next_pts
         next_pts = pts + max(1, picture.duration or frame_ticks)
+        tally.decoded += resume_pts is None or pts > resume_pts
         if tally.last_pts is not None and pts <= tally.last_pts:
             tally.out_of_order += 1
             continue
@@ -291,13 +293,23 @@ def _scaled(
     reformatter: VideoReformatter, picture: VideoFrame, size: SizePx, pixel_format: str
 ) -> ImageArray:
     shrinks = size.h_px <= picture.height and size.w_px <= picture.width
-    scaled = reformatter.reformat(
-        picture,
-        width=size.w_px,
-        height=size.h_px,
-        format=pixel_format,
-        # AREA averages every source pixel, so nothing aliases; enlarging needs a smooth kernel.
-        interpolation=Interpolation.AREA if shrinks else Interpolation.BICUBIC,
-        threads=1,
-    )
+    # AREA averages every source pixel, so nothing aliases; enlarging needs a smooth kernel.
+    kernel = Interpolation.AREA if shrinks else Interpolation.BICUBIC
+
+    def scale(colorspace: Colorspace | None) -> VideoFrame:
+        return reformatter.reformat(
+            picture,
+            width=size.w_px,
+            height=size.h_px,
+            format=pixel_format,
+            src_colorspace=colorspace,
+            interpolation=kernel,
+            threads=1,
+        )
+
+    try:
+        scaled = scale(None)
+    except FFmpegError:
+        # A damaged header may name a colour matrix that does not exist; this is the usual one.
+        scaled = scale(Colorspace.ITU601)
     return np.asarray(scaled.to_ndarray(), dtype=np.uint8)

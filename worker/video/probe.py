@@ -14,7 +14,7 @@ from av.video.stream import VideoStream
 
 from worker.core.types import SizePx
 from worker.errors import VideoInvalid
-from worker.video.container import check_picture_size, open_video, video_stream
+from worker.video.container import check_picture_size, open_video, packets, video_stream
 
 _CONTAINER_TICKS_PER_S = 1_000_000
 _MAX_PIXEL_ASPECT = 8
@@ -84,7 +84,7 @@ def display_size(coded: SizePx, pixel_aspect: Fraction, rotation_deg: int) -> Si
 
 def _first_picture(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
     try:
-        for packet in container.demux(stream):
+        for packet in packets(container, stream):
             try:
                 pictures = packet.decode()
             except FFmpegError:

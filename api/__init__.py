@@ -1,0 +1,1 @@
+"""HTTP API of RIS. Of worker/ it imports only messages, errors and config."""

@@ -1,0 +1,107 @@
+"""docker-compose.yml is valid and agrees with the code. Nothing here starts a container."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from worker.config import Settings
+from worker.messages import Queue
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPOSE = ROOT / "docker-compose.yml"
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())["services"]
+    return found
+
+
+def schema_check(path: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    return subprocess.run([*command, str(path)], capture_output=True, text=True, check=False)
+
+
+def test_valid_against_the_compose_schema(tmp_path):
+    checked = schema_check(COMPOSE)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+    broken = tmp_path / "docker-compose.yml"
+    broken.write_text(COMPOSE.read_text().replace("healthcheck:", "healthchek:"))
+    assert schema_check(broken).returncode == 1
+
+
+def test_every_ris_variable_is_a_setting(services):
+    known = {f"RIS_{name.upper()}" for name in Settings.model_fields}
+    used = {
+        name
+        for service in services.values()
+        for name in service["environment"]
+        if name.startswith("RIS_")
+    }
+    assert used >= {"RIS_DATABASE_URL", "RIS_BROKER_URL", "RIS_DATA_DIR", "RIS_DEVICE"}
+    assert used <= known
+
+
+def test_workers_of_each_profile_serve_every_queue(services):
+    for profile in ("cpu", "gpu"):
+        queues = [
+            queue
+            for service in services.values()
+            if profile in service.get("profiles", [])
+            for queue in service["command"][service["command"].index("-Q") + 1].split(",")
+        ]
+        assert sorted(queues) == sorted(get_args(Queue))
+
+
+def test_gpu_workers_reserve_a_gpu_and_cpu_workers_do_not(services):
+    for service in services.values():
+        for_gpu = "gpu" in service.get("profiles", [])
+        assert ("deploy" in service) == for_gpu
+        assert (service["environment"].get("RIS_DEVICE") == "cuda") == for_gpu
+
+
+def test_every_service_has_init_and_a_user_that_is_not_root(services):
+    for name, service in services.items():
+        assert service["init"] is True, name
+        assert service["user"].split(":")[0] not in {"root", "0"}, name
+
+
+def test_every_long_running_service_has_a_health_check(services):
+    assert {name for name, service in services.items() if "healthcheck" not in service} == {
+        "migrate"
+    }
+    assert services["migrate"]["restart"] == "no"
+
+
+def test_no_password_has_a_default_and_no_port_is_published(services):
+    text = COMPOSE.read_text()
+    secrets = re.findall(r"\$\{(\w*PASSWORD\w*)([^}]*)\}", text)
+    assert {name for name, _ in secrets} == {"POSTGRES_PASSWORD", "REDIS_PASSWORD"}
+    assert all(rest.startswith(":?") for _, rest in secrets)
+    assert not [name for name, service in services.items() if "ports" in service]
+
+
+def test_image_copies_only_what_the_build_context_has(services):
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    copied = {
+        word
+        for line in re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE)
+        for word in line.split()
+    }
+    allowed = {
+        line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"
+    }
+    assert copied == allowed
+    assert all((ROOT / name).exists() for name in copied)
+    assert dockerfile.index("USER 10001") > dockerfile.index("RUN useradd")
+    assert {s["user"] for s in services.values() if s["image"].startswith("ris:")} == {
+        "10001:10001"
+    }
