@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.orm import Session, sessionmaker
 
 __all__ = ["Database", "DatabaseUnavailable", "Session", "connect", "normalised_url"]
@@ -35,6 +36,8 @@ class Database:
                 yield session
         except (OperationalError, InterfaceError) as error:
             raise DatabaseUnavailable(_first_line(error)) from error
+        except PoolExhausted as error:
+            raise DatabaseUnavailable(f"no free connection in this process: {error}") from error
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise DatabaseUnavailable(_first_line(error)) from error

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from worker.config import Settings
 from worker.context import Context
@@ -19,6 +21,13 @@ from worker.runtime import make_context
 
 REPO = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPO.parent / "shared" / "data"
+
+# Busy machines are slow, not wrong: no test fails for the time it took.
+hypothesis_settings.register_profile(
+    "ris", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("ris")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,3 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"evaluation data is not at {SHARED_DATA}")
     return SHARED_DATA
-
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")

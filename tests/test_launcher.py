@@ -36,7 +36,7 @@ def launcher() -> types.ModuleType:
 
 
 @pytest.fixture
-def checkout(tmp_path) -> Path:
+def checkout(tmp_path: Path) -> Path:
     """A checkout with a blank in its path and an echoing worker.admin, nothing installed."""
     root = tmp_path / "a check out"
     (root / "worker").mkdir(parents=True)
@@ -205,10 +205,8 @@ def test_lock_files_cover_what_pyproject_asks_for():
             assert requirement.specifier.contains(pinned[name]), f"{lock}: {name} {pinned[name]}"
 
 
-def test_an_old_python_is_told_which_one_is_needed(launcher, monkeypatch):
-    source = (ROOT / "ris").read_text()
+def test_an_old_python_is_told_which_one_is_needed(monkeypatch):
+    code = compile((ROOT / "ris").read_text(), "ris", "exec")
     monkeypatch.setattr(sys, "version_info", (3, 9, 2, "final", 0))
     with pytest.raises(SystemExit, match=r"needs Python 3\.11 or newer, this is 3\.9"):
-        exec(
-            compile(source, "ris", "exec"), {"__name__": "__main__", "__file__": str(ROOT / "ris")}
-        )
+        exec(code, {"__name__": "__main__", "__file__": str(ROOT / "ris")})

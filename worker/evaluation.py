@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,12 +25,12 @@ from worker.core.geometry import cells_box, roi_from_xyxy
 from worker.core.metrics import average_precision, box_iou, percentile, recall_at
 from worker.core.search_params import SearchParams, Strategy
 from worker.core.types import Box
-from worker.errors import InputInvalid
+from worker.errors import InputInvalid, RoiInvalid
 from worker.generations import backbone_of, ensure_live_generation
 from worker.pinning import spec_of
 from worker.recording import PictureBatch, prepare_batch, record_batch
 from worker.search import describe_query, search_generation
-from worker.two_stage import RankedFrame
+from worker.two_stage import RankedFrame, exhaustive
 from worker.video.picture import load_query_picture
 
 STRATEGIES = (
@@ -86,50 +86,58 @@ class Dataset:
 
 def read_dataset(folder: Path) -> Dataset:
     """Read a split. Raises :class:`InputInvalid` naming file and line of what is malformed."""
-    frames = []
     sizes: dict[str, tuple[float, float]] = {}
-    for fields in _lines(folder / "frames.jsonl"):
+
+    def frame(fields: dict[str, Any]) -> LabelledFrame:
         w, h = float(fields["width"]), float(fields["height"])
         sizes[fields["image"]] = (w, h)
         boxes = {str(b["id"]): _normalised(b["xyxy"], w, h) for b in fields["boxes"]}
-        frames.append(
-            LabelledFrame(
-                fields["image"],
-                fields["scene"],
-                fields["camera"],
-                float(fields["time"]),
-                {identity: box for identity, box in boxes.items() if box is not None},
-            )
+        return LabelledFrame(
+            fields["image"],
+            fields["scene"],
+            fields["camera"],
+            float(fields["time"]),
+            {identity: box for identity, box in boxes.items() if box is not None},
         )
-    queries = []
-    for fields in _lines(folder / "queries.jsonl"):
-        roi = _normalised(fields["roi"], *sizes[fields["query_image"]])
+
+    def query(fields: dict[str, Any]) -> LabelledQuery:
+        image = fields["query_image"]
+        if image not in sizes:
+            raise ValueError(f"query_image {image!r} is not in frames.jsonl")
+        roi = _normalised(fields["roi"], *sizes[image])
         if roi is None:
-            raise InputInvalid(f"{folder}: query on {fields['query_image']} has an empty ROI")
-        queries.append(
-            LabelledQuery(
-                fields["query_image"],
-                roi,
-                str(fields["id"]),
-                fields["scene"],
-                frozenset(fields["positives"]),
-                frozenset(fields["positives_other_camera"]),
-                frozenset(fields["ignore"]) | {fields["query_image"]},
-            )
+            raise ValueError(f"query on {image} has an ROI without extent in the picture")
+        return LabelledQuery(
+            image,
+            roi,
+            str(fields["id"]),
+            fields["scene"],
+            frozenset(fields["positives"]),
+            frozenset(fields["positives_other_camera"]),
+            frozenset(fields["ignore"]) | {image},
         )
-    return Dataset(folder, tuple(frames), tuple(queries))
+
+    frames = _read_lines(folder / "frames.jsonl", frame)
+    return Dataset(folder, tuple(frames), tuple(_read_lines(folder / "queries.jsonl", query)))
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+_Line = TypeVar("_Line")
+
+
+def _read_lines(path: Path, read: Callable[[dict[str, Any]], _Line]) -> list[_Line]:
     try:
-        text = path.read_text()
+        lines = path.read_text().splitlines()
     except OSError as error:
         raise InputInvalid(f"{path}: {error.strerror or error}; give a dataset folder") from error
-    for number, line in enumerate(text.splitlines(), start=1):
+    found = []
+    for number, line in enumerate(lines, start=1):
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputInvalid(f"{path}:{number}: not JSON: {error}") from error
+            found.append(read(json.loads(line)))
+        except KeyError as error:
+            raise InputInvalid(f"{path}:{number}: field {error} is missing") from error
+        except (TypeError, ValueError, IndexError, ZeroDivisionError, RoiInvalid) as error:
+            raise InputInvalid(f"{path}:{number}: malformed: {error}") from error
+    return found
 
 
 def _normalised(xyxy: Sequence[float], w: float, h: float) -> Box | None:
@@ -227,13 +235,14 @@ def evaluate_dataset(
         chosen = replace(params, strategy=Strategy(name))
         if chosen.strategy is Strategy.WHOLE_FRAME:
             # The baseline ranks every frame: nothing is gated before it.
-            chosen = replace(chosen, top_n=max(1, len(frame_ids)))
+            chosen = exhaustive(chosen, len(frame_ids))
         scored = [
             _run_query(context, dataset, generation, query, chosen, frame_ids, image_of)
             for query in queries
         ]
         report["strategies"][name] = _summary(scored)
-        tell(f"{name}: macro mAP {report['strategies'][name]['macro']['map']:.4f}")
+        macro_map = report["strategies"][name]["macro"]["map"]
+        tell(f"{name}: macro mAP {'undefined' if macro_map is None else f'{macro_map:.4f}'}")
     return report
 
 

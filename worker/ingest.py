@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unicodedata import category
 
 from models.index import IndexGeneration
 from models.repositories import jobs as job_record
@@ -56,8 +57,8 @@ def submit_file(
     video is accepted and ends as a recorded failure. Raises :class:`InputInvalid` for a bad name.
     """
     name = camera_name.strip()
-    if not 1 <= len(name) <= 200:
-        raise InputInvalid(f"camera name {camera_name!r}: use 1 to 200 characters")
+    if not 1 <= len(name) <= 200 or any(category(letter) in ("Cc", "Cs") for letter in name):
+        raise InputInvalid(f"camera name {camera_name!r}: use 1 to 200 characters, no controls")
     if start_utc is not None and start_utc.tzinfo is None:
         raise InputInvalid(f"start time {start_utc} has no time zone: add one, e.g. +00:00")
     path = path.resolve()
@@ -93,6 +94,10 @@ def submit_file(
 
 def _hash_file(path: Path) -> str:
     digest = hashlib.sha256()
+    if path.exists() and not path.is_file():  # opening a pipe or a device could wait for ever
+        raise VideoUnreadable(f"{path} is not a regular file; name a readable video file")
+    if any(category(letter) == "Cs" for letter in str(path)):
+        raise VideoUnreadable(f"{str(path)!r} is not a UTF-8 name; rename the file")
     try:
         with path.open("rb") as stream:
             while chunk := stream.read(_HASH_CHUNK_BYTES):

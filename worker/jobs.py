@@ -153,11 +153,22 @@ def _retry_unexpected(
     context: Context, job: ClaimedJob, handler: Handler, error: Exception
 ) -> None:
     detail = f"{type(error).__name__}: {error}"
-    if job.attempts >= context.settings.job_max_attempts:
+    attempts = _attempts_without_progress(context, job)
+    if attempts >= context.settings.job_max_attempts:
         _record_failure(context, job, handler, UNEXPECTED, detail)
         return
-    delay_s = min(MAX_RETRY_DELAY_S, context.settings.job_retry_base_s * 2.0**job.attempts)
+    delay_s = min(MAX_RETRY_DELAY_S, context.settings.job_retry_base_s * 2.0**attempts)
     _requeue(context, job, (UNEXPECTED, detail), delay_s, counted=True)
+
+
+def _attempts_without_progress(context: Context, job: ClaimedJob) -> int:
+    """The record's count: progress made by this very try has set it back to 0."""
+    try:
+        with context.db.transaction() as session:
+            found = job_record.find(session, job.id)
+    except DatabaseUnavailable:
+        return job.attempts
+    return job.attempts if found is None else found.attempts
 
 
 def _requeue(

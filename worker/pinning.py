@@ -14,6 +14,7 @@ from models.session import Session
 from worker.core.backbone_spec import BackboneSpec, spec_from_json
 from worker.core.f_map import FMapRuns
 from worker.core.search_params import SearchParams
+from worker.errors import IndexDamaged
 from worker.index.store import IndexStore, PinnedShard
 
 
@@ -30,17 +31,31 @@ class FMapCache:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self, session: Session, shard: Shard) -> ShardRuns:
-        """Runs of a shard's first ``frame_count`` blocks; only new ones come from Postgres."""
+        """Runs of a shard's first ``frame_count`` blocks; only new ones come from Postgres.
+
+        Raises :class:`IndexDamaged` when they leave a gap.
+        """
         with self._lock:
             known = self._runs.get(shard.id)
-        have = 0 if known is None else known.start_row.size
-        if known is None or have < shard.frame_count:
-            from_row = 0 if known is None else int((known.start_row + known.row_count).max())
+        if known is None or known.start_row.size < shard.frame_count:
+            from_row = 0 if known is None else int(known.start_row[-1] + known.row_count[-1])
             fresh = index_record.read_runs(session, shard.id, from_row)
-            known = fresh if known is None else _joined(known, fresh)
+            known = _first(fresh if known is None else _joined(known, fresh), shard.frame_count)
+            _check_gapless(known, shard)
             with self._lock:
                 self._runs[shard.id] = known
         return _first(known, shard.frame_count)
+
+
+def _check_gapless(runs: ShardRuns, shard: Shard) -> None:
+    """Block i of the files belongs to run i: a lost run would shift every frame behind it."""
+    cells = shard.row_count // max(1, shard.frame_count)
+    start_row = np.arange(shard.frame_count, dtype=np.int64) * cells
+    if not np.array_equal(runs.start_row, start_row) or (runs.row_count != cells).any():
+        raise IndexDamaged(
+            f"shard {shard.id}: its {runs.start_row.size} f_map runs do not cover rows"
+            f" 0..{shard.row_count} of {shard.frame_count} frames without gaps; run `ris verify`"
+        )
 
 
 def _joined(a: ShardRuns, b: ShardRuns) -> ShardRuns:

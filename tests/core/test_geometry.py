@@ -40,6 +40,9 @@ def polygon(*points: tuple[float, float]) -> Polygon:
         (0.1, 0.2, 0.3, 0.4, 0.5),
         (0.1, 0.2, 0.3, "wide"),
         (0.1, 0.2, 0.3, None),
+        "0.1",
+        None,
+        5,
     ],
 )
 def test_bad_boxes_are_refused(values):

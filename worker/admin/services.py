@@ -85,13 +85,10 @@ def _faiss_check() -> tuple[str, bool, str]:
 
 
 def _device_check(configured: Settings) -> tuple[str, bool, str]:
-    import torch
+    from worker.backbones.registry import describe_device
 
-    cuda = torch.cuda.is_available()
-    found = f"cuda: {torch.cuda.get_device_name(0)}" if cuda else "no CUDA device"
-    wanted = configured.device
-    ok = not wanted.startswith("cuda") or cuda
-    return "device", ok, f"RIS_DEVICE={wanted}; {os.cpu_count()} cores, {found}"
+    ok, found = describe_device(configured.device)
+    return "device", ok, f"RIS_DEVICE={configured.device}; {os.cpu_count()} cores, {found}"
 
 
 def _free_space_check(configured: Settings) -> tuple[str, bool, str]:

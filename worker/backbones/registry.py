@@ -317,6 +317,22 @@ def _model_type(folder: Path) -> str | None:
     return model_type if isinstance(model_type, str) else None
 
 
+def describe_device(device: str) -> tuple[bool, str]:
+    """Whether backbones can run on ``device`` here, and what was found, in words."""
+    import torch
+
+    found = "no CUDA device"
+    if torch.cuda.is_available():
+        free_bytes, total_bytes = torch.cuda.mem_get_info()
+        name = torch.cuda.get_device_name(0)
+        found = f"{name}, {free_bytes / 1e9:.0f} of {total_bytes / 1e9:.0f} GB free"
+    try:
+        _device(device)
+    except InputInvalid as error:
+        return False, f"{error} ({found})"
+    return True, found
+
+
 def _device(device: str) -> torch.device:
     import torch
 

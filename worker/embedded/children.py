@@ -40,9 +40,9 @@ def celery_children(settings: Settings, data_dir: Path) -> tuple[ChildSpec, ...]
     celery = (sys.executable, "-m", "celery", "-A", "worker.app")
     level = ("--loglevel", settings.log_level)
     worker = ("-I", "worker.embedded.ready", "--without-gossip", "--without-mingle", *level)
-    ingest = ("worker", "-Q", "ingest,admin", "--pool=solo", "-n", "ingest@%h", *worker)
+    ingest = ("worker", "-Q", "ingest", "--pool=solo", "-n", "ingest@%h", *worker)
     threads = ("--pool=threads", f"--concurrency={settings.query_workers}")
-    query = ("worker", "-Q", "query", *threads, "-n", "query@%h", *worker)
+    query = ("worker", "-Q", "query,admin", *threads, "-n", "query@%h", *worker)
     beat = ("beat", "--schedule", str(data_dir / "run" / "beat-schedule"), *level)
     return (
         ChildSpec("worker-ingest", (*celery, *ingest), says_ready=True),

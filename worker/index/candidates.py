@@ -13,6 +13,7 @@ import faiss
 import numpy as np
 
 from worker.core.types import FloatArray, IntArray
+from worker.errors import IndexDamaged
 from worker.index.shard import read_patches
 from worker.index.store import IndexStore, PinnedShard
 
@@ -63,6 +64,7 @@ def global_candidates(
             min(top_n, blocks.size),
             metric=faiss.METRIC_INNER_PRODUCT,
         )
+        _refuse_lost(found, shard)
         chosen = blocks[found[0]]
         parts.append(
             (np.full(chosen.size, position), chosen, shard.f_map.frame_id[chosen], score[0])
@@ -80,6 +82,12 @@ def global_candidates(
         frame_id[order].astype(np.int64),
         score_n[order].astype(np.float32),
     )
+
+
+def _refuse_lost(found: IntArray, shard: PinnedShard) -> None:
+    """FAISS answers -1 for a row that compares with nothing: a NaN in the file or the query."""
+    if (found < 0).any():
+        raise IndexDamaged(f"{shard.layout.folder}: a descriptor is NaN; run `ris verify`")
 
 
 def _blocks_in_time(
@@ -111,6 +119,7 @@ def patch_neighbours(
             score, row = faiss.knn(
                 query_qd, patches, min(k, patches.shape[0]), metric=faiss.METRIC_INNER_PRODUCT
             )
+            _refuse_lost(row, shard)
             frame_id, _, _ = shard.f_map.resolve(row.ravel() + start * shard.layout.cells)
             best, frames = _merge(best, frames, score, frame_id.reshape(row.shape), k)
     return best, frames

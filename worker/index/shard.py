@@ -97,10 +97,10 @@ def append_blocks(layout: ShardLayout, valid_blocks: int, descriptors: Descripto
 
 def _append_file(layout: ShardLayout, kind: FileKind, valid_blocks: int, body: bytes) -> None:
     path = layout.path(kind)
-    is_new = not path.exists()
+    is_new = valid_blocks == 0 and not path.exists()
     if is_new:
         _make_folder(layout.folder)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
+    descriptor = _open(path, os.O_RDWR | (os.O_CREAT if valid_blocks == 0 else 0))
     try:
         _lock(descriptor, path)
         if valid_blocks == 0:
@@ -116,6 +116,13 @@ def _append_file(layout: ShardLayout, kind: FileKind, valid_blocks: int, body: b
         os.close(descriptor)
     if is_new:
         fsync_folder(layout.folder)
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags, 0o640)
+    except FileNotFoundError as error:
+        raise IndexDamaged(f"{path} is missing; run `ris verify`") from error
 
 
 def _write_all(descriptor: int, body: bytes, offset: int) -> None:
@@ -163,13 +170,13 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _storage_errors(folder: Path) -> Iterator[None]:
+def _storage_errors(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(f"{folder}: disk full, nothing recorded; free space") from error
-        raise StorageFailed(f"{folder}: {error.strerror or error}") from error
+            raise StorageFull(f"{place}: disk full, nothing recorded; free space") from error
+        raise StorageFailed(f"{place}: {error.strerror or error}; check the disk") from error
 
 
 def read_blocks(layout: ShardLayout, kind: FileKind, start: int, count: int) -> FloatArray:
@@ -177,16 +184,20 @@ def read_blocks(layout: ShardLayout, kind: FileKind, start: int, count: int) -> 
 
     Raises :class:`IndexDamaged` when the file is missing, too short or of another spec.
     """
-    path = layout.path(kind)
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError as error:
-        raise IndexDamaged(f"{path} is missing; run `ris verify`") from error
-    try:
-        _check_file(descriptor, layout, kind, start + count)
+    with _opened(layout, kind, start + count) as descriptor:
         return layout.codec.decode(_read(descriptor, layout, kind, start, count))
-    finally:
-        os.close(descriptor)
+
+
+@contextmanager
+def _opened(layout: ShardLayout, kind: FileKind, blocks: int) -> Iterator[int]:
+    """A file to read, checked to hold ``blocks`` blocks; its I/O errors become typed ones."""
+    with _storage_errors(layout.path(kind)):
+        descriptor = _open(layout.path(kind), os.O_RDONLY)
+        try:
+            _check_file(descriptor, layout, kind, blocks)
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
 
 def _read(
@@ -202,44 +213,26 @@ def _read(
 
 def read_patches(layout: ShardLayout, blocks: Sequence[int]) -> FloatArray:
     """Patch descriptors of some blocks, float32 (len(blocks), cells, patch_dim), in that order."""
-    path = layout.path("patch")
-    if not blocks:
-        return np.empty((0, layout.cells, layout.patch_dim), dtype=np.float32)
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError as error:
-        raise IndexDamaged(f"{path} is missing; run `ris verify`") from error
-    try:
-        _check_file(descriptor, layout, "patch", max(blocks) + 1)
-        out = np.empty((len(blocks), layout.cells, layout.patch_dim), dtype=np.float32)
+    out = np.empty((len(blocks), layout.cells, layout.patch_dim), dtype=np.float32)
+    with _opened(layout, "patch", max(blocks, default=-1) + 1) as descriptor:
         for position, block in enumerate(blocks):
             out[position] = _read(descriptor, layout, "patch", block, 1)[0]
-        return out
-    finally:
-        os.close(descriptor)
+    return out
 
 
 def damaged_blocks(layout: ShardLayout, crc32s: Sequence[int], step: int = 64) -> list[int]:
     """Blocks whose stored bytes do not match their CRC-32. Raises :class:`IndexDamaged`."""
-    files: dict[FileKind, int] = {}
-    try:
-        for kind in ("global", "patch"):
-            files[kind] = os.open(layout.path(kind), os.O_RDONLY)
-            _check_file(files[kind], layout, kind, len(crc32s))
-        wrong = []
-        for start in range(0, len(crc32s), step):
-            count = min(step, len(crc32s) - start)
-            stored_global = _read(files["global"], layout, "global", start, count)
-            stored_patches = _read(files["patch"], layout, "patch", start, count)
+    n = len(crc32s)
+    wrong = []
+    with _opened(layout, "global", n) as global_file, _opened(layout, "patch", n) as patch_file:
+        for start in range(0, n, step):
+            count = min(step, n - start)
+            stored_global = _read(global_file, layout, "global", start, count)
+            stored_patches = _read(patch_file, layout, "patch", start, count)
             for i in range(count):
                 crc = zlib.crc32(
                     stored_patches[i].tobytes(), zlib.crc32(stored_global[i].tobytes())
                 )
                 if crc != crc32s[start + i]:
                     wrong.append(start + i)
-        return wrong
-    except FileNotFoundError as error:
-        raise IndexDamaged(f"{error.filename} is missing") from error
-    finally:
-        for descriptor in files.values():
-            os.close(descriptor)
+    return wrong

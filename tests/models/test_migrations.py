@@ -1,0 +1,139 @@
+"""Migrations on a real Postgres: what they make, undo, and how two of them get along."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import create_engine
+
+from models.schema import metadata
+from models.session import normalised_url
+from tests.conftest import REPO, Services, psycopg_url
+from tests.parts import fresh_database
+
+MIGRATION_LOCK = 7_268_143_001
+
+
+@pytest.fixture
+def empty_database(services: Services) -> Iterator[str]:
+    with fresh_database(services.database_url) as url:
+        yield url
+
+
+def alembic_config(url: str) -> Config:
+    config = Config(str(REPO / "alembic.ini"), stdout=io.StringIO())
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    return config
+
+
+def rows(url: str, query: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(psycopg_url(url)) as connection:
+        return connection.execute(query).fetchall()  # type: ignore[arg-type]
+
+
+def relations(url: str) -> set[object]:
+    query = "select relname from pg_class where relnamespace = 'public'::regnamespace"
+    return {name for (name,) in rows(url, query)}
+
+
+def test_upgrade_downgrade_upgrade(empty_database: str) -> None:
+    config = alembic_config(empty_database)
+    command.upgrade(config, "head")
+    made = relations(empty_database)
+    assert set(metadata.tables) < made
+    command.downgrade(config, "base")
+    assert relations(empty_database) == {"alembic_version", "alembic_version_pkc"}
+    command.upgrade(config, "head")
+    assert relations(empty_database) == made
+    command.check(config)
+
+
+def test_there_is_one_head() -> None:
+    output = io.StringIO()
+    config = Config(str(REPO / "alembic.ini"), stdout=output)
+    command.heads(config)
+    assert len(output.getvalue().splitlines()) == 1
+
+
+CATALOGUE = {
+    "columns": """select table_name, column_name, data_type, udt_name, is_nullable, column_default,
+        is_identity from information_schema.columns
+        where table_schema = 'public' and table_name <> 'alembic_version' order by 1, 2""",
+    "constraints": """select conrelid::regclass::text, conname, contype,
+        pg_get_constraintdef(oid) from pg_constraint where connamespace = 'public'::regnamespace
+        and conrelid::regclass::text <> 'alembic_version' order by 1, 2""",
+    "indices": """select tablename, indexname, indexdef from pg_indexes
+        where schemaname = 'public' and tablename <> 'alembic_version' order by 1, 2""",
+}
+
+
+def test_migrations_make_what_the_models_say(empty_database: str, database_url: str) -> None:
+    """Check and exclusion constraints included, which autogenerate does not compare."""
+    engine = create_engine(normalised_url(empty_database))
+    metadata.create_all(engine)
+    engine.dispose()
+    for query in CATALOGUE.values():
+        expected = rows(empty_database, query)
+        assert len(expected) > 15
+        assert rows(database_url, query) == expected
+
+
+def test_migrators_at_once_take_turns(empty_database: str) -> None:
+    """Both are held at the advisory lock, then let go: the second finds nothing left to do."""
+    held = psycopg.connect(psycopg_url(empty_database), autocommit=True)
+    held.execute("select pg_advisory_lock(%s)", [MIGRATION_LOCK])
+    environment = {**os.environ, "RIS_DATABASE_URL": empty_database}
+    migrators = [
+        subprocess.Popen(
+            [sys.executable, "-m", "alembic", "upgrade", "head"],
+            cwd=REPO,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+    deadline_s = time.monotonic() + 60
+    while rows(empty_database, waiting) != [(2,)]:
+        assert all(migrator.poll() is None for migrator in migrators), "did not wait for the lock"
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    held.close()
+    for migrator in migrators:
+        _, errors = migrator.communicate(timeout=60)
+        assert migrator.returncode == 0, errors
+    assert rows(empty_database, "select version_num from alembic_version") == [("0001",)]
+
+
+def test_a_failing_migration_leaves_nothing(empty_database: str) -> None:
+    """DDL is one transaction: a table that is in the way stops it without half a schema."""
+    with psycopg.connect(psycopg_url(empty_database), autocommit=True) as connection:
+        connection.execute("create table search_hits (x int)")
+    with pytest.raises(Exception, match="search_hits"):
+        command.upgrade(alembic_config(empty_database), "head")
+    assert relations(empty_database) == {"search_hits"}
+
+
+def test_without_a_url_it_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RIS_DATABASE_URL", raising=False)
+    with pytest.raises(SystemExit, match="RIS_DATABASE_URL"):
+        command.upgrade(Config(str(REPO / "alembic.ini")), "head")
+
+
+def test_sql_can_be_written_to_a_file(tmp_path: Path, database_url: str) -> None:
+    output = io.StringIO()
+    config = Config(str(REPO / "alembic.ini"), output_buffer=output)
+    config.set_main_option("sqlalchemy.url", "postgresql://nowhere/ris")
+    command.upgrade(config, "head", sql=True)
+    assert "CREATE TABLE f_map_runs" in output.getvalue()

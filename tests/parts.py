@@ -1,0 +1,136 @@
+"""What tests of the use cases share: fresh contexts, loaded backbones, running jobs."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from models.jobs import Job
+from models.repositories import jobs as job_record
+from tests.conftest import psycopg_url, with_database
+from worker.backbones.base import Backbone
+from worker.config import Settings
+from worker.context import Context
+from worker.core.sampling import IntervalPolicy
+from worker.ingest import fail_ingest, run_ingest, submit_file
+from worker.jobs import Handler, run_job
+from worker.reindex import fail_reindex, run_reindex
+from worker.runtime import BackboneCache, make_context
+from worker.search import run_query
+
+HANDLERS: Mapping[str, Handler] = {
+    "ingest": Handler(run_ingest, fail_ingest),
+    "query": Handler(run_query),
+    "reindex": Handler(run_reindex, fail_reindex),
+}
+
+
+@contextmanager
+def fresh_database(url: str, template: str | None = None) -> Iterator[str]:
+    """An own database of a Postgres, empty or a copy of ``template``; dropped at the end."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    copied = "" if template is None else f" template {template}"
+    with psycopg.connect(psycopg_url(url), autocommit=True) as connection:
+        connection.execute(f"create database {name}{copied}")  # type: ignore[arg-type]
+    yield with_database(url, name)
+    with psycopg.connect(psycopg_url(url), autocommit=True) as connection:
+        connection.execute(f"drop database {name} with (force)")  # type: ignore[arg-type]
+
+
+@contextmanager
+def fresh_context(url: str, template: str, folder: Path, **changes: Any) -> Iterator[Context]:
+    """A context of its own for a whole module; its bells are not sent."""
+    with fresh_database(url, template) as database:
+        configured = Settings(
+            **{
+                "database_url": database,
+                "data_dir": folder,
+                "job_retry_base_s": 0.01,
+                "commit_batch": 4,
+                "embed_batch": 4,
+                **changes,
+            }
+        )
+        made = make_context(configured, database, application_name="ris tests")
+        yield loaded(replace(made, ring=lambda _job_id, _kind: None))
+        made.db.close()
+
+
+@cache
+def _loaded_backbones() -> tuple[BackboneCache, tempfile.TemporaryDirectory[str]]:
+    from tests.backbones.conftest import tiny_network
+
+    folder = tempfile.TemporaryDirectory(prefix="ris-backbones-")
+    for name, kind in (("tiny-a", "dinov2"), ("tiny-b", "dinov2_with_registers")):
+        tiny_network(kind).eval().save_pretrained(Path(folder.name) / name)
+    return BackboneCache(Settings(backbones_dir=Path(folder.name))), folder
+
+
+def loaded_backbone(name: str) -> Backbone:
+    """``efficientnet-lite0``, or a real small vision transformer: ``tiny-a``, ``tiny-b``.
+
+    Loaded once per run. The tiny ones have random weights and 4 x 4 cells.
+    """
+    return _loaded_backbones()[0](name)
+
+
+def loaded(context: Context) -> Context:
+    """The context with backbones that are loaded once per run."""
+    return replace(context, backbone=loaded_backbone)
+
+
+def with_settings(context: Context, **changes: Any) -> Context:
+    """The context with other settings, out-of-bounds ones included."""
+    return replace(context, settings=context.settings.model_copy(update=changes))
+
+
+def run_jobs(context: Context, handlers: Mapping[str, Handler] = HANDLERS) -> None:
+    """Run jobs in order of submission, again and again, until none is queued."""
+    deadline_s = time.monotonic() + 60
+    while job_ids := queued_jobs(context):
+        assert time.monotonic() < deadline_s, "jobs do not end"
+        for job_id in job_ids:
+            run_job(context, job_id, handlers)
+        if queued_jobs(context) == job_ids:
+            time.sleep(0.01)  # put off until run_after
+
+
+def queued_jobs(context: Context) -> list[uuid.UUID]:
+    """Ids of the queued jobs, oldest first."""
+    with context.db.transaction() as session:
+        query = session.query(Job).filter_by(state="queued").order_by(Job.created_at, Job.id)
+        return [job.id for job in query]
+
+
+def job(context: Context, job_id: uuid.UUID | str) -> Job:
+    """A job's record."""
+    with context.db.transaction() as session:
+        found = job_record.find(session, uuid.UUID(str(job_id)))
+    assert found is not None
+    return found
+
+
+def sql(context: Context, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    """Rows of one statement, committed; ``%s`` for values."""
+    url = psycopg_url(str(context.settings.database_url))
+    with psycopg.connect(url, options="-c timezone=UTC") as connection:
+        cursor = connection.execute(statement, values)  # type: ignore[arg-type]
+        return cursor.fetchall() if cursor.description else []
+
+
+def ingested(context: Context, path: Path, camera: str, every_s: float, **given: Any) -> uuid.UUID:
+    """Ingest a file to its end and return the job's id; it must succeed."""
+    made = submit_file(context, path, camera, IntervalPolicy(every_s), **given)
+    run_job(context, uuid.UUID(made.job_id), HANDLERS)
+    done = job(context, made.job_id)
+    assert done.state == "done", (done.error_code, done.error_detail, done.retry_detail)
+    return done.id
