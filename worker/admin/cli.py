@@ -45,7 +45,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         configure_logging("WARNING" if settings().log_level == "INFO" else settings().log_level)
-        app(standalone_mode=True)
+        app(prog_name="ris")
     except RisError as error:
         _fail(error)
     except DatabaseUnavailable as error:

@@ -128,6 +128,7 @@ def from_network(
         grid=GridSize(cells_per_side, cells_per_side),
         global_dim=_width(blocks[GLOBAL_BLOCK]),
         patch_dim=patch_dim,
+        patch_source=f"block {PATCH_BLOCK}",
         global_pooling="mean",
         mean_rgb=MEAN_RGB,
         std_rgb=STD_RGB,

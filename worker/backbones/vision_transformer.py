@@ -159,6 +159,7 @@ def load_vit(
         grid=GridSize(input_px // patch_px, input_px // patch_px),
         global_dim=int(config.hidden_size),
         patch_dim=int(config.hidden_size),
+        patch_source=folder.tokens_from,
         global_pooling=pooling,
         mean_rgb=mean_rgb,
         std_rgb=std_rgb,

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from worker.core.types import GridSize, SizePx
 
+_NEUTRAL_FIELDS = ("name", "revision", "tau", "licence", "commercial_use", "weights_bytes")
+
 GlobalPooling = Literal["pooled", "cls", "mean", "saliency-mean"]
 
 
@@ -16,8 +18,10 @@ GlobalPooling = Literal["pooled", "cls", "mean", "saliency-mean"]
 class BackboneSpec:
     """Compatibility-relevant description of one backbone at one input size.
 
-    ``tau`` is the calibrated match level for this backbone's patch cosine (design, section 4.5);
-    it does not change descriptors, so it is left out of ``spec_hash``, as are licence fields.
+    ``tau`` is the calibrated match level for this backbone's patch cosine (design, section 4.5).
+    It does not change descriptors, so it is left out of ``spec_hash``, as are the licence, and the
+    name and revision, which only say where weights came from: ``weights_sha256`` identifies them.
+    ``patch_source`` names the layer whose output becomes patch descriptors.
     """
 
     name: str
@@ -28,6 +32,7 @@ class BackboneSpec:
     grid: GridSize
     global_dim: int
     patch_dim: int
+    patch_source: str
     global_pooling: GlobalPooling
     mean_rgb: tuple[float, float, float]
     std_rgb: tuple[float, float, float]
@@ -41,7 +46,7 @@ class BackboneSpec:
     def spec_hash(self) -> str:
         """SHA-256 (hex) over the fields that change descriptors."""
         fields = asdict(self)
-        for neutral in ("tau", "licence", "commercial_use", "weights_bytes"):
+        for neutral in _NEUTRAL_FIELDS:
             del fields[neutral]
         text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()

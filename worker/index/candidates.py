@@ -58,17 +58,10 @@ def global_candidates(
         if blocks.size == 0:
             continue
         vectors = store.global_descriptors(shard)[blocks]
-        score, found = faiss.knn(
-            query_d.reshape(1, -1).astype(np.float32),
-            np.ascontiguousarray(vectors),
-            min(top_n, blocks.size),
-            metric=faiss.METRIC_INNER_PRODUCT,
-        )
+        score, found = _best_rows(query_d.astype(np.float32), vectors, top_n)
         _refuse_lost(found, shard)
-        chosen = blocks[found[0]]
-        parts.append(
-            (np.full(chosen.size, position), chosen, shard.f_map.frame_id[chosen], score[0])
-        )
+        chosen = blocks[found]
+        parts.append((np.full(chosen.size, position), chosen, shard.f_map.frame_id[chosen], score))
     if not parts:
         none = np.empty(0, dtype=np.int64)
         return Candidates(none, none, none, np.empty(0, dtype=np.float32))
@@ -82,6 +75,24 @@ def global_candidates(
         frame_id[order].astype(np.int64),
         score_n[order].astype(np.float32),
     )
+
+
+def _best_rows(
+    query_d: FloatArray, vectors_nd: FloatArray, top_n: int
+) -> tuple[FloatArray, IntArray]:
+    """Scores and rows of the ``top_n`` best and of all that tie with the last of them."""
+    n, asked = vectors_nd.shape[0], top_n + 1
+    while True:
+        score, row = faiss.knn(
+            query_d.reshape(1, -1),
+            np.ascontiguousarray(vectors_nd),
+            min(asked, n),
+            metric=faiss.METRIC_INNER_PRODUCT,
+        )
+        # FAISS takes any of the rows that tie; the lowest frame id is found among all of them.
+        if asked >= n or score[0, -1] < score[0, top_n - 1]:
+            return score[0], row[0]
+        asked *= 2
 
 
 def _refuse_lost(found: IntArray, shard: PinnedShard) -> None:
