@@ -40,10 +40,10 @@ def fresh_database(url: str, template: str | None = None) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex[:12]}"
     copied = "" if template is None else f" template {template}"
     with psycopg.connect(psycopg_url(url), autocommit=True) as connection:
-        connection.execute(f"create database {name}{copied}")  # type: ignore[arg-type]
+        connection.execute(f"create database {name}{copied}")
     yield with_database(url, name)
     with psycopg.connect(psycopg_url(url), autocommit=True) as connection:
-        connection.execute(f"drop database {name} with (force)")  # type: ignore[arg-type]
+        connection.execute(f"drop database {name} with (force)")
 
 
 @contextmanager
@@ -67,11 +67,20 @@ def fresh_context(url: str, template: str, folder: Path, **changes: Any) -> Iter
 
 @cache
 def _loaded_backbones() -> tuple[BackboneCache, tempfile.TemporaryDirectory[str]]:
-    from tests.backbones.conftest import tiny_network
+    import torch
+    from transformers import Dinov2Config, Dinov2Model
 
     folder = tempfile.TemporaryDirectory(prefix="ris-backbones-")
-    for name, kind in (("tiny-a", "dinov2"), ("tiny-b", "dinov2_with_registers")):
-        tiny_network(kind).eval().save_pretrained(Path(folder.name) / name)
+    for name, width in (("tiny-a", 24), ("tiny-b", 32)):
+        torch.manual_seed(width)
+        shape = Dinov2Config(
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            hidden_size=width,
+            image_size=32,
+            patch_size=8,
+        )
+        Dinov2Model(shape).save_pretrained(Path(folder.name) / name)
     return BackboneCache(Settings(backbones_dir=Path(folder.name))), folder
 
 
@@ -123,7 +132,7 @@ def sql(context: Context, statement: str, *values: Any) -> list[tuple[Any, ...]]
     """Rows of one statement, committed; ``%s`` for values."""
     url = psycopg_url(str(context.settings.database_url))
     with psycopg.connect(url, options="-c timezone=UTC") as connection:
-        cursor = connection.execute(statement, values)  # type: ignore[arg-type]
+        cursor = connection.execute(statement, values)
         return cursor.fetchall() if cursor.description else []
 
 

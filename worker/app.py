@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from celery import Celery
 from celery.signals import setup_logging
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 
 from worker.config import settings
 from worker.logs import configure_logging
@@ -33,7 +33,7 @@ def make_app() -> Celery:
         task_reject_on_worker_lost=True,
         task_create_missing_queues=False,
         task_queues=[
-            Queue(name)  # type: ignore[no-untyped-call]
+            Queue(name, Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]
             for name in (INGEST_QUEUE, QUERY_QUEUE, ADMIN_QUEUE)
         ],
         task_default_queue=ADMIN_QUEUE,
@@ -47,6 +47,8 @@ def make_app() -> Celery:
         broker_transport_options={
             "visibility_timeout": VISIBILITY_TIMEOUT_S,
             "socket_connect_timeout": 3,
+            "socket_timeout": 5,  # a frozen broker must not hold up whoever rings
+            "max_retries": 0,  # of ringing: the sweeper rings again
             "socket_keepalive": True,
         },
         beat_schedule={

@@ -13,6 +13,7 @@ from models.session import connect
 from worker.backbones.base import Backbone
 from worker.config import Settings, settings
 from worker.context import Context
+from worker.errors import ServiceUnavailable
 from worker.index.store import IndexStore
 from worker.messages import QUEUE_OF_KIND, RUN_JOB_TASK, JobKind
 from worker.pinning import FMapCache
@@ -49,16 +50,16 @@ class BackboneCache:
 
 def ring(job_id: uuid.UUID, kind: JobKind) -> None:
     """Send the bell for a committed job. The broker's absence is no error: the sweeper rings."""
-    from worker.app import app
-
     try:
+        from worker.app import app
+
         app.send_task(
             RUN_JOB_TASK,
             args=[str(job_id)],
             queue=QUEUE_OF_KIND[kind],
             retry=False,
         )
-    except (OperationalError, KombuError, OSError) as error:
+    except (OperationalError, KombuError, OSError, ServiceUnavailable) as error:
         log.warning("bell_not_rung", job_id=str(job_id), detail=str(error))
 
 

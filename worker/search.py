@@ -97,6 +97,7 @@ def query_state(context: Context, query_id: uuid.UUID) -> QueryState:
             raise NotFound(f"query {query_id} is not known")
         job = job_record.find(session, query.job_id)
         assert job is not None
+        session.refresh(query)  # its results are committed with the job's end: look after it
         hits = search_record.list_hits(session, query_id) if job.state == "done" else []
         return QueryState(
             query, job.state, job.error_code, job.error_detail, job.retry_detail, hits

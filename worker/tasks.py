@@ -8,7 +8,8 @@ from typing import Any
 from celery.signals import worker_ready
 
 from worker.app import app
-from worker.config import settings
+from worker.errors import NotFound
+from worker.generations import require_live_generation
 from worker.ingest import fail_ingest, run_ingest
 from worker.jobs import Handler, run_job
 from worker.jobs import sweep as sweep_jobs
@@ -44,5 +45,10 @@ def queue_length(queue: str) -> int:
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _warm_up(sender: Any = None, **_: Any) -> None:
-    """Load the backbone before the first job, so that it does not pay for it."""
-    process_context().backbone(settings().backbone)
+    """Load the live generation's backbone before the first job, so that it does not pay for it."""
+    context = process_context()
+    try:
+        name = require_live_generation(context).backbone
+    except NotFound:
+        name = context.settings.backbone
+    context.backbone(name)

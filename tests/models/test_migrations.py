@@ -38,7 +38,7 @@ def alembic_config(url: str) -> Config:
 
 def rows(url: str, query: str) -> list[tuple[object, ...]]:
     with psycopg.connect(psycopg_url(url)) as connection:
-        return connection.execute(query).fetchall()  # type: ignore[arg-type]
+        return connection.execute(query).fetchall()
 
 
 def relations(url: str) -> set[object]:

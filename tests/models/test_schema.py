@@ -36,7 +36,7 @@ def add(db: psycopg.Connection[Any], table: str, **values: Any) -> Any:
     names = ", ".join(values)
     marks = ", ".join(["%s"] * len(values))
     cursor = db.execute(
-        f"insert into {table} ({names}) values ({marks}) returning *",  # type: ignore[arg-type]
+        f"insert into {table} ({names}) values ({marks}) returning *",
         list(values.values()),
     )
     return cursor.fetchone()[0]  # type: ignore[index]
@@ -242,7 +242,7 @@ def test_impossible_rows_are_refused(
     db: psycopg.Connection[Any], seeded: Any, constraint: str, statement: str
 ) -> None:
     with pytest.raises(psycopg.errors.IntegrityError, match=constraint):
-        db.execute(statement)  # type: ignore[arg-type]
+        db.execute(statement)
 
 
 def test_a_query_has_one_source(db: psycopg.Connection[Any], seeded: Any) -> None:

@@ -9,6 +9,7 @@ import sys
 from typing import NoReturn
 
 import typer
+from pydantic import ValidationError
 
 from models.session import DatabaseUnavailable
 from worker.admin import demo, evaluation, index, query, services, video
@@ -53,7 +54,11 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         notes.print("stopped")
         _leave(EXIT_INTERRUPTED)
-    except ValueError as error:
+    except SystemExit as ended:  # how typer ends every command, Ctrl-C included
+        if ended.code == EXIT_INTERRUPTED:
+            notes.print("stopped")
+        _leave(ended.code if isinstance(ended.code, int) else EXIT_ERROR * bool(ended.code))
+    except ValidationError as error:
         # pydantic's report of a bad RIS_* variable is readable as it is
         notes.print(f"[bold red]settings[/]: {error}", markup=True)
         _leave(EXIT_ERROR)

@@ -26,12 +26,12 @@ from worker.core.sampling import IntervalPolicy
 from worker.core.search_params import SearchParams
 from worker.embedded.state import read_state
 from worker.embedded.supervisor import stop_supervisor
-from worker.errors import SetupFailed, VideoInvalid
+from worker.errors import RoiInvalid, SetupFailed, VideoInvalid
 from worker.ingest import submit_file
 from worker.runtime import make_context
 from worker.search import submit_query
 
-DEMO_DIR = Path("var") / "demo"
+DEMO_FOLDER = "demo"  # inside the data folder, so that it never mixes with a user's own index
 _EVERY_S = 0.25
 _START_UTC = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 _QUERY_TIMEOUT_S = 120.0
@@ -70,7 +70,8 @@ def demo(
     asked = (
         DemoQuery(0.0, _box(roi) if roi else (0.25, 0.25, 0.75, 0.75)) if own else PACKAGED_QUERY
     )
-    configured = settings().model_copy(update={"data_dir": _demo_dir()})
+    demo_dir = (settings().data_dir / DEMO_FOLDER).resolve()
+    configured = settings().model_copy(update={"data_dir": demo_dir})
     with _services(configured, keep=keep) as state:
         context = make_context(configured, state, application_name="ris demo")
         _ingest(context, footage)
@@ -185,10 +186,9 @@ _PACKAGED = (
 PACKAGED_QUERY = DemoQuery(at_s=1.0, box=(0.44, 0.62, 0.68, 0.92))
 
 
-def _demo_dir() -> Path:
-    return (Path(__file__).resolve().parents[2] / DEMO_DIR).resolve()
-
-
 def _box(text: str) -> tuple[float, float, float, float]:
-    box = roi_from_xyxy([float(part) for part in text.split(",")])
+    try:
+        box = roi_from_xyxy([float(part) for part in text.split(",")])
+    except ValueError as error:
+        raise RoiInvalid(f"--roi {text!r} is not four numbers X0,Y0,X1,Y1 in 0..1") from error
     return box.x0, box.y0, box.x1, box.y1

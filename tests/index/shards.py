@@ -1,0 +1,59 @@
+"""Vector files made on the spot from random or hand-picked descriptors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from worker.core.f_map import FMapRuns
+from worker.core.similarity import l2_normalise
+from worker.core.types import Descriptors
+from worker.index.codec import codec_named
+from worker.index.shard import ShardLayout, append_blocks
+from worker.index.store import PinnedShard
+
+CELLS, GLOBAL_DIM, PATCH_DIM = 6, 5, 4
+
+
+def layout_in(folder: Path, codec: str = "fp32", spec_hash: str = "a" * 64) -> ShardLayout:
+    return ShardLayout(folder, spec_hash, codec_named(codec), GLOBAL_DIM, PATCH_DIM, CELLS)
+
+
+def random_descriptors(n: int, seed: int = 0) -> Descriptors:
+    rng = np.random.default_rng(seed)
+    return Descriptors(
+        l2_normalise(rng.standard_normal((n, GLOBAL_DIM))),
+        l2_normalise(rng.standard_normal((n, CELLS, PATCH_DIM))),
+    )
+
+
+def few_valued(n: int, seed: int) -> Descriptors:
+    """Whole numbers from a small range: sums are exact and ties are many."""
+    rng = np.random.default_rng(seed)
+    return Descriptors(
+        rng.integers(-1, 2, (n, GLOBAL_DIM)).astype(np.float32),
+        rng.integers(-1, 2, (n, CELLS, PATCH_DIM)).astype(np.float32),
+    )
+
+
+def pinned(
+    layout: ShardLayout,
+    descriptors: Descriptors,
+    frame_ids: Sequence[int],
+    t_epoch_s: Sequence[float] | None = None,
+    shard_id: int = 1,
+    camera_id: int = 1,
+) -> PinnedShard:
+    """Write a shard and pin all of it."""
+    append_blocks(layout, 0, descriptors)
+    n = len(frame_ids)
+    f_map = FMapRuns(
+        np.arange(n, dtype=np.int64) * CELLS,
+        np.full(n, CELLS, dtype=np.int64),
+        np.array(frame_ids, dtype=np.int64),
+        np.zeros(n, dtype=np.int64),
+    )
+    times = np.array(range(n) if t_epoch_s is None else t_epoch_s, dtype=np.float64)
+    return PinnedShard(shard_id, camera_id, n, layout, f_map, times)

@@ -1,0 +1,42 @@
+"""Bad files through the real worker: a recorded failure each, and the worker goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.video.clips import make_audio
+
+pytestmark = pytest.mark.slow
+
+
+def test_bad_files_are_recorded_failures_and_the_worker_lives(ris, footage, tmp_path):
+    pid = ris.state.pids["worker-ingest"]
+    bad = {name: tmp_path / name for name in ("empty.mp4", "cut.mp4", "text.mp4")}
+    bad["empty.mp4"].touch()
+    bad["text.mp4"].write_text("this is not a video\n" * 200)
+    whole = footage["car"].read_bytes()
+    bad["cut.mp4"].write_bytes(whole[: len(whole) // 2])  # its index was at the end
+    bad["audio.mp4"] = make_audio(tmp_path / "audio.mp4")
+
+    said = ris.json("ingest", *map(str, bad.values()), "--camera", "bad", expect=1)
+
+    assert [(job["state"], job["error_code"]) for job in said["jobs"]] == [
+        ("failed", "video_invalid")
+    ] * len(bad)
+    for path, job in zip(bad.values(), said["jobs"], strict=True):
+        assert str(path) in job["error_detail"]
+    outcomes = ris.rows(
+        "select s.outcome, s.frame_count from video_segments s"
+        " join cameras c on c.id = s.camera_id where c.name = 'bad'"
+    )
+    assert outcomes == [("failed", 0)] * len(bad)
+
+    job_id = ris.ingest(footage["car"], "after-bad", 0.5)
+    ris.wait_done(job_id)
+    ris.assert_every_frame_once(footage["car"], "after-bad", 0.5)
+    assert ris.state.pids["worker-ingest"] == pid
+
+
+def test_a_file_that_cannot_be_read_is_refused(ris, tmp_path):
+    said = ris.json("ingest", str(tmp_path / "none.mp4"), "--camera", "bad", expect=1)
+    assert said["error"]["code"] == "video_unreadable"

@@ -1,0 +1,92 @@
+"""Settings come from RIS_* variables and refuse what cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from worker.config import Settings, settings
+
+
+@pytest.fixture(autouse=True)
+def no_ris_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in os.environ:
+        if name.startswith("RIS_"):
+            monkeypatch.delenv(name)
+
+
+def test_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "RIS_DATABASE_URL": "postgresql://u:p@h/d",
+        "RIS_DATA_DIR": "/data/ris",
+        "RIS_COMMIT_BATCH": "7",
+        "RIS_CODEC": "fp32",
+        "RIS_JOB_LEASE_S": "2.5",
+        "ris_backbones_dir": "/weights",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    read = Settings()
+    assert read.database_url == "postgresql://u:p@h/d"
+    assert (read.data_dir, read.backbones_dir) == (Path("/data/ris"), Path("/weights"))
+    assert (read.commit_batch, read.codec, read.job_lease_s) == (7, "fp32", 2.5)
+
+
+def test_empty_variables_are_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose files pass ``RIS_X=`` for what the user left out."""
+    monkeypatch.setenv("RIS_DATABASE_URL", "")
+    monkeypatch.setenv("RIS_COMMIT_BATCH", "")
+    assert Settings().database_url is None
+    assert Settings().commit_batch == 32
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("commit_batch", "0", "greater than or equal to 1"),
+        ("commit_batch", "many", "valid integer"),
+        ("codec", "int4", "'fp32' or 'fp16'"),
+        ("dtype", "float64", "'float32', 'bfloat16' or 'float16'"),
+        ("job_lease_s", "nan", "less than or equal to 3600"),
+        ("job_lease_s", "-1", "greater than 0.2"),
+        ("job_lease_s", "inf", "less than or equal to 3600"),
+        ("picture_quality", "101", "less than or equal to"),
+        ("shard_span_s", "59", "greater than or equal to 60"),
+        ("threads", "-1", "greater than or equal to 0"),
+        ("log_level", "LOUD", "'DEBUG'"),
+        ("query_picture_max_px", "1e99", "valid integer"),
+    ],
+)
+def test_bad_values_are_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(f"RIS_{name.upper()}", value)
+    with pytest.raises(ValidationError) as refusal:
+        Settings()
+    (error,) = refusal.value.errors()
+    assert error["loc"] == (name,)
+    assert says in error["msg"]
+
+
+def test_settings_are_read_once_and_cannot_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.cache_clear()
+    monkeypatch.setenv("RIS_COMMIT_BATCH", "9")
+    try:
+        first = settings()
+        monkeypatch.setenv("RIS_COMMIT_BATCH", "10")
+        assert settings() is first
+        with pytest.raises(ValidationError, match="frozen"):
+            first.commit_batch = 1  # type: ignore[misc]
+    finally:
+        settings.cache_clear()
+
+
+def test_every_setting_is_described_and_bounded() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        if field.annotation in (int, float):
+            assert field.metadata, f"{name} has no bounds"

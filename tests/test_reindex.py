@@ -1,0 +1,209 @@
+"""Reindex: another backbone's generation is built beside the live one, verified and switched."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.parts import (
+    HANDLERS,
+    ingested,
+    job,
+    loaded,
+    loaded_backbone,
+    run_jobs,
+    sql,
+    with_settings,
+)
+from worker.context import Context
+from worker.core.search_params import SearchParams
+from worker.core.types import Box
+from worker.errors import InputInvalid, NotFound
+from worker.generations import backbone_of, ensure_live_generation
+from worker.jobs import run_job
+from worker.reindex import ReindexSubmission, submit_reindex
+from worker.search import query_state, submit_query
+from worker.verify import verify_index
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+FRAMES = 10
+
+
+@pytest.fixture
+def tiny(context: Context, footage: dict[str, Path]) -> Context:
+    """Ten frames of one camera, in a generation of the backbone ``tiny-a``."""
+    made = loaded(with_settings(context, backbone="tiny-a"))
+    ingested(made, footage["car"], "call", 0.4, start_utc=START)
+    assert sql(made, "select count(*) from frames") == [(FRAMES,)]
+    return made
+
+
+def generations(context: Context) -> list[tuple[Any, ...]]:
+    return sql(context, "select backbone, state from index_generations order by id")
+
+
+def indexed(context: Context, generation_id: int) -> int:
+    query = (
+        "select count(distinct frame_id) from f_map_runs r join shards s on s.id = r.shard_id"
+        " where s.generation_id = %s"
+    )
+    return int(sql(context, query, generation_id)[0][0])
+
+
+def one_slice(context: Context, made: ReindexSubmission) -> str:
+    run_job(context, made.job_id, HANDLERS)
+    return job(context, made.job_id).state
+
+
+def searched(context: Context) -> tuple[str, int]:
+    """Backbone and number of hits of a query that runs now."""
+    frame_id = sql(context, "select min(id) from frames")[0][0]
+    params = SearchParams(tau=-1.0)
+    query_id = submit_query(context, Box(0.2, 0.2, 0.8, 0.8), params, frame_id=frame_id)
+    state = query_state(context, query_id)
+    run_job(context, state.query.job_id, HANDLERS)
+    state = query_state(context, query_id)
+    assert state.state == "done", state.error_detail
+    query = "select backbone from index_generations where id = %s"
+    return sql(context, query, state.query.generation_id)[0][0], len(state.hits)
+
+
+def test_a_new_generation_replaces_the_old_one(tiny: Context) -> None:
+    made = submit_reindex(tiny, "tiny-b")
+    assert generations(tiny) == [("tiny-a", "live"), ("tiny-b", "building")]
+    run_jobs(tiny)
+    assert job(tiny, made.job_id).progress == {"frames": FRAMES, "of": FRAMES}
+    assert generations(tiny) == [("tiny-a", "retired"), ("tiny-b", "live")]
+    assert indexed(tiny, made.generation_id) == FRAMES
+    live = ensure_live_generation(tiny)
+    assert live.id == made.generation_id
+    assert backbone_of(tiny, live).spec == loaded_backbone("tiny-b").spec
+    assert live.switched_at is not None
+    report = verify_index(tiny)
+    assert report.problems == ()
+    assert report.rows == FRAMES * 16
+    assert searched(tiny)[0] == "tiny-b"
+
+
+def test_search_answers_and_ingest_goes_on_all_the_while(
+    tiny: Context, footage: dict[str, Path]
+) -> None:
+    """Four frames a slice; between the slices queries run and another video comes in."""
+    sliced = with_settings(tiny, job_slice_s=0.0)
+    made = submit_reindex(sliced, "tiny-b")
+    assert one_slice(sliced, made) == "queued"
+    assert job(sliced, made.job_id).progress == {"frames": 4, "of": FRAMES}
+    assert searched(sliced) == ("tiny-a", FRAMES - 1)
+    later = START + timedelta(hours=5)
+    ingested(tiny, footage["car"], "call", 1.0, start_utc=later)
+    ingested(tiny, footage["car"], "second", 2.0, start_utc=START)
+    total = FRAMES + 4 + 2
+    assert searched(sliced) == ("tiny-a", total - 1)
+    states = []
+    while (state := one_slice(sliced, made)) != "done":
+        assert state == "queued"
+        states.append(generations(sliced))
+        assert searched(sliced) == ("tiny-a", total - 1)
+    assert len(states) >= 3
+    assert searched(sliced) == ("tiny-b", total - 1)
+    assert indexed(sliced, made.generation_id) == total
+    assert verify_index(sliced).problems == ()
+
+
+def test_ingest_after_the_switch_goes_to_the_new_generation(
+    tiny: Context, footage: dict[str, Path]
+) -> None:
+    made = submit_reindex(tiny, "tiny-b")
+    run_jobs(tiny)
+    ingested(tiny, footage["car"], "second", 1.0, start_utc=START)
+    assert indexed(tiny, made.generation_id) == FRAMES + 4
+    assert verify_index(tiny).problems == ()
+
+
+def test_the_same_backbone_rebuilds_every_row_in_another_codec(tiny: Context) -> None:
+    submit_reindex(with_settings(tiny, codec="fp32"), "tiny-a")
+    run_jobs(tiny)
+    assert sql(tiny, "select codec, state from index_generations order by id") == [
+        ("fp16", "retired"),
+        ("fp32", "live"),
+    ]
+    assert verify_index(tiny).problems == ()
+    assert searched(tiny) == ("tiny-a", FRAMES - 1)
+
+
+def test_a_missing_picture_fails_it_and_leaves_the_live_one_alone(tiny: Context) -> None:
+    (sha256,) = sql(tiny, "select picture_sha256 from frames order by id offset 6 limit 1")[0]
+    path = tiny.pictures.path(sha256)
+    content = path.read_bytes()
+    path.unlink()
+    made = submit_reindex(tiny, "tiny-b")
+    run_jobs(tiny)
+    failed = job(tiny, made.job_id)
+    assert (failed.state, failed.error_code) == ("failed", "not_found")
+    assert sha256 in str(failed.error_detail)
+    assert generations(tiny) == [("tiny-a", "live"), ("tiny-b", "failed")]
+    assert searched(tiny) == ("tiny-a", FRAMES - 1)
+    path.write_bytes(content)
+    submit_reindex(tiny, "tiny-b")
+    run_jobs(tiny)
+    assert generations(tiny)[0::2] == [("tiny-a", "retired"), ("tiny-b", "live")]
+
+
+def test_damage_in_the_new_files_prevents_the_switch(tiny: Context) -> None:
+    sliced = with_settings(tiny, job_slice_s=0.0)
+    made = submit_reindex(sliced, "tiny-b")
+    assert one_slice(sliced, made) == "queued"
+    folder = tiny.index.generation_folder(made.generation_id)
+    (path,) = folder.glob("*/patch.vec")
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 1
+    path.write_bytes(content)
+    run_jobs(sliced)
+    failed = job(tiny, made.job_id)
+    assert (failed.state, failed.error_code) == ("failed", "index_damaged")
+    assert str(folder) in str(failed.error_detail)
+    assert generations(tiny) == [("tiny-a", "live"), ("tiny-b", "failed")]
+
+
+def test_only_one_is_built_at_a_time(tiny: Context) -> None:
+    made = submit_reindex(tiny, "tiny-b")
+    with pytest.raises(InputInvalid, match=f"generation {made.generation_id}"):
+        submit_reindex(tiny, "tiny-a")
+    run_jobs(tiny)
+    submit_reindex(tiny, "tiny-a")
+
+
+def test_an_unknown_backbone_or_an_empty_index_is_refused(tiny: Context, context: Context) -> None:
+    with pytest.raises(NotFound, match="tiny-x"):
+        submit_reindex(tiny, "tiny-x")
+    assert generations(tiny) == [("tiny-a", "live")]
+    sql(context, "truncate index_generations cascade")
+    with pytest.raises(NotFound, match="nothing to reindex"):
+        submit_reindex(tiny, "tiny-b")
+
+
+def test_a_bell_after_the_end_changes_nothing(tiny: Context) -> None:
+    made = submit_reindex(tiny, "tiny-b")
+    run_jobs(tiny)
+    run_job(tiny, made.job_id, HANDLERS)
+    assert generations(tiny) == [("tiny-a", "retired"), ("tiny-b", "live")]
+    sql(tiny, "update jobs set state = 'queued', finished_at = null where id = %s", made.job_id)
+    run_jobs(tiny)
+    assert job(tiny, made.job_id).error_code == "input_invalid"
+    assert uuid.UUID(str(made.job_id))
+
+
+def test_an_interrupted_reindex_goes_on_where_it_was(tiny: Context) -> None:
+    """Frames that are already there are not embedded again."""
+    sliced = with_settings(tiny, job_slice_s=0.0)
+    made = submit_reindex(sliced, "tiny-b")
+    one_slice(sliced, made)
+    (path,) = tiny.index.generation_folder(made.generation_id).glob("*/global.vec")
+    begun = path.read_bytes()
+    run_jobs(tiny)
+    assert path.read_bytes()[: len(begun)] == begun
+    assert indexed(tiny, made.generation_id) == FRAMES
