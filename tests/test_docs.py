@@ -14,7 +14,7 @@ import typer.main
 from models.schema import metadata
 from worker.admin.cli import app
 from worker.config import Settings
-from worker.core.search_params import Strategy
+from worker.core.search_params import DEFAULT_STRATEGY, Strategy
 from worker.errors import RisError
 from worker.evaluation import STRATEGIES
 from worker.jobs import UNEXPECTED, WORKER_LOST
@@ -131,8 +131,9 @@ def test_every_code_of_jobs_is_documented():
 
 
 def test_every_strategy_is_documented():
-    documented = [code(row[0]) for row in rows(sections("search.md")["Strategies"])]
-    assert sorted(documented) == sorted(strategy.value for strategy in Strategy)
+    table = rows(sections("search.md")["Strategies"])
+    assert sorted(code(row[0]) for row in table) == sorted(strategy.value for strategy in Strategy)
+    assert ["`default`", f"stands for `{DEFAULT_STRATEGY.value}`"] in table
 
 
 def test_every_measured_strategy_is_named():

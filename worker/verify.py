@@ -68,7 +68,7 @@ def verify_generation(context: Context, generation: IndexGeneration) -> Report:
     if generation.state == "live" and indexed != frames:
         problems.append(
             f"generation {generation.id}: {frames} frames recorded, {indexed} indexed;"
-            " `ris reindex` indexes the rest"
+            f" `ris reindex --backbone {generation.backbone}` builds a whole one"
         )
     for shard in shards:
         problems += _verify_shard(context, generation, shard)

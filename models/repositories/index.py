@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import delete, exists, func, select, text, update
+from sqlalchemy import exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -241,11 +241,3 @@ def count_frames_and_indexed(session: Session, generation_id: int) -> tuple[int,
     )
     row = session.execute(select(frames, indexed)).one()
     return int(row[0]), int(row[1])
-
-
-def delete_generation(session: Session, generation_id: int) -> None:
-    """Remove a generation's rows; its files are the caller's to unlink afterwards."""
-    shard_ids = select(Shard.id).where(Shard.generation_id == generation_id)
-    session.execute(delete(FMapRun).where(FMapRun.shard_id.in_(shard_ids)))
-    session.execute(delete(Shard).where(Shard.generation_id == generation_id))
-    session.execute(delete(IndexGeneration).where(IndexGeneration.id == generation_id))

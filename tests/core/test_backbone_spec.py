@@ -8,6 +8,7 @@ import pytest
 
 from worker.core.backbone_spec import BackboneSpec, spec_from_json
 from worker.core.types import GridSize, SizePx
+from worker.errors import BackboneMismatch
 
 SPEC = BackboneSpec(
     name="tiny",
@@ -58,3 +59,9 @@ def test_what_changes_descriptors_changes_the_hash(change: dict[str, object]) ->
 )
 def test_what_only_describes_does_not(change: dict[str, object]) -> None:
     assert replace(SPEC, **change).spec_hash == SPEC.spec_hash  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("change", [{"new_field": 1}, {"grid": None}])
+def test_a_spec_of_another_version_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(BackboneMismatch, match="tiny"):
+        spec_from_json({**SPEC.to_json(), **change})

@@ -44,6 +44,7 @@ app.command(name="eval")(evaluation.evaluate)
 def main() -> NoReturn:
     """Run a command; exit 0, 1 with an error that says what and what to do, or 130 on Ctrl-C."""
     signal.signal(signal.SIGTERM, _interrupt)
+    os.umask(0o077)  # whatever is written here or by what is started here shows footage
     try:
         configure_logging("WARNING" if settings().log_level == "INFO" else settings().log_level)
         app(prog_name="ris")

@@ -12,13 +12,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-console = Console(highlight=False)
+# A pipe has no width of its own: wide enough that no table breaks its words.
+_WIDTH = None if sys.stdout.isatty() else 150
+
+console = Console(highlight=False, width=_WIDTH)
 """Results, on standard output."""
 
 notes = Console(highlight=False, stderr=True)
 """Progress and notes, on standard error, so that output can be piped."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+_NEVER_WRAPPED = ("time", "from", "to", "coverage")
 
 
 def emit_json(fields: Any) -> None:
@@ -31,7 +37,12 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any
     drawn = Table(title=title, title_justify="left", title_style="bold")
     for at, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[at], int | float) for row in rows)
-        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        drawn.add_column(
+            column,
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=numeric or column in _NEVER_WRAPPED,
+        )
     for row in rows:
         drawn.add_row(*("" if value is None else str(value) for value in row))
     console.print(drawn)

@@ -121,11 +121,10 @@ def show_result(state: QueryState, picture: Path | None, *, as_json: bool) -> No
             round(hit.score, 4),
             round(hit.similarity, 3),
             f"{hit.coverage:.0%}",
-            len(set(hit.region_cell_index)),
         )
         for hit in state.hits[:20]
     ]
-    columns = ["#", "camera", "time", "frame", "score", "similarity", "coverage", "cells"]
+    columns = ["#", "camera", "time", "frame", "score", "similarity", "coverage"]
     table(None, columns, rows)
     if len(state.hits) > len(rows):
         console.print(f"... and {len(state.hits) - len(rows)} more (--json shows all)")

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from worker.core.types import GridSize, SizePx
+from worker.errors import BackboneMismatch
 
 _NEUTRAL_FIELDS = ("name", "revision", "tau", "licence", "commercial_use", "weights_bytes")
 
@@ -57,10 +58,21 @@ class BackboneSpec:
 
 
 def spec_from_json(fields: dict[str, Any]) -> BackboneSpec:
-    """Read what ``to_json`` wrote. Raises ``TypeError`` or ``KeyError`` if malformed."""
-    read = dict(fields)
-    read["input_size"] = SizePx(*read["input_size"])
-    read["grid"] = GridSize(*read["grid"])
-    read["mean_rgb"] = tuple(read["mean_rgb"])
-    read["std_rgb"] = tuple(read["std_rgb"])
-    return BackboneSpec(**read)
+    """Read what ``to_json`` wrote.
+
+    Raises ``BackboneMismatch`` for a spec written by a version with other fields: its descriptors
+    cannot be told to be comparable.
+    """
+    try:
+        read = dict(fields)
+        read["input_size"] = SizePx(*read["input_size"])
+        read["grid"] = GridSize(*read["grid"])
+        read["mean_rgb"] = tuple(read["mean_rgb"])
+        read["std_rgb"] = tuple(read["std_rgb"])
+        return BackboneSpec(**read)
+    except (KeyError, TypeError) as error:
+        name = fields.get("name", "unknown")
+        raise BackboneMismatch(
+            f"the spec of backbone {name!r} was recorded by another version of RIS ({error}):"
+            f" run that version, or ingest into a new data folder"
+        ) from error

@@ -71,12 +71,6 @@ class IndexStore:
                 self._globals[shard.shard_id] = known
         return known[: shard.blocks]
 
-    def forget(self, shard_ids: set[int]) -> None:
-        """Drop cached rows of shards that are gone."""
-        with self._lock:
-            for shard_id in shard_ids & self._globals.keys():
-                del self._globals[shard_id]
-
     def require_free(self, min_free_bytes: int) -> None:
         """Raise :class:`StorageFull` below the free-space floor, before anything is written."""
         place = next(p for p in (self.root, *self.root.parents) if p.exists())
