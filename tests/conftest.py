@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+from psycopg import sql
 
 from worker.config import Settings
 from worker.context import Context
@@ -64,7 +65,7 @@ def template_database(services: Services) -> str:
 
     name = "ris_template"
     with psycopg.connect(psycopg_url(services.database_url), autocommit=True) as connection:
-        connection.execute(f"create database {name}")  # type: ignore[arg-type]
+        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
     config = Config(str(REPO / "alembic.ini"))
     config.set_main_option("sqlalchemy.url", with_database(services.database_url, name))
     command.upgrade(config, "head")
@@ -76,10 +77,14 @@ def database_url(services: Services, template_database: str) -> Iterator[str]:
     """A fresh migrated database of the embedded Postgres."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(psycopg_url(services.database_url), autocommit=True) as connection:
-        connection.execute(f"create database {name} template {template_database}")  # type: ignore[arg-type]
+        connection.execute(
+            sql.SQL("create database {} template {}").format(
+                sql.Identifier(name), sql.Identifier(template_database)
+            )
+        )
     yield with_database(services.database_url, name)
     with psycopg.connect(psycopg_url(services.database_url), autocommit=True) as connection:
-        connection.execute(f"drop database {name} with (force)")  # type: ignore[arg-type]
+        connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
 @pytest.fixture

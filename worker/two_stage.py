@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 
@@ -29,7 +30,12 @@ from worker.core.voting import (
     weighted_unique_vote,
     weighted_vote,
 )
-from worker.index.candidates import Candidates, global_candidates
+from worker.index.candidates import (
+    Candidates,
+    candidates_of_frames,
+    global_candidates,
+    patch_neighbours,
+)
 from worker.index.scorer import ScoredChunk, candidate_similarities
 from worker.index.store import IndexStore, PinnedShard
 
@@ -67,6 +73,7 @@ class _Matching:
     params: SearchParams
     tau: float
     grid: GridSize
+    neighbours: Neighbours | None = None
 
     def chunks(self) -> Iterator[ScoredChunk]:
         return candidate_similarities(self.shards, self.candidates, self.query.patches_qd)
@@ -89,28 +96,61 @@ def search_shards(
     ``regions_for`` frames (default ``params.limit``) carry the region that proves the match.
     """
     resolved = params.resolved()
-    candidates = global_candidates(
-        store,
-        shards,
-        query.global_d,
-        resolved.top_n + (exclude_frame_id is not None),
+    span = _Span(
         t_from_epoch_s=resolved.t_from_utc.timestamp() if resolved.t_from_utc else None,
         t_to_epoch_s=resolved.t_to_utc.timestamp() if resolved.t_to_utc else None,
     )
-    kept = np.flatnonzero(candidates.frame_id != exclude_frame_id)[: resolved.top_n]
-    matching = _Matching(
-        shards,
-        candidates.take(kept),
-        query,
-        resolved,
-        resolved.tau if resolved.tau is not None else tau,
-        grid,
-    )
+    level = resolved.tau if resolved.tau is not None else tau
+    if resolved.strategy in _VOTES and resolved.vote_scope == "index":
+        candidates, neighbours = _index_neighbours(
+            store, shards, query, resolved.k, span, exclude_frame_id
+        )
+    else:
+        candidates, neighbours = (
+            global_candidates(
+                store,
+                shards,
+                query.global_d,
+                resolved.top_n + (exclude_frame_id is not None),
+                **span,
+            ),
+            None,
+        )
+        kept = np.flatnonzero(candidates.frame_id != exclude_frame_id)[: resolved.top_n]
+        candidates = candidates.take(kept)
+    matching = _Matching(shards, candidates, query, resolved, level, grid, neighbours)
     score_n, regions = _scores(matching)
     order = rank(score_n, matching.candidates.score_n)
     wanted = order[: params.limit if regions_for is None else regions_for]
     regions |= _proofs(matching, [int(p) for p in wanted if int(p) not in regions])
     return [_ranked_frame(matching, score_n, regions, int(p)) for p in order]
+
+
+class _Span(TypedDict):
+    t_from_epoch_s: float | None
+    t_to_epoch_s: float | None
+
+
+def _index_neighbours(
+    store: IndexStore,
+    shards: Sequence[PinnedShard],
+    query: QueryDescriptors,
+    k: int,
+    span: _Span,
+    exclude_frame_id: int | None,
+) -> tuple[Candidates, Neighbours]:
+    """k nearest patches of the whole index; the frames they lie in are the candidates."""
+    similarity_qk, frame_id_qk = patch_neighbours(
+        shards, query.patches_qd, k, **span, exclude_frame_id=exclude_frame_id
+    )
+    found = np.unique(frame_id_qk[frame_id_qk >= 0])
+    if found.size == 0:
+        nothing = global_candidates(store, [], query.global_d, 1)
+        return nothing, Neighbours(np.full_like(frame_id_qk, NO_FRAME), similarity_qk)
+    candidates = candidates_of_frames(store, shards, query.global_d, found)
+    position_qk = np.searchsorted(found, frame_id_qk)
+    position_qk[frame_id_qk < 0] = NO_FRAME
+    return candidates, Neighbours(position_qk.astype(np.int64), similarity_qk)
 
 
 def _ranked_frame(
@@ -135,7 +175,8 @@ def _scores(matching: _Matching) -> tuple[VoteArray, dict[int, Region | None]]:
     if strategy is Strategy.WHOLE_FRAME:
         return candidates.score_n.astype(np.float64), {}
     if strategy in _VOTES:
-        return _VOTES[strategy](_neighbours(matching), candidates.count, params.epsilon), {}
+        neighbours = matching.neighbours or _neighbours(matching)
+        return _VOTES[strategy](neighbours, candidates.count, params.epsilon), {}
     score_n = np.zeros(candidates.count)
     regions: dict[int, Region | None] = {}
     for chunk in matching.chunks():

@@ -244,3 +244,48 @@ def test_a_cut_off_patch_file_is_damage(tmp_path: Path) -> None:
         file.truncate(4400)
     with pytest.raises(IndexDamaged, match=r"patch\.vec"):
         searched(tmp_path, shards, query_of(random_descriptors(1)))
+
+
+@pytest.mark.parametrize("strategy", sorted(VOTES))
+def test_votes_over_the_whole_index_equal_votes_over_every_frame_as_candidate(
+    tmp_path: Path, strategy: str
+) -> None:
+    shards = split(tmp_path, random_descriptors(9), [2, 4, 3])
+    query = query_of(random_descriptors(1, seed=5))
+    gated = searched(tmp_path, shards, query, strategy=Strategy(strategy), top_n=9)
+    whole = searched(tmp_path, shards, query, strategy=Strategy(strategy), vote_scope="index")
+    voted = [(hit.frame_id, hit.score) for hit in gated if hit.score > 0]
+    assert [hit.frame_id for hit in whole] == [frame_id for frame_id, _ in voted]
+    assert [hit.score for hit in whole] == pytest.approx([score for _, score in voted])
+
+
+def test_votes_over_the_whole_index_respect_time_and_the_excluded_frame(tmp_path: Path) -> None:
+    from datetime import UTC, datetime
+
+    made = random_descriptors(9)
+    shards = split(tmp_path, made, [2, 4, 3])
+    params = SearchParams(
+        strategy=Strategy.VOTE_UNIQUE,
+        vote_scope="index",
+        t_from_utc=datetime.fromtimestamp(float(shards[1].t_epoch_s[1]), UTC),
+        k=50,
+    )
+    found = search_shards(
+        IndexStore(tmp_path), shards, query_of(made), params, tau=0.5, grid=GRID, exclude_frame_id=5
+    )
+    least = shards[1].t_epoch_s[1]
+    expected = {
+        int(frame_id)
+        for shard in shards
+        for frame_id, t in zip(shard.f_map.frame_id, shard.t_epoch_s, strict=True)
+        if t >= least and frame_id != 5
+    }
+    assert {hit.frame_id for hit in found} == expected
+    empty = SearchParams(
+        strategy=Strategy.VOTE_UNIQUE,
+        vote_scope="index",
+        t_from_utc=datetime.fromtimestamp(4e9, UTC),
+    )
+    assert (
+        search_shards(IndexStore(tmp_path), shards, query_of(made), empty, tau=0.5, grid=GRID) == []
+    )

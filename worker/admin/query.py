@@ -53,6 +53,9 @@ def query(
     query_descriptor: Annotated[
         str, typer.Option(help="Global filter by: frame, roi-crop or roi-mean.")
     ] = "frame",
+    vote_scope: Annotated[
+        str, typer.Option(help="Votes look in the candidates or in the whole index.")
+    ] = "candidates",
     limit: Annotated[int, typer.Option(help="Hits returned.")] = 50,
     out: Annotated[Path, typer.Option(help="Result picture.")] = Path("ris-query.png"),
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 120.0,
@@ -69,6 +72,7 @@ def query(
             "tau": tau,
             "alpha": alpha,
             "query_descriptor": query_descriptor,
+            "vote_scope": vote_scope,
             "limit": limit,
             "camera_ids": _camera_ids(context, camera),
             "t_from_utc": from_time,

@@ -17,6 +17,11 @@ QueryDescriptor = Literal["frame", "roi-crop", "roi-mean"]
 the mean of the ROI's patch descriptors. The paper leaves it open (design, section 4.3)."""
 
 
+VoteScope = Literal["candidates", "index"]
+"""Where votes look for the nearest patches: in the candidates of stage 1, or in the whole index.
+The paper's figure 1 shows the first, its section 3.5.1 reads like the second."""
+
+
 class Strategy(StrEnum):
     """How candidates are scored. ``paper-*`` fix the paper's own parameters (4.1)."""
 
@@ -54,9 +59,10 @@ class SearchParams:
 
     ``top_n``: candidates kept by stage 1. ``k``: nearest neighbours per query patch. ``k_s``:
     seeds. ``tau``: match level, cosine; None takes the backbone's calibrated one. ``alpha``:
-    exponent of the coverage (eq. 6). ``epsilon``: of the weighted votes (table 1). ``limit``: hits
-    returned. ``camera_ids``, ``t_from_utc`` (inclusive), ``t_to_utc`` (exclusive): filters; None
-    is no filter. Times are aware. Raises ``InputInvalid`` naming field, bounds and value.
+    exponent of the coverage (eq. 6). ``epsilon``: of the weighted votes (table 1). ``vote_scope``:
+    where votes look. ``limit``: hits returned. ``camera_ids``, ``t_from_utc`` (inclusive),
+    ``t_to_utc`` (exclusive): filters; None is no filter. Times are aware. Raises
+    ``InputInvalid`` naming field, bounds and value.
     """
 
     strategy: Strategy = Strategy.DEFAULT
@@ -68,6 +74,7 @@ class SearchParams:
     epsilon: float = 1e-3
     query_descriptor: QueryDescriptor = "frame"
     coverage: CoverageKind = "distinct"
+    vote_scope: VoteScope = "candidates"
     limit: int = 50
     camera_ids: tuple[int, ...] | None = None
     t_from_utc: datetime | None = None
@@ -87,6 +94,8 @@ class SearchParams:
             raise _not_one_of("query_descriptor", get_args(QueryDescriptor), self.query_descriptor)
         if self.coverage not in get_args(CoverageKind):
             raise _not_one_of("coverage", get_args(CoverageKind), self.coverage)
+        if self.vote_scope not in get_args(VoteScope):
+            raise _not_one_of("vote_scope", get_args(VoteScope), self.vote_scope)
         check_int("limit", self.limit, 1, 1000)
         _check_cameras(self.camera_ids)
         _check_times(self.t_from_utc, self.t_to_utc)

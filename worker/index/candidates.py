@@ -113,27 +113,61 @@ def _blocks_in_time(
 
 
 def patch_neighbours(
-    shards: Sequence[PinnedShard], query_qd: FloatArray, k: int, blocks_per_read: int = 64
+    shards: Sequence[PinnedShard],
+    query_qd: FloatArray,
+    k: int,
+    blocks_per_read: int = 64,
+    *,
+    t_from_epoch_s: float | None = None,
+    t_to_epoch_s: float | None = None,
+    exclude_frame_id: int | None = None,
 ) -> tuple[FloatArray, IntArray]:
     """k nearest patches of the *whole* index per query patch (table 1 without a global gate).
 
-    Returns similarity float32 (q, k), best first, and frame id int64 (q, k), -1 where the index
-    has fewer than k patches. Rows become frames through f_map (eq. 3).
+    Returns similarity float32 (q, k), best first, and frame id int64 (q, k), -1 where fewer than
+    k patches are there. Rows become frames through f_map (eq. 3). Filters are exact.
     """
     q = query_qd.shape[0]
     best = np.full((q, k), -np.inf, dtype=np.float32)
     frames = np.full((q, k), -1, dtype=np.int64)
     for shard in shards:
-        for start in range(0, shard.blocks, blocks_per_read):
-            blocks = list(range(start, min(start + blocks_per_read, shard.blocks)))
-            patches = read_patches(shard.layout, blocks).reshape(-1, shard.layout.patch_dim)
+        inside = _blocks_in_time(shard, t_from_epoch_s, t_to_epoch_s)
+        inside = inside[shard.f_map.frame_id[inside] != exclude_frame_id]
+        for start in range(0, inside.size, blocks_per_read):
+            blocks = inside[start : start + blocks_per_read]
+            patches = read_patches(shard.layout, blocks.tolist())
             score, row = faiss.knn(
-                query_qd, patches, min(k, patches.shape[0]), metric=faiss.METRIC_INNER_PRODUCT
+                query_qd,
+                patches.reshape(-1, shard.layout.patch_dim),
+                min(k, patches.shape[0] * patches.shape[1]),
+                metric=faiss.METRIC_INNER_PRODUCT,
             )
             _refuse_lost(row, shard)
-            frame_id, _, _ = shard.f_map.resolve(row.ravel() + start * shard.layout.cells)
+            place, patch_id = np.divmod(row.ravel(), shard.layout.cells)
+            frame_id, _, _ = shard.f_map.resolve(blocks[place] * shard.layout.cells + patch_id)
             best, frames = _merge(best, frames, score, frame_id.reshape(row.shape), k)
     return best, frames
+
+
+def candidates_of_frames(
+    store: IndexStore, shards: Sequence[PinnedShard], query_d: FloatArray, frame_ids: IntArray
+) -> Candidates:
+    """The given frames (distinct) as candidates with their eq. 4 score, in order of frame id."""
+    parts = []
+    for position, shard in enumerate(shards):
+        block = np.flatnonzero(np.isin(shard.f_map.frame_id[: shard.blocks], frame_ids))
+        score = store.global_descriptors(shard)[block] @ query_d
+        parts.append((np.full(block.size, position), block, shard.f_map.frame_id[block], score))
+    shard_position, block, frame_id, score_n = (
+        np.concatenate(column) for column in zip(*parts, strict=True)
+    )
+    order = np.argsort(frame_id, kind="stable")
+    return Candidates(
+        shard_position[order].astype(np.int64),
+        block[order].astype(np.int64),
+        frame_id[order].astype(np.int64),
+        score_n[order].astype(np.float32),
+    )
 
 
 def _merge(
