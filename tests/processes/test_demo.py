@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.processes.harness import PATIENCE_S, Ris, processes_of
+from worker.embedded.supervisor import stop_supervisor
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +21,7 @@ def demo(tmp_path: Path, quick_settings: dict[str, str]):
     """RIS on a folder of this test's own; the demo keeps its own folder inside."""
     made = Ris(tmp_path / "var", quick_settings, cwd=tmp_path)
     yield made
-    Ris(made.data_dir / "demo", made.settings, tmp_path).run("down")
+    stop_supervisor(made.data_dir / "demo")
 
 
 def wait_for(demo: Ris, process: subprocess.Popen[bytes], said: Path, words: str) -> None:
@@ -32,7 +33,7 @@ def wait_for(demo: Ris, process: subprocess.Popen[bytes], said: Path, words: str
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(signal.SIGTERM, "starting worker-ingest"), (signal.SIGINT, "ingesting 2 cameras")],
+    [(signal.SIGTERM, "waiting for worker"), (signal.SIGINT, "ingesting 2 cameras")],
 )
 def test_interrupted_it_stops_everything(demo, tmp_path, number, words):
     said = tmp_path / "said"

@@ -76,8 +76,5 @@ def test_main_job_on_given_services(given, tmp_path, quick_settings, footage, re
         answer = ris.json("query", "--frame", str(frame_id), "--roi", "0.2,0.2,0.8,0.8")
         assert answer["hits"]
         assert ris.json("verify")["problems"] == []
-        detail = {check["check"]: check["detail"] for check in ris.json("doctor")}
-        assert given.versions.startswith(detail["postgres"].split(" (")[0])
-        assert given.versions.endswith(detail["redis"])
     finally:
         ris.run("down")

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 def test_three_kills_lose_and_double_nothing(ris):
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.kill_worker", "--kills", "3"],
+        [sys.executable, "-m", "benchmarks.kill_worker", "--kills", "3", "--every", "0.4"],
         cwd=REPO,
         env=ris.env,
         capture_output=True,
