@@ -18,7 +18,6 @@ from worker.index.candidates import global_candidates, patch_neighbours
 from worker.index.shard import append_blocks, read_blocks
 from worker.index.store import IndexStore, PinnedShard
 
-
 # Times of frames are halves: bounds fall on them, between them and outside.
 BOUNDS_S = st.integers(-4, 44).map(lambda quarter: quarter / 4)
 
