@@ -245,19 +245,43 @@ def test_a_batch_that_was_written_but_not_committed_does_not_count(
     assert verify_index(tiny).problems == ()
 
 
+def test_a_batch_recorded_again_adds_nothing(tiny: Context, clip: Path) -> None:
+    made = submit(tiny, clip)
+    generation = ensure_live_generation(tiny)
+    segment = segment_row(tiny, made.segment_id)
+    img_hwc = np.full((32, 32, 3), 77, np.uint8)
+    batch = PictureBatch(
+        [START, START + timedelta(seconds=1)], [0, 9], [img_hwc] * 2, [img_hwc] * 2
+    )
+    prepared = prepare_batch(tiny, tiny.backbone("tiny-a"), batch)
+    ids = []
+    for _ in range(2):
+        with tiny.db.transaction() as session:
+            ids.append(record_batch(tiny, session, segment, generation, prepared))
+    assert ids[0] == ids[1]
+    assert sql(tiny, "select frame_count, row_count from shards") == [(2, 32)]
+    assert verify_index(tiny).problems == ()
+
+
 def test_a_worker_that_lost_its_job_records_nothing(tiny: Context, clip: Path) -> None:
     made = submit(tiny, clip)
-    with tiny.db.transaction() as session:
-        slow = job_record.claim(session, uuid.UUID(made.job_id), 30)
-    assert slow is not None
-    sql(tiny, "update jobs set lease_until = now() - interval '1 s'")
-    run_job(tiny, slow.id, HANDLERS)
-    expected = frames(tiny)
-    assert len(expected) == 12
-    sql(tiny, "update video_segments set resume_pts = null")
+    leases = []
+    for _ in range(2):
+        with tiny.db.transaction() as session:
+            claimed = job_record.claim(session, uuid.UUID(made.job_id), 30)
+        assert claimed is not None
+        leases.append(Lease(tiny, claimed))
+        sql(tiny, "update jobs set lease_until = now() - interval '1 s'")
+    slow, current = leases
+    with pytest.raises(LeaseLost, match=made.job_id):
+        run_ingest(tiny, slow.job, slow)
+    assert frames(tiny) == []
+    assert segment_row(tiny, made.segment_id).resume_pts is None
+    assert run_ingest(tiny, current.job, current) == "finished"
+    assert len(frames(tiny)) == 12
     with pytest.raises(LeaseLost):
-        run_ingest(tiny, slow, Lease(tiny, slow))
-    assert frames(tiny) == expected
+        run_ingest(tiny, slow.job, slow)
+    assert len(frames(tiny)) == 12
     assert verify_index(tiny).problems == ()
 
 

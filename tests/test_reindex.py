@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from models.repositories import index as index_record
+from models.repositories import jobs as job_record
 from tests.parts import (
     HANDLERS,
     ingested,
@@ -24,8 +25,8 @@ from worker.core.search_params import SearchParams
 from worker.core.types import Box
 from worker.errors import InputInvalid, NotFound
 from worker.generations import backbone_of, ensure_live_generation
-from worker.jobs import run_job
-from worker.reindex import ReindexSubmission, submit_reindex
+from worker.jobs import Lease, run_job
+from worker.reindex import ReindexSubmission, _switch, run_reindex, submit_reindex
 from worker.search import query_state, submit_query
 from worker.verify import verify_index
 
@@ -194,7 +195,6 @@ def test_a_bell_after_the_end_changes_nothing(tiny: Context) -> None:
     sql(tiny, "update jobs set state = 'queued', finished_at = null where id = %s", made.job_id)
     run_jobs(tiny)
     assert job(tiny, made.job_id).error_code == "input_invalid"
-    assert uuid.UUID(str(made.job_id))
 
 
 def test_an_interrupted_reindex_goes_on_where_it_was(tiny: Context) -> None:
@@ -207,3 +207,22 @@ def test_an_interrupted_reindex_goes_on_where_it_was(tiny: Context) -> None:
     run_jobs(tiny)
     assert path.read_bytes()[: len(begun)] == begun
     assert indexed(tiny, made.generation_id) == FRAMES
+
+
+def test_frames_that_arrive_after_the_verification_prevent_that_switch(
+    tiny: Context, footage: dict[str, Path]
+) -> None:
+    """The switch itself counts again, under the lock that ingest's commits hold shared."""
+    made = submit_reindex(tiny, "tiny-b")
+    with tiny.db.transaction() as session:
+        claimed = job_record.claim(session, made.job_id, 30)
+        generation = index_record.find_generation(session, made.generation_id)
+    assert claimed is not None
+    assert generation is not None
+    ingested(tiny, footage["car"], "second", 2.0, start_utc=START)
+    lease = Lease(tiny, claimed)
+    assert not _switch(tiny, lease, generation, verified_frames=FRAMES)
+    assert generations(tiny) == [("tiny-a", "live"), ("tiny-b", "building")]
+    assert job(tiny, made.job_id).state == "running"
+    assert run_reindex(tiny, claimed, lease) == "finished"
+    assert indexed(tiny, made.generation_id) == FRAMES + 2
