@@ -458,8 +458,43 @@ def test_without_a_start_time_the_files_own_is_taken(tiny: Context, tmp_path: Pa
         found.append((segment.start_source, segment.start_utc))
     assert found == [
         ("container", datetime(2025, 5, 4, 3, 2, 1, tzinfo=UTC)),
-        ("file-mtime", datetime.fromtimestamp(1_700_000_000, UTC)),
+        # Modified last when its recording ended: its ten pictures at 25 a second are taken off.
+        ("file-mtime", datetime.fromtimestamp(1_700_000_000 - 0.4, UTC)),
     ]
+
+
+def test_a_touched_copy_is_the_same_recording(tiny: Context, clip: Path, tmp_path: Path) -> None:
+    first = submit_file(tiny, clip, "gate", IntervalPolicy(1))
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(clip.read_bytes())
+    os.utime(copy, (1_600_000_000, 1_600_000_000))
+    again = submit_file(tiny, copy, "gate", IntervalPolicy(1))
+    assert (again.segment_id, again.is_new) == (first.segment_id, False)
+
+
+def test_a_file_replaced_after_it_was_accepted_is_not_indexed(
+    tiny: Context, clip: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "rolling.mp4"
+    path.write_bytes(clip.read_bytes())
+    made = submit(tiny, path)
+    make_clip(path, 3)
+    run_job(tiny, uuid.UUID(made.job_id), HANDLERS)
+    failed = job(tiny, made.job_id)
+    assert (failed.state, failed.error_code) == ("failed", "video_unreadable")
+    assert "changed" in str(failed.error_detail)
+    assert frames(tiny) == []
+
+
+def test_joined_recordings_whose_times_start_again_are_partial(
+    tiny: Context, tmp_path: Path
+) -> None:
+    once = make_clip(tmp_path / "once.ts", 40)
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(once.read_bytes() * 2)
+    made = submit(tiny, joined)
+    run_jobs(tiny)
+    assert segment_row(tiny, made.segment_id).outcome == "partial"
 
 
 def test_below_the_free_space_floor_the_job_is_kept(tiny: Context, clip: Path) -> None:

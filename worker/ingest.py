@@ -23,7 +23,7 @@ from models.video import VideoSegment
 from worker.backbones.base import Backbone
 from worker.context import Context
 from worker.core.sampling import SamplingPolicy, policy_from_json, policy_key, policy_to_json
-from worker.errors import InputInvalid, NotFound, RisError, VideoUnreadable
+from worker.errors import InputInvalid, NotFound, RisError, VideoInvalid, VideoUnreadable
 from worker.generations import backbone_of, ensure_live_generation
 from worker.jobs import Lease, Outcome
 from worker.messages import INGEST_QUEUE
@@ -66,6 +66,13 @@ def submit_file(
     start, source = _start_time(context, path, start_utc)
     with context.db.transaction() as session:
         camera = video_record.ensure_camera(session, name)
+        if start_utc is None:
+            # A copied or touched file has another modification time and is the same recording.
+            known = video_record.segment_of_content(
+                session, camera.id, content_sha256, policy_key(policy)
+            )
+            if known is not None:
+                start, source = known.start_utc, known.start_source
         segment, is_new = video_record.ensure_segment(
             session,
             {
@@ -79,7 +86,7 @@ def submit_file(
             },
         )
         if segment.job_id is None or segment.outcome == "failed":
-            payload = {"segment_id": segment.id}
+            payload = {"segment_id": segment.id, "file": _file_state(path)}
             job_id = job_record.submit(session, "ingest", INGEST_QUEUE, payload)
             video_record.set_segment(
                 session, segment.id, job_id=job_id, outcome=None, source_path=str(path)
@@ -110,16 +117,43 @@ def _hash_file(path: Path) -> str:
 
 
 def _start_time(context: Context, path: Path, given: datetime | None) -> tuple[datetime, str]:
-    """The given time, else the container's creation time, else the file's modification time."""
+    """The given time, else the container's creation time, else when the file's writing began.
+
+    A file is modified last when its recording ends, so its length is taken off.
+    """
     if given is not None:
-        return given.astimezone(UTC), "given"
+        try:
+            return given.astimezone(UTC), "given"
+        except OverflowError as error:
+            raise InputInvalid(f"start time {given} is outside what a date can say") from error
     try:
-        created = probe(path, context.settings.video_max_px).creation_time_utc
+        info = probe(path, context.settings.video_max_px)
+        created, duration_s = info.creation_time_utc, info.duration_s or 0.0
     except RisError:
-        created = None  # the ingest job will record why the file is no good
+        created, duration_s = None, 0.0  # the ingest job will record why the file is no good
     if created is not None:
         return created, "container"
-    return datetime.fromtimestamp(int(path.stat().st_mtime), UTC), "file-mtime"
+    ended = datetime.fromtimestamp(int(path.stat().st_mtime), UTC)
+    return ended - timedelta(seconds=duration_s), "file-mtime"
+
+
+def _file_state(path: Path) -> dict[str, int]:
+    """What tells cheaply that a file is still the one that was accepted."""
+    found = path.stat()
+    return {"size_bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
+
+
+def _require_unchanged(segment: VideoSegment, accepted: dict[str, int] | None) -> None:
+    """Raise :class:`VideoUnreadable` when the path now holds another recording, or none."""
+    path = Path(segment.source_path)
+    try:
+        same = accepted is None or _file_state(path) == accepted
+    except OSError as error:
+        raise VideoUnreadable(f"{path}: {error.strerror or error}; restore the file") from error
+    if not same and _hash_file(path) != segment.content_sha256:
+        raise VideoUnreadable(
+            f"{path} has changed since it was accepted: restore it, or ingest it anew"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +174,7 @@ def run_ingest(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         segment = video_record.find_segment(session, segment_id)
     if segment is None:
         raise NotFound(f"video segment {segment_id} is not known")
+    _require_unchanged(segment, job.payload.get("file"))
     generation = ensure_live_generation(context)
     run = _Run(context, lease, segment, generation, backbone_of(context, generation))
     info = probe(Path(segment.source_path), context.settings.video_max_px)
@@ -174,8 +209,14 @@ def fail_ingest(session: Session, job: ClaimedJob, _code: str) -> None:
 def _commit(run: _Run, sampled: Sequence[SampledFrame], report: DecodeReport) -> None:
     """Everything that makes these frames searchable, and the point to resume behind, at once."""
     start_utc = run.segment.start_utc
+    try:
+        times = [start_utc + timedelta(seconds=frame.t_s) for frame in sampled]
+    except OverflowError as error:
+        raise VideoInvalid(
+            f"{run.segment.source_path}: a timestamp is absurd; remux the file"
+        ) from error
     batch = PictureBatch(
-        t_utc=[start_utc + timedelta(seconds=frame.t_s) for frame in sampled],
+        t_utc=times,
         pts=[frame.pts for frame in sampled],
         imgs_input_hwc=[frame.img_input_hwc for frame in sampled],
         imgs_picture_hwc=[frame.img_picture_hwc for frame in sampled],
@@ -204,7 +245,7 @@ def _finish(run: _Run, info: VideoInfo, report: DecodeReport) -> None:
         video_record.finish_segment(
             session,
             run.segment.id,
-            "partial" if report.truncated or errors else "complete",
+            "partial" if report.truncated or errors or report.frames_out_of_order else "complete",
             frame_count=frames,
             frames_decoded=run.segment.frames_decoded + report.frames_decoded,
             decode_errors=errors,

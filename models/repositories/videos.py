@@ -103,6 +103,18 @@ def ensure_segment(session: Session, values: dict[str, Any]) -> tuple[VideoSegme
     return segment, created is not None
 
 
+def segment_of_content(
+    session: Session, camera_id: int, content_sha256: str, policy_key: str
+) -> VideoSegment | None:
+    """The first segment of a camera made of this content with this policy, whatever its start."""
+    return session.scalars(
+        select(VideoSegment)
+        .filter_by(camera_id=camera_id, content_sha256=content_sha256, policy_key=policy_key)
+        .order_by(VideoSegment.id)
+        .limit(1)
+    ).one_or_none()
+
+
 def find_segment(session: Session, segment_id: int) -> VideoSegment | None:
     """The segment as it stands."""
     return session.get(VideoSegment, segment_id, populate_existing=True)

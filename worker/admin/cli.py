@@ -15,7 +15,7 @@ from models.session import DatabaseUnavailable
 from worker.admin import demo, evaluation, index, query, services, video
 from worker.admin.output import notes
 from worker.config import settings
-from worker.errors import RisError, ServiceUnavailable
+from worker.errors import InputInvalid, RisError, ServiceUnavailable
 from worker.logs import configure_logging
 
 EXIT_ERROR = 1
@@ -63,6 +63,12 @@ def main() -> NoReturn:
         # pydantic's report of a bad RIS_* variable is readable as it is
         notes.print(f"[bold red]settings[/]: {error}", markup=True)
         _leave(EXIT_ERROR)
+    except OSError as error:
+        _fail(InputInvalid(f"{error.filename or 'a file'}: {error.strerror or error}"))
+    except Exception as error:
+        if settings().log_level == "DEBUG":
+            raise
+        _fail(RisError(f"{type(error).__name__}: {error} (RIS_LOG_LEVEL=DEBUG shows where)"))
     _leave(0)
 
 

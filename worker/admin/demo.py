@@ -71,6 +71,9 @@ def demo(
         DemoQuery(0.0, _box(roi) if roi else (0.25, 0.25, 0.75, 0.75)) if own else PACKAGED_QUERY
     )
     demo_dir = (settings().data_dir / DEMO_FOLDER).resolve()
+    # Its own services always: the demo must never write into a database in use.
+    os.environ["RIS_DATABASE_URL"] = os.environ["RIS_BROKER_URL"] = ""
+    settings.cache_clear()
     configured = settings().model_copy(update={"data_dir": demo_dir})
     with _services(configured, keep=keep) as state:
         context = make_context(configured, state, application_name="ris demo")

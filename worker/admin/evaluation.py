@@ -33,6 +33,8 @@ def evaluate(
 ) -> None:
     """Ingest a labelled dataset into a throw-away index and measure every ranking strategy."""
     names = _strategies(strategy)
+    if json_file is not None and str(json_file) != "-" and not json_file.resolve().parent.is_dir():
+        raise InputInvalid(f"--json {json_file}: its folder does not exist; make it first")
     dataset = read_dataset(dataset_dir)
     chosen = {"backbone": backbone, "device": device}
     changes = {name: value for name, value in chosen.items() if value is not None}

@@ -16,7 +16,7 @@ from worker.context import Context
 from worker.core.geometry import cells_box, roi_from_xyxy
 from worker.core.roi_json import roi_from_json
 from worker.core.search_params import search_params_from_json
-from worker.core.types import GridSize, ImageArray, Roi
+from worker.core.types import Box, GridSize, ImageArray, Roi
 from worker.errors import (
     InputInvalid,
     NotFound,
@@ -30,6 +30,7 @@ from worker.search import QueryState, query_state, submit_query
 from worker.video.picture import HitPicture, draw_hits, load_query_picture
 
 PICTURED_HITS = 12
+MAX_PICTURE_BYTES = 256 * 1024 * 1024
 _POLL_S = 0.05
 
 
@@ -151,7 +152,18 @@ def _hit_json(hit: Any) -> dict[str, Any]:
         "grid": list(grid),
         "region_cells": cells.tolist(),
         "box": None if box is None else [box.x0, box.y0, box.x1, box.y1],
+        "box_px": None if box is None else _in_pixels(box, hit.frame.h_px, hit.frame.w_px),
     }
+
+
+def _in_pixels(box: Box, h_px: int, w_px: int) -> list[int]:
+    """The box on the kept picture: x0, y0, x1, y1, half-open."""
+    return [
+        round(box.x0 * w_px),
+        round(box.y0 * h_px),
+        round(box.x1 * w_px),
+        round(box.y1 * h_px),
+    ]
 
 
 def draw_result(context: Context, state: QueryState, roi: Roi, out: Path) -> Path:
@@ -205,6 +217,8 @@ def _parse_roi(roi: str | None, polygon: str | None) -> Roi:
 
 def _read_picture(path: Path) -> bytes:
     try:
+        if path.exists() and (not path.is_file() or path.stat().st_size > MAX_PICTURE_BYTES):
+            raise PictureInvalid(f"{path}: not a regular file of at most {MAX_PICTURE_BYTES} bytes")
         return path.read_bytes()
     except OSError as error:
         raise PictureInvalid(f"{path}: {error.strerror or error}") from error

@@ -43,6 +43,8 @@ def ingest(
     context = process_context()
     chosen = policy_named(policy, every)
     start_utc = _parse_time(start_time)
+    if start_utc is not None and len(files) > 1:
+        raise InputInvalid("--start-time is of one file: ingest several files one by one")
     submitted = [submit_file(context, path, camera, chosen, start_utc) for path in files]
     states = follow_ingest(context, submitted, quiet=as_json) if wait else []
     if as_json:

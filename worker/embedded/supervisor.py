@@ -254,7 +254,7 @@ class _Supervisor:
                 continue
             try:
                 child.launch()
-            except SetupFailed as error:
+            except (SetupFailed, OSError) as error:  # OSError: a full disk; tried again later
                 log.error("%s: %s", child.name, error)
             else:
                 log.info("%s started again", child.name)
@@ -267,17 +267,20 @@ class _Supervisor:
             log.info(step)
         self.step = step
         running = (*self.services.values(), *self.children.values())
-        write_state(
-            ServiceState(
-                phase=self.phase,
-                step=step,
-                supervisor_pid=os.getpid(),
-                data_dir=str(self.plan.data_dir),
-                database_url=self.database_url,
-                broker_url=self.broker_url,
-                pids={child.name: child.process.pid for child in running if child.process},
+        try:
+            write_state(
+                ServiceState(
+                    phase=self.phase,
+                    step=step,
+                    supervisor_pid=os.getpid(),
+                    data_dir=str(self.plan.data_dir),
+                    database_url=self.database_url,
+                    broker_url=self.broker_url,
+                    pids={child.name: child.process.pid for child in running if child.process},
+                )
             )
-        )
+        except OSError as error:  # a full disk must not end what still runs
+            log.error("the state file was not written: %s", error)
 
 
 def _ready_file(data_dir: Path, spec: ChildSpec) -> Path:

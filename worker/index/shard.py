@@ -97,9 +97,8 @@ def append_blocks(layout: ShardLayout, valid_blocks: int, descriptors: Descripto
 
 def _append_file(layout: ShardLayout, kind: FileKind, valid_blocks: int, body: bytes) -> None:
     path = layout.path(kind)
-    is_new = valid_blocks == 0 and not path.exists()
-    if is_new:
-        _make_folder(layout.folder)
+    if valid_blocks == 0:
+        layout.folder.mkdir(parents=True, exist_ok=True)
     descriptor = _open(path, os.O_RDWR | (os.O_CREAT if valid_blocks == 0 else 0))
     try:
         _lock(descriptor, path)
@@ -114,8 +113,10 @@ def _append_file(layout: ShardLayout, kind: FileKind, valid_blocks: int, body: b
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    if is_new:
-        fsync_folder(layout.folder)
+    if valid_blocks == 0:
+        # Also when the file was there: whoever made it may have died before syncing its entry.
+        for folder in (layout.folder, *list(layout.folder.parents)[:3]):
+            fsync_folder(folder)
 
 
 def _open(path: Path, flags: int) -> int:
@@ -151,13 +152,6 @@ def _check_file(descriptor: int, layout: ShardLayout, kind: FileKind, blocks: in
     have = os.fstat(descriptor).st_size
     if have < need:
         raise IndexDamaged(f"{path}: {have} bytes, Postgres says {need}; run `ris verify`")
-
-
-def _make_folder(folder: Path) -> None:
-    missing = [p for p in (folder, *folder.parents) if not p.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for made in missing:
-        fsync_folder(made.parent)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -74,7 +74,7 @@ class FrameStore:
                 raise storage_error(error, target) from error
         for folder in changed:
             try:
-                _sync_folder(folder)
+                sync_folder(folder)
             except OSError as error:
                 raise storage_error(error, folder) from error
         return stored
@@ -165,7 +165,8 @@ def _write_file(target: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make a folder's entries durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

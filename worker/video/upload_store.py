@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worker.errors import IndexDamaged, NotFound
-from worker.video.frame_store import storage_error
+from worker.video.frame_store import storage_error, sync_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class UploadStore:
         """Store an upload durably; its SHA-256 (hex). Raises ``StorageFull``, ``StorageFailed``."""
         sha256 = hashlib.sha256(content).hexdigest()
         target = self.root / sha256
-        if target.exists():
+        if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == sha256:
             return sha256
         temporary = target.with_suffix(f".{uuid.uuid4().hex}.tmp")
         try:
@@ -32,6 +32,7 @@ class UploadStore:
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(target)
+            sync_folder(self.root)
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise storage_error(error, target) from error
