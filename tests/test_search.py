@@ -279,6 +279,9 @@ def test_pictures_that_cannot_be_used_are_refused(indexed: Context, make: Any) -
 
 
 def test_unknown_frames_and_cameras_are_named(indexed: Context) -> None:
+    for beyond_bigint in (-1, 10**20):
+        with pytest.raises(NotFound, match=f"frame {beyond_bigint}"):
+            submit_query(indexed, Box(0, 0, 1, 1), SearchParams(), frame_id=beyond_bigint)
     with pytest.raises(NotFound, match="frame 999999"):
         submit_query(indexed, ROI, SearchParams(), frame_id=999_999)
     with pytest.raises(NotFound, match=r"cameras \[77, 78\]"):

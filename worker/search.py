@@ -32,6 +32,8 @@ from worker.pinning import pin_shards, spec_of
 from worker.two_stage import QueryDescriptors, RankedFrame, search_shards
 from worker.video.picture import load_query_picture
 
+_ID_LIMIT = 2**63  # ids are Postgres bigints; a larger number would be an error of its own
+
 
 @dataclass(frozen=True, slots=True)
 class QueryState:
@@ -81,7 +83,9 @@ def submit_query(
 
 
 def _require_known(session: Session, frame_id: int | None, params: SearchParams) -> None:
-    if frame_id is not None and video_record.find_frame(session, frame_id) is None:
+    if frame_id is not None and not (
+        0 < frame_id < _ID_LIMIT and video_record.find_frame(session, frame_id)
+    ):
         raise NotFound(f"frame {frame_id} is not known")
     if params.camera_ids is not None:
         unknown = sorted(set(params.camera_ids) - video_record.camera_ids(session))

@@ -147,3 +147,8 @@ def test_paper_strategies_take_the_parameters_of_section_4_1():
         assert given_params.resolved() == replace(
             given_params, top_n=50, k=5, tau=0.6, alpha=1.0, coverage="literal"
         )
+
+
+def test_a_time_before_the_first_year_is_refused() -> None:
+    with pytest.raises(InputInvalid, match="t_from_utc"):
+        search_params_from_json({"t_from_utc": "0001-01-01T00:00:00+14:00"})

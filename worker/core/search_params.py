@@ -194,4 +194,7 @@ def _time_from_json(field: str, value: Any) -> datetime:
         raise InputInvalid(wanted) from None
     if read.utcoffset() is None:
         raise InputInvalid(wanted)
-    return read.astimezone(UTC)
+    try:
+        return read.astimezone(UTC)
+    except OverflowError:
+        raise InputInvalid(wanted) from None
