@@ -42,7 +42,7 @@ _STAY_OR_N4 = ((0, 0), *_N4)
 _Step = tuple[tuple[int, int], tuple[int, int]]
 """(d_row, d_col) of the query cell and of the target cell."""
 
-_STEPS: dict[GrowthMode, tuple[_Step, ...]] = {
+STEPS: dict[GrowthMode, tuple[_Step, ...]] = {
     "rigid": tuple((step, step) for step in _N4),
     "elastic": tuple(
         (query_step, cell_step)
@@ -51,6 +51,7 @@ _STEPS: dict[GrowthMode, tuple[_Step, ...]] = {
         if query_step != (0, 0) or cell_step != (0, 0)
     ),
 }
+"""One step from a pair to a neighbour, by mode; the opposite of every step is a step too."""
 
 
 class Seed(NamedTuple):
@@ -77,7 +78,7 @@ def select_seeds(
     descending, then (query row, query col, cell row, cell col). Raises ``InputInvalid`` or
     ``DescriptorInvalid`` for arrays that do not fit or hold NaN.
     """
-    _check_arrays(similarity_qc, query_cells, grid)
+    check_arrays(similarity_qc, query_cells, grid)
     nearest_qk = np.argsort(-similarity_qc, axis=1, kind="stable")[:, :k]
     query_index = np.repeat(np.arange(nearest_qk.shape[0]), nearest_qk.shape[1])
     cell_index = nearest_qk.ravel()
@@ -109,7 +110,7 @@ def grow_from_seed(
 
     Raises ``InputInvalid`` when the seed is not a match, and as :func:`select_seeds`.
     """
-    _check_arrays(similarity_qc, query_cells, grid)
+    check_arrays(similarity_qc, query_cells, grid)
     matches = local_matches(similarity_qc, tau)
     if not matches[seed]:
         raise InputInvalid(f"{seed} has cosine {similarity_qc[seed]}, below tau {tau}")
@@ -171,7 +172,7 @@ def grow_seedless(
     Equal to the best of :func:`grow_from_seed` over every matching pair, without choosing seeds
     (design, section 4.4). None without a match. Raises as :func:`select_seeds`.
     """
-    _check_arrays(similarity_qc, query_cells, grid)
+    check_arrays(similarity_qc, query_cells, grid)
     # In row-major order of the query cells, np.nonzero lists pairs by (row, col, cell): the lowest
     # pair of a component, its seed, is then the one with the lowest number.
     row_major = np.lexsort((query_cells[:, 1], query_cells[:, 0]))
@@ -221,19 +222,26 @@ def region_score(
     return float(pooled * coverage(region, similarity_qc.shape[0], coverage_kind) ** alpha)
 
 
-def _check_arrays(similarity_qc: FloatArray, query_cells: IntArray, grid: GridSize) -> None:
-    if similarity_qc.ndim != 2 or similarity_qc.shape[1] != grid.cells:
+def check_arrays(
+    similarity: FloatArray, query_cells: IntArray, grid: GridSize, *, axes: int = 2
+) -> None:
+    """Raise where growth has no answer: float32 (..., q, c) of ``axes`` axes, int64 (q, 2).
+
+    ``InputInvalid`` for shapes that do not fit or repeated query cells, ``DescriptorInvalid`` for a
+    NaN.
+    """
+    if similarity.ndim != axes or similarity.shape[-1] != grid.cells:
         raise InputInvalid(
-            f"similarities {similarity_qc.shape} do not fit a grid of {grid.h}x{grid.w} cells"
+            f"similarities {similarity.shape} do not fit a grid of {grid.h}x{grid.w} cells"
         )
-    if query_cells.shape != (similarity_qc.shape[0], 2):
+    if query_cells.shape != (similarity.shape[-2], 2):
         raise InputInvalid(
-            f"similarities {similarity_qc.shape} need query cells "
-            f"({similarity_qc.shape[0]}, 2), got {query_cells.shape}"
+            f"similarities {similarity.shape} need query cells "
+            f"({similarity.shape[-2]}, 2), got {query_cells.shape}"
         )
     if len(np.unique(query_cells, axis=0)) != len(query_cells):
         raise InputInvalid("query cells repeat: give every cell of the ROI once")
-    if np.isnan(similarity_qc).any():
+    if np.isnan(similarity).any():
         raise DescriptorInvalid("a similarity is NaN: verify the index")
 
 
@@ -247,14 +255,14 @@ def _neighbours(
     """Pairs one step away that exist: i' in Q and j' inside the grid; not yet tested for tau."""
     query_row, query_col = (int(value) for value in query_cells[pair.query_index])
     cell_row, cell_col = divmod(pair.cell_index, grid.w)
-    for query_step, cell_step in _STEPS[mode]:
+    for query_step, cell_step in STEPS[mode]:
         query_index = index_at.get((query_row + query_step[0], query_col + query_step[1]))
         row, col = cell_row + cell_step[0], cell_col + cell_step[1]
         if query_index is not None and 0 <= row < grid.h and 0 <= col < grid.w:
             yield Seed(query_index, row * grid.w + col)
 
 
-def _stepped_queries(query_cells: IntArray, step: tuple[int, int]) -> IntArray:
+def stepped_queries(query_cells: IntArray, step: tuple[int, int]) -> IntArray:
     """Index of the query patch one step from each, -1 where that cell is not in Q: int64 (q,)."""
     if not query_cells.size:
         return np.empty(0, dtype=np.int64)
@@ -265,7 +273,7 @@ def _stepped_queries(query_cells: IntArray, step: tuple[int, int]) -> IntArray:
     return stepped
 
 
-def _stepped_cells(grid: GridSize, step: tuple[int, int]) -> IntArray:
+def stepped_cells(grid: GridSize, step: tuple[int, int]) -> IntArray:
     """Patch id one step from each cell of the grid, -1 outside: int64 (cells,)."""
     row, col = np.divmod(np.arange(grid.cells, dtype=np.int64), grid.w)
     row, col = row + step[0], col + step[1]
@@ -281,7 +289,7 @@ def _consistency(
     padded = np.pad(local_matches(similarity_qc, tau), ((0, 1), (0, 1)))
     support_qc = np.zeros(similarity_qc.shape, dtype=np.int64)
     for step in _N4:
-        query_index, cell_index = _stepped_queries(query_cells, step), _stepped_cells(grid, step)
+        query_index, cell_index = stepped_queries(query_cells, step), stepped_cells(grid, step)
         support_qc += padded[np.ix_(query_index, cell_index)]
     return support_qc
 
@@ -297,12 +305,12 @@ def _edges(
     number_qc = np.full((len(query_cells) + 1, grid.cells + 1), -1, dtype=np.int64)
     number_qc[query_index, cell_index] = np.arange(query_index.size)
     edges = []
-    for query_step, cell_step in _STEPS[mode]:
+    for query_step, cell_step in STEPS[mode]:
         if (query_step, cell_step) < ((0, 0), (0, 0)):
             continue  # the opposite step finds the same edge
         stepped = number_qc[
-            _stepped_queries(query_cells, query_step)[query_index],
-            _stepped_cells(grid, cell_step)[cell_index],
+            stepped_queries(query_cells, query_step)[query_index],
+            stepped_cells(grid, cell_step)[cell_index],
         ]
         met = np.flatnonzero(stepped >= 0)
         edges.append(np.stack((met, stepped[met]), axis=1))
