@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from models.session import Database
 from worker.backbones.base import Backbone
 from worker.config import Settings
+from worker.index.backgrounds import BackgroundCache
 from worker.index.store import IndexStore
 from worker.messages import JobKind
 from worker.pinning import FMapCache
@@ -32,3 +33,4 @@ class Context:
     f_maps: FMapCache
     backbone: Callable[[str], Backbone]
     ring: Callable[[uuid.UUID, JobKind], None]
+    backgrounds: BackgroundCache = field(default_factory=BackgroundCache)

@@ -184,6 +184,7 @@ def search_generation(
         grid=spec.grid,
         exclude_frame_id=exclude_frame_id,
         regions_for=regions_for,
+        backgrounds=context.backgrounds,
     )
     return ranked, sum(shard.blocks for shard in shards)
 

@@ -16,7 +16,6 @@ from worker.core.region_growing import (
     GrowthMode,
     coverage,
     grow_region,
-    grow_seedless,
     region_score,
 )
 from worker.core.search_params import SearchParams, Strategy
@@ -30,6 +29,8 @@ from worker.core.voting import (
     weighted_unique_vote,
     weighted_vote,
 )
+from worker.fused import CameraScenes, Origin, find_origin, fused_scores, trail_support
+from worker.index.backgrounds import BackgroundCache
 from worker.index.candidates import (
     Candidates,
     candidates_of_frames,
@@ -38,6 +39,7 @@ from worker.index.candidates import (
 )
 from worker.index.scorer import ScoredChunk, candidate_similarities
 from worker.index.store import IndexStore, PinnedShard
+from worker.kernels.region_growing import grow_seedless_chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +91,14 @@ def search_shards(
     grid: GridSize,
     exclude_frame_id: int | None = None,
     regions_for: int | None = None,
+    backgrounds: BackgroundCache | None = None,
 ) -> list[RankedFrame]:
     """Every candidate of stage 1 in ranked order; ties by eq. 4, then by lower frame id.
 
     ``tau`` is the backbone's calibrated match level where ``params`` leaves it open. The first
     ``regions_for`` frames (default ``params.limit``) carry the region that proves the match.
+    ``exclude_frame_id`` is the query's own frame, which is not an answer. ``backgrounds`` keeps
+    what the default strategy learns of each camera between searches.
     """
     resolved = params.resolved()
     span = _Span(
@@ -118,12 +123,56 @@ def search_shards(
         )
         kept = np.flatnonzero(candidates.frame_id != exclude_frame_id)[: resolved.top_n]
         candidates = candidates.take(kept)
+    if resolved.strategy is Strategy.FUSED:
+        scenes = CameraScenes(shards, backgrounds or BackgroundCache())
+        candidates, fused_n = _fused(
+            store, scenes, query, grid, candidates, find_origin(shards, exclude_frame_id)
+        )
     matching = _Matching(shards, candidates, query, resolved, level, grid, neighbours)
-    score_n, regions = _scores(matching)
+    if resolved.strategy is Strategy.FUSED:
+        score_n, regions = fused_n.astype(np.float64), {}
+    else:
+        score_n, regions = _scores(matching)
     order = rank(score_n, matching.candidates.score_n)
     wanted = order[: params.limit if regions_for is None else regions_for]
     regions |= _proofs(matching, [int(p) for p in wanted if int(p) not in regions])
     return [_ranked_frame(matching, score_n, regions, int(p)) for p in order]
+
+
+def _fused(
+    store: IndexStore,
+    scenes: CameraScenes,
+    query: QueryDescriptors,
+    grid: GridSize,
+    candidates: Candidates,
+    origin: Origin | None,
+) -> tuple[Candidates, FloatArray]:
+    """The candidates and the frames on the subject's trail, with their fused scores."""
+    patch_ids = query.cells[:, 0] * grid.w + query.cells[:, 1]
+    trail: dict[tuple[int, int], float] = {}
+    known = candidates.frame_id
+    if origin is not None:
+        trail = trail_support(scenes, origin, query.patches_qd, patch_ids, grid)
+        known = np.union1d(known, _frames_at(scenes, [*trail, _place(scenes, origin)]))
+    if known.size == 0:
+        return candidates, np.empty(0, dtype=np.float32)
+    # The query's own frame takes part as a neighbour in time, and is no answer.
+    everything = candidates_of_frames(store, scenes.shards, query.global_d, known)
+    score_n = fused_scores(scenes, everything, query.patches_qd, patch_ids, origin, trail)
+    own = -1 if origin is None else int(_frames_at(scenes, [_place(scenes, origin)])[0])
+    kept = np.flatnonzero(everything.frame_id != own)
+    return everything.take(kept), score_n[kept]
+
+
+def _place(scenes: CameraScenes, origin: Origin) -> tuple[int, int]:
+    return scenes.shards[origin.shard_position].shard_id, origin.block
+
+
+def _frames_at(scenes: CameraScenes, places: Sequence[tuple[int, int]]) -> IntArray:
+    """Frame ids at (shard id, block)."""
+    f_maps = {shard.shard_id: shard.f_map for shard in scenes.shards}
+    found = [f_maps[shard_id].frame_id[block] for shard_id, block in places]
+    return np.array(found, dtype=np.int64)
 
 
 class _Span(TypedDict):
@@ -180,11 +229,13 @@ def _scores(matching: _Matching) -> tuple[VoteArray, dict[int, Region | None]]:
     score_n = np.zeros(candidates.count)
     regions: dict[int, Region | None] = {}
     for chunk in matching.chunks():
-        for position, similarity_qc in zip(chunk.position, chunk.similarity_mqc, strict=True):
-            if strategy is Strategy.MAX_SIM:
-                score_n[position] = max_similarity_score(similarity_qc)
-                continue
-            region = _grow(matching, similarity_qc)
+        if strategy is Strategy.MAX_SIM:
+            score_n[chunk.position] = [max_similarity_score(s) for s in chunk.similarity_mqc]
+            continue
+        grown = _grow(matching, chunk.similarity_mqc)
+        for position, similarity_qc, region in zip(
+            chunk.position, chunk.similarity_mqc, grown, strict=True
+        ):
             regions[int(position)] = region
             if region is not None:
                 score_n[position] = region_score(
@@ -193,16 +244,19 @@ def _scores(matching: _Matching) -> tuple[VoteArray, dict[int, Region | None]]:
     return score_n, regions
 
 
-def _grow(matching: _Matching, similarity_qc: FloatArray) -> Region | None:
+def _grow(matching: _Matching, similarity_mqc: FloatArray) -> list[Region | None]:
     params, cells = matching.params, matching.query.cells
     mode: GrowthMode = "rigid"
     if params.strategy in (Strategy.GROW_ELASTIC, Strategy.PAPER_ELASTIC):
         mode = "elastic"
     if params.strategy.is_paper:
-        return grow_region(
-            similarity_qc, cells, matching.grid, matching.tau, mode, k=params.k, k_s=params.k_s
-        )
-    return grow_seedless(similarity_qc, cells, matching.grid, matching.tau, mode)
+        return [
+            grow_region(
+                similarity_qc, cells, matching.grid, matching.tau, mode, k=params.k, k_s=params.k_s
+            )
+            for similarity_qc in similarity_mqc
+        ]
+    return grow_seedless_chunk(similarity_mqc, cells, matching.grid, matching.tau, mode)
 
 
 def _proofs(matching: _Matching, positions: Sequence[int]) -> dict[int, Region | None]:
@@ -210,11 +264,12 @@ def _proofs(matching: _Matching, positions: Sequence[int]) -> dict[int, Region |
     part = replace(matching, candidates=matching.candidates.take(np.array(positions, dtype=int)))
     regions: dict[int, Region | None] = {}
     for chunk in part.chunks():
-        for local, similarity_qc in zip(chunk.position, chunk.similarity_mqc, strict=True):
-            region = grow_seedless(
-                similarity_qc, matching.query.cells, matching.grid, matching.tau, "rigid"
-            )
-            regions[positions[local]] = region
+        grown = grow_seedless_chunk(
+            chunk.similarity_mqc, matching.query.cells, matching.grid, matching.tau, "rigid"
+        )
+        regions |= {
+            positions[local]: region for local, region in zip(chunk.position, grown, strict=True)
+        }
     return regions
 
 

@@ -41,3 +41,19 @@ def max_similarity_score(similarity_qc: FloatArray) -> float:
     if similarity_qc.ndim != 2 or similarity_qc.size == 0:
         raise InputInvalid(f"MaxSim needs a filled (q, c) matrix, got {similarity_qc.shape}")
     return float(similarity_qc.max(axis=1).mean(dtype=np.float64))
+
+
+def smooth_in_time(score_n: FloatArray, camera_n: IntArray, t_n: NDArray[Any]) -> FloatArray:
+    """Mean of each frame's score with those of the frames just before and after: float32 (n,).
+
+    Neighbours are the nearest given frames of the same camera (``camera_n`` int64, ``t_n`` seconds;
+    equal times in the given order); a missing one is replaced by the frame itself. A subject seldom
+    shows in one sampled frame only, chance similarities do.
+    """
+    smooth = score_n.astype(np.float32)
+    for camera in np.unique(camera_n):
+        members = np.flatnonzero(camera_n == camera)
+        members = members[np.argsort(t_n[members], kind="stable")]
+        padded = np.pad(score_n[members].astype(np.float64), 1, mode="edge")
+        smooth[members] = (padded[:-2] + padded[1:-1] + padded[2:]) / 3
+    return smooth

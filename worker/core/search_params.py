@@ -26,6 +26,7 @@ class Strategy(StrEnum):
     """How candidates are scored. ``paper-*`` fix the paper's own parameters (4.1)."""
 
     DEFAULT = "default"
+    FUSED = "fused"
     MAX_SIM = "max-sim"
     VOTE_MAJORITY = "vote-majority"
     VOTE_UNIQUE = "vote-unique"
@@ -47,7 +48,7 @@ class Strategy(StrEnum):
         return self.value.startswith("paper-")
 
 
-DEFAULT_STRATEGY = Strategy.MAX_SIM
+DEFAULT_STRATEGY = Strategy.FUSED
 """What ``default`` stands for."""
 
 MAX_CAMERAS = 10_000

@@ -34,6 +34,17 @@ def candidate_similarities(
     Raises :class:`IndexDamaged` when a shard's file does not hold what Postgres says.
     """
     q = query_qd.shape[0]
+    for _, part, patches in candidate_patches(shards, candidates, frames_per_chunk):
+        flat = query_qd @ patches.reshape(-1, patches.shape[2]).T
+        similarity = flat.reshape(q, part.size, patches.shape[1]).transpose(1, 0, 2)
+        yield ScoredChunk(part, np.ascontiguousarray(similarity))
+
+
+def candidate_patches(
+    shards: Sequence[PinnedShard], candidates: Candidates, frames_per_chunk: int = 64
+) -> Iterator[tuple[int, IntArray, FloatArray]]:
+    """Patches of every candidate in chunks of one shard: shard position, positions int64 (m,) in
+    the candidate list, and float32 (m, cells, d). Reads and errors as above."""
     for shard_position in np.unique(candidates.shard_position):
         members = np.flatnonzero(candidates.shard_position == shard_position)
         members = members[np.argsort(candidates.block[members], kind="stable")]
@@ -41,6 +52,4 @@ def candidate_similarities(
         for start in range(0, members.size, frames_per_chunk):
             part = members[start : start + frames_per_chunk]
             patches = read_patches(layout, candidates.block[part].tolist())
-            flat = query_qd @ patches.reshape(-1, layout.patch_dim).T
-            similarity = flat.reshape(q, part.size, layout.cells).transpose(1, 0, 2)
-            yield ScoredChunk(part.astype(np.int64), np.ascontiguousarray(similarity))
+            yield int(shard_position), part.astype(np.int64), patches

@@ -1,0 +1,73 @@
+"""What a fixed camera always shows, and how far a cell differs from it.
+
+A camera's background is taken per cell from its own indexed frames, without labels. A cell that the
+background explains says little about a subject: it is in every frame of that camera. All
+descriptors are unit rows of one backbone spec; nothing here is tuned per camera.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from worker.core.similarity import l2_normalise
+from worker.core.types import FloatArray
+from worker.errors import InputInvalid
+
+MIN_BACKGROUND_FRAMES = 8
+"""Below this the median is no background: somebody who stands there would be part of it."""
+FULL_NOVELTY = 0.2
+"""Cosine distance to the background from which a cell counts in full. Larger values let a subject
+that stays a while fade out (benchmarks/LOG.md)."""
+QUERY_FLOOR = 0.05
+TARGET_FLOOR = 0.1
+
+
+def background_descriptors(patches_ncd: FloatArray) -> FloatArray | None:
+    """The usual descriptor of every cell, float32 (c, d), unit rows: the median over n frames.
+
+    ``patches_ncd``: float32 (n, c, d). None with fewer than ``MIN_BACKGROUND_FRAMES`` frames. A
+    cell whose median has no direction (all zero) keeps the first frame's descriptor. Raises
+    ``DescriptorInvalid`` for NaN.
+    """
+    if patches_ncd.ndim != 3:
+        raise InputInvalid(f"a background needs patches (n, c, d), got {patches_ncd.shape}")
+    if patches_ncd.shape[0] < MIN_BACKGROUND_FRAMES:
+        return None
+    median_cd = np.median(patches_ncd, axis=0)
+    lost = np.linalg.norm(median_cd, axis=1) < 1e-6
+    median_cd[lost] = patches_ncd[0, lost]
+    return l2_normalise(median_cd)
+
+
+def novelty(patches_ncd: FloatArray, background_cd: FloatArray | None) -> FloatArray:
+    """``1 - cos(cell, background of that cell)``: float32 (n, c), 0 for background, up to 2.
+
+    Without a background every cell is new: ones.
+    """
+    if background_cd is None:
+        return np.ones(patches_ncd.shape[:2], dtype=np.float32)
+    return np.asarray(1.0 - np.einsum("ncd,cd->nc", patches_ncd, background_cd), dtype=np.float32)
+
+
+def novelty_weight(novelty_any: FloatArray, floor: float) -> FloatArray:
+    """``clip(novelty / FULL_NOVELTY, floor, 1)``: float32, same shape."""
+    weight: FloatArray = np.clip(novelty_any / np.float32(FULL_NOVELTY), floor, 1.0)
+    return weight
+
+
+def novel_similarity(
+    similarity_mqc: FloatArray, novelty_mc: FloatArray, query_novelty_q: FloatArray
+) -> FloatArray:
+    """MaxSim in which background counts little: float32 (m,).
+
+    ``sum_i w_i max_j s_ij v_j / sum_i w_i`` with ``w`` the novelty weight of a query cell and ``v``
+    the square root of a target cell's. ``similarity_mqc``: float32 (m, q, c); ``novelty_mc``
+    (m, c); ``query_novelty_q`` (q,). With all novelties equal to one it is MaxSim.
+    """
+    if similarity_mqc.ndim != 3 or similarity_mqc.shape[1] == 0:
+        raise InputInvalid(f"MaxSim needs similarities (m, q, c), got {similarity_mqc.shape}")
+    target_mc = np.sqrt(novelty_weight(novelty_mc, TARGET_FLOOR))
+    query_q = novelty_weight(query_novelty_q, QUERY_FLOOR)
+    best_mq = (similarity_mqc * target_mc[:, None, :]).max(axis=2)
+    mean_m: FloatArray = (best_mq @ (query_q / query_q.sum())).astype(np.float32)
+    return mean_m

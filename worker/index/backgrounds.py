@@ -1,0 +1,59 @@
+"""Backgrounds of cameras, from their own indexed frames, kept per process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from worker.core.background import background_descriptors
+from worker.core.types import FloatArray
+from worker.index.shard import read_patches
+from worker.index.store import PinnedShard
+
+SAMPLED_FRAMES = 64
+
+_Key = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundCache:
+    """The last background made per camera and generation; made anew when its frames change.
+
+    Building one does no I/O; safe to share between threads.
+    """
+
+    _made: dict[tuple[str, int], tuple[_Key, FloatArray | None]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def background(self, shards: Sequence[PinnedShard]) -> FloatArray | None:
+        """Background of one camera over its shards, float32 (c, d); None with too few frames.
+
+        Up to ``SAMPLED_FRAMES`` frames, evenly spaced in time, so that the same pinned shards
+        always give the same background.
+        """
+        place = (str(shards[0].layout.folder.parent), shards[0].camera_id)
+        key = tuple((shard.shard_id, shard.blocks) for shard in shards)
+        with self._lock:
+            found = self._made.get(place)
+        if found is None or found[0] != key:
+            found = (key, background_descriptors(_sampled_patches(shards)))
+            with self._lock:
+                self._made[place] = found
+        return found[1]
+
+
+def _sampled_patches(shards: Sequence[PinnedShard]) -> FloatArray:
+    """Patches of evenly spaced frames of these shards, float32 (n, c, d)."""
+    shard_of = np.concatenate([np.full(s.blocks, i) for i, s in enumerate(shards)])
+    block_of = np.concatenate([np.arange(shard.blocks) for shard in shards])
+    in_time = np.argsort(np.concatenate([shard.t_epoch_s for shard in shards]), kind="stable")
+    count = min(SAMPLED_FRAMES, in_time.size)
+    chosen = in_time[np.linspace(0, in_time.size - 1, count).round().astype(np.int64)]
+    parts = [
+        read_patches(shards[at].layout, np.sort(block_of[chosen[shard_of[chosen] == at]]).tolist())
+        for at in np.unique(shard_of[chosen])
+    ]
+    return np.concatenate(parts)
