@@ -125,7 +125,7 @@ def test_an_uploaded_picture_finds_its_frame_first_and_in_place(
     state = answered(indexed, picture=buffer.getvalue())
     best = hits_of(state)[0]
     assert best.frame_id == frame_id
-    assert best.score > 0.95
+    assert best.score > 0.7  # averaged with its neighbours in time
     assert best.coverage == 1.0
     box = cells_box(np.array(best.region_cell_index), GridSize(16, 16))
     assert abs(box.x0 - ROI.x0) < 0.07

@@ -32,6 +32,8 @@ from worker.pinning import pin_shards, spec_of
 from worker.two_stage import QueryDescriptors, RankedFrame, search_shards
 from worker.video.picture import load_query_picture
 
+MAX_PROOFS = 1000
+"""Frames, from the top, that a proof is sought for; those without one are no hits."""
 _ID_LIMIT = 2**63  # ids are Postgres bigints; a larger number would be an error of its own
 
 
@@ -128,10 +130,15 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
     )
     described_s = time.perf_counter()
     ranked, frames_searched = search_generation(
-        context, generation, descriptors, params, exclude_frame_id=query.frame_id
+        context,
+        generation,
+        descriptors,
+        params,
+        exclude_frame_id=query.frame_id,
+        regions_for=MAX_PROOFS,
     )
     # A hit is shown with its proof: without any match at tau there is nothing to show.
-    hits = [hit for hit in ranked[: params.limit] if hit.region is not None]
+    hits = [hit for hit in ranked if hit.region is not None][: params.limit]
     stats = {
         "describe_ms": round(1000 * (described_s - started_s), 3),
         "search_ms": round(1000 * (time.perf_counter() - described_s), 3),

@@ -130,7 +130,8 @@ def search_shards(
         )
     matching = _Matching(shards, candidates, query, resolved, level, grid, neighbours)
     if resolved.strategy is Strategy.FUSED:
-        score_n, regions = fused_n.astype(np.float64), {}
+        score_n: VoteArray = fused_n.astype(np.float64)
+        regions: dict[int, Region | None] = {}
     else:
         score_n, regions = _scores(matching)
     order = rank(score_n, matching.candidates.score_n)

@@ -46,7 +46,9 @@ def novelty(patches_ncd: FloatArray, background_cd: FloatArray | None) -> FloatA
     """
     if background_cd is None:
         return np.ones(patches_ncd.shape[:2], dtype=np.float32)
-    return np.asarray(1.0 - np.einsum("ncd,cd->nc", patches_ncd, background_cd), dtype=np.float32)
+    # Summed along the last axis, so that a frame's value does not depend on its batch.
+    cosine_nc = (patches_ncd * background_cd).sum(axis=-1)
+    return np.asarray(1.0 - cosine_nc, dtype=np.float32)
 
 
 def novelty_weight(novelty_any: FloatArray, floor: float) -> FloatArray:
@@ -69,5 +71,6 @@ def novel_similarity(
     target_mc = np.sqrt(novelty_weight(novelty_mc, TARGET_FLOOR))
     query_q = novelty_weight(query_novelty_q, QUERY_FLOOR)
     best_mq = (similarity_mqc * target_mc[:, None, :]).max(axis=2)
-    mean_m: FloatArray = (best_mq @ (query_q / query_q.sum())).astype(np.float32)
+    weighted_m = (best_mq * query_q).sum(axis=1, dtype=np.float64)
+    mean_m: FloatArray = (weighted_m / query_q.sum(dtype=np.float64)).astype(np.float32)
     return mean_m

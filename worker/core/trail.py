@@ -29,7 +29,8 @@ def first_belief(patch_ids: IntArray, novelty_c: FloatArray) -> FloatArray:
         raise InputInvalid("a trail starts from at least one cell")
     belief_c = np.zeros(novelty_c.shape, dtype=np.float32)
     belief_c[patch_ids] = novelty_weight(novelty_c[patch_ids], QUERY_FLOOR)
-    return belief_c / belief_c.max()
+    belief_c /= belief_c.max()
+    return belief_c
 
 
 def reachable(grid: GridSize) -> BoolArray:
