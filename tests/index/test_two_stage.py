@@ -54,6 +54,7 @@ def split(folder: Path, made: Descriptors, sizes: Sequence[int]) -> list[PinnedS
                 part,
                 range(start + 1, start + n + 1),
                 shard_id=number,
+                t_epoch_s=range(start, start + n),
             )
         )
         start += n
