@@ -313,7 +313,7 @@ def _ious(
     grid = spec_of(generation).grid
     labels = {frame.image: frame.boxes for frame in dataset.frames}
     return [
-        box_iou(cells_box(hit.region.cell_index, grid), labels[image][query.identity])
+        box_iou(hit.box or cells_box(hit.region.cell_index, grid), labels[image][query.identity])
         for hit, image in zip(ranked, images, strict=True)
         if hit.region is not None and image in query.positives and query.identity in labels[image]
     ]

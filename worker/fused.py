@@ -1,14 +1,14 @@
-"""The default search's evidence: novel similarity, the subject's trail, and time.
+"""The default search's evidence, fused: appearance without background, trail, time, whole frame.
 
-Composes core (background, trail) with the index adapter. Every piece has its price: the background
-is made once per camera, the similarity costs what MaxSim costs, the trail reads the frames before
-and after the query's own until the subject is lost.
+Every piece has its price: a background is made once per camera; the appearance costs what MaxSim
+costs, times the number of views; the trail reads the frames before and after the query's own until
+the subject is lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,151 +17,200 @@ from worker.core.background import (
     novel_similarity,
     novelty,
     novelty_weight,
+    weighted_max_similarity,
 )
+from worker.core.coherence import PIVOT, coherent_similarity, match_levels, pivoted
 from worker.core.ranking import smooth_in_time
-from worker.core.trail import (
-    LOST_LEVEL,
-    STEP_DECAY,
-    belief_support,
-    carried_belief,
-    first_belief,
-    reachable,
-    resemblance,
-)
-from worker.core.types import FloatArray, GridSize, IntArray
-from worker.index.backgrounds import BackgroundCache
+from worker.core.region_growing import GrowthMode
+from worker.core.trail import moved_box, shifted_box
+from worker.core.types import Box, FloatArray, GridSize, IntArray, Region
 from worker.index.candidates import Candidates
 from worker.index.scorer import candidate_patches
 from worker.index.shard import read_patches
-from worker.index.store import PinnedShard
+from worker.kernels.region_growing import grow_seedless_chunk
+from worker.scenes import CameraScenes, Place
+from worker.trails import Trail, follow
 
 TRAIL_WEIGHT = 1.0
 GLOBAL_WEIGHT = 0.1
-MAX_STEPS = 200
+VIEW_WEIGHT = 0.5
+"""What a view from the trail counts against the query itself."""
+MAX_VIEWS = 3
+VIEW_SUPPORT = 0.3
+VIEW_BELIEF = 0.5
+LEVEL_SAMPLE_FRAMES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Where the query's own frame lies in the pinned shards."""
+class View:
+    """The subject as one frame shows it: descriptors float32 (q, d) and weights (q,)."""
 
-    shard_position: int
-    block: int
-
-
-def find_origin(shards: Sequence[PinnedShard], frame_id: int | None) -> Origin | None:
-    """The query's frame among the pinned shards; None for a picture, or outside the filters."""
-    for position, shard in enumerate(shards):
-        found = np.flatnonzero(shard.f_map.frame_id[: shard.blocks] == frame_id)
-        if found.size:
-            return Origin(position, int(found[0]))
-    return None
+    patches_qd: FloatArray
+    weight_q: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
-class CameraScenes:
-    """Shards grouped by camera, with the backgrounds of those cameras."""
+class Subject:
+    """What is searched for: the query, its trail, and views of the subject along the trail."""
 
-    shards: Sequence[PinnedShard]
-    cache: BackgroundCache
-
-    def of_camera(self, camera_id: int) -> list[PinnedShard]:
-        """The camera's shards in pinned order."""
-        return [shard for shard in self.shards if shard.camera_id == camera_id]
-
-    def background(self, camera_id: int) -> FloatArray | None:
-        """float32 (c, d), or None with too few frames."""
-        return self.cache.background(self.of_camera(camera_id))
+    scenes: CameraScenes
+    query: View
+    cells: IntArray
+    grid: GridSize
+    box: Box | None
+    origin: Place | None
+    trail: Trail | None
+    views: tuple[View, ...]
 
 
-def trail_support(
-    scenes: CameraScenes, origin: Origin, query_qd: FloatArray, patch_ids: IntArray, grid: GridSize
-) -> dict[tuple[int, int], float]:
-    """How surely each frame on the subject's trail shows it: (shard id, block) -> 0..1.
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Per candidate: ``score_n`` float32 (n,), the region that proves the match and its box."""
 
-    Follows the ROI of the query's own frame backwards and forwards through the frames of its
-    camera until the subject is lost. Frames not named were not reached.
-    """
-    own = scenes.shards[origin.shard_position]
-    background_cd = scenes.background(own.camera_id)
-    if background_cd is None:
-        return {}
-    start_cd = read_patches(own.layout, [origin.block])[0]
-    novelty_c = novelty(start_cd[None], background_cd)[0]
-    belief_c = first_belief(patch_ids, novelty_c)
-    weight_q = novelty_weight(novelty_c[patch_ids], QUERY_FLOOR)
-    near_cc = reachable(grid)
-    support: dict[tuple[int, int], float] = {}
-    for forward in (True, False):
-        belief, from_cd = belief_c, start_cd
-        steps = _frames_in_time(scenes.of_camera(own.camera_id), own, origin.block, forward)
-        for number, (shard, block) in enumerate(steps, start=1):
-            to_cd = read_patches(shard.layout, [block])[0]
-            to_novelty_c = novelty(to_cd[None], background_cd)[0]
-            carried = carried_belief(belief, from_cd, to_cd, to_novelty_c, near_cc)
-            carried *= np.sqrt(resemblance(query_qd, weight_q, to_cd))
-            held = belief_support(carried, patch_ids.size)
-            if held < LOST_LEVEL:
-                break
-            support[shard.shard_id, block] = held * STEP_DECAY**number
-            belief, from_cd = carried / carried.max(), to_cd
-    return support
+    score_n: FloatArray
+    regions: list[Region | None]
+    boxes: list[Box | None]
 
 
-def _frames_in_time(
-    shards: Sequence[PinnedShard], own: PinnedShard, block: int, forward: bool
-) -> Iterator[tuple[PinnedShard, int]]:
-    """(shard, block) after or before the given one, nearest first, at most ``MAX_STEPS``."""
-    time = np.concatenate([shard.t_epoch_s[: shard.blocks] for shard in shards])
-    shard_of = np.concatenate([np.full(s.blocks, i) for i, s in enumerate(shards)])
-    block_of = np.concatenate([np.arange(shard.blocks) for shard in shards])
-    in_time = np.lexsort((block_of, time))
-    own_position = [shard.shard_id for shard in shards].index(own.shard_id)
-    here = int(
-        np.flatnonzero((shard_of[in_time] == own_position) & (block_of[in_time] == block))[0]
-    )
-    following = in_time[here + 1 :] if forward else in_time[:here][::-1]
-    for at in following[:MAX_STEPS]:
-        yield shards[shard_of[at]], int(block_of[at])
-
-
-def fused_scores(
+def describe_subject(
     scenes: CameraScenes,
-    candidates: Candidates,
-    query_qd: FloatArray,
-    patch_ids: IntArray,
-    origin: Origin | None,
-    trail: dict[tuple[int, int], float],
-) -> FloatArray:
-    """Score per candidate, float32 (n,): novel similarity, smoothed in time, + trail + global."""
-    query_novelty_q = np.ones(len(query_qd), dtype=np.float32)
-    if origin is not None:
-        own = scenes.shards[origin.shard_position]
-        background_cd = scenes.background(own.camera_id)
-        if background_cd is not None:
-            query_novelty_q = novelty(query_qd[None], background_cd[patch_ids])[0]
+    patches_qd: FloatArray,
+    cells: IntArray,
+    grid: GridSize,
+    box: Box | None,
+    origin: Place | None,
+) -> Subject:
+    """Weigh the query's cells and follow its subject. ``origin``: its frame, if it is indexed."""
+    weight_q = np.ones(len(patches_qd), dtype=np.float32)
+    subject = Subject(scenes, View(patches_qd, weight_q), cells, grid, box, origin, None, ())
+    if origin is None:
+        return subject
+    patch_ids = cells[:, 0] * grid.w + cells[:, 1]
+    background_cd = scenes.background(scenes.camera_of(origin))
+    if background_cd is not None:
+        novelty_q = novelty(patches_qd[None], background_cd[patch_ids])[0]
+        weight_q = novelty_weight(novelty_q, QUERY_FLOOR)
+    trail = follow(scenes, origin, patches_qd, patch_ids, weight_q, grid)
+    return replace(
+        subject, query=View(patches_qd, weight_q), trail=trail, views=_views(scenes, trail)
+    )
+
+
+def _views(scenes: CameraScenes, trail: Trail) -> tuple[View, ...]:
+    """Up to ``MAX_VIEWS`` frames of a trail, evenly spaced from the surest to the least sure."""
+    sure = [place for place, point in trail.points.items() if point.support > VIEW_SUPPORT]
+    sure.sort(key=lambda place: -trail.points[place].support)  # stable: nearest first if equal
+    chosen = sure[:: max(1, len(sure) // MAX_VIEWS)][:MAX_VIEWS]
+    views = []
+    for place in chosen:
+        belief_c = trail.points[place].belief_c
+        at = np.flatnonzero(belief_c > VIEW_BELIEF)
+        patches_cd = read_patches(scenes.shards[place.shard_position].layout, [place.block])[0]
+        views.append(View(patches_cd[at], belief_c[at]))
+    return tuple(views)
+
+
+def gather_evidence(
+    subject: Subject, candidates: Candidates, growth: GrowthMode | None
+) -> Evidence:
+    """Score candidates. ``growth``: None ranks by MaxSim and grows rigid regions as proofs only;
+    a mode ranks by how coherent the similarities are."""
+    level_q = _levels(subject, candidates)
     appearance_n = np.zeros(candidates.count, dtype=np.float32)
-    for shard_position, part, patches_ncd in candidate_patches(scenes.shards, candidates):
-        background_cd = scenes.background(scenes.shards[shard_position].camera_id)
-        flat = query_qd @ patches_ncd.reshape(-1, patches_ncd.shape[2]).T
-        similarity_mqc = flat.reshape(len(query_qd), part.size, -1).transpose(1, 0, 2)
-        appearance_n[part] = novel_similarity(
-            similarity_mqc, novelty(patches_ncd, background_cd), query_novelty_q
+    regions: list[Region | None] = [None] * candidates.count
+    for shard_position, part, patches_ncd in candidate_patches(subject.scenes.shards, candidates):
+        camera_id = subject.scenes.shards[shard_position].camera_id
+        novelty_nc = novelty(patches_ncd, subject.scenes.background(camera_id))
+        cosine_mqc = _similarity(subject.query.patches_qd, patches_ncd)
+        novel_mqc = novel_similarity(cosine_mqc, novelty_nc)
+        grown = grow_seedless_chunk(
+            pivoted(novel_mqc, level_q), subject.cells, subject.grid, PIVOT, growth or "rigid"
         )
-    shard_ids = np.array([shard.shard_id for shard in scenes.shards])
-    camera_ids = np.array([shard.camera_id for shard in scenes.shards])
-    times = [
-        scenes.shards[s].t_epoch_s[b]
+        seen_n = _appearance(subject.query, novel_mqc, grown, growth)
+        for view in subject.views:
+            other_mqc = novel_similarity(_similarity(view.patches_qd, patches_ncd), novelty_nc)
+            seen_n = seen_n + VIEW_WEIGHT * weighted_max_similarity(other_mqc, view.weight_q)
+        appearance_n[part] = seen_n / (1 + VIEW_WEIGHT * len(subject.views))
+        for position, cosine_qc, region in zip(part, cosine_mqc, grown, strict=True):
+            regions[int(position)] = _with_cosines(region, cosine_qc)
+    places = [
+        Place(int(s), int(b))
         for s, b in zip(candidates.shard_position, candidates.block, strict=True)
     ]
-    smooth_n = smooth_in_time(
-        appearance_n, camera_ids[candidates.shard_position], np.array(times, dtype=np.float64)
+    score_n = _fuse(subject, candidates, places, appearance_n)
+    boxes = [_box(subject, place, r) for place, r in zip(places, regions, strict=True)]
+    return Evidence(score_n, regions, boxes)
+
+
+def _similarity(query_qd: FloatArray, patches_ncd: FloatArray) -> FloatArray:
+    n, c, d = patches_ncd.shape
+    flat = query_qd @ patches_ncd.reshape(-1, d).T
+    similarity_nqc: FloatArray = flat.reshape(len(query_qd), n, c).transpose(1, 0, 2)
+    return similarity_nqc
+
+
+def _levels(subject: Subject, candidates: Candidates) -> FloatArray:
+    """Match level per query cell over frames taken evenly from the candidates."""
+    count = min(LEVEL_SAMPLE_FRAMES, candidates.count)
+    chosen = np.linspace(0, candidates.count - 1, count).round().astype(np.int64)
+    sample = []
+    for at, _, patches_ncd in candidate_patches(subject.scenes.shards, candidates.take(chosen)):
+        background_cd = subject.scenes.background(subject.scenes.shards[at].camera_id)
+        cosine_mqc = _similarity(subject.query.patches_qd, patches_ncd)
+        sample.append(novel_similarity(cosine_mqc, novelty(patches_ncd, background_cd)))
+    return match_levels(np.concatenate(sample))
+
+
+def _appearance(
+    query: View,
+    novel_mqc: FloatArray,
+    grown: Sequence[Region | None],
+    growth: GrowthMode | None,
+) -> FloatArray:
+    if growth is None:
+        return weighted_max_similarity(novel_mqc, query.weight_q)
+    coherent = [
+        coherent_similarity(novel_qc, region, query.weight_q)
+        for novel_qc, region in zip(novel_mqc, grown, strict=True)
+    ]
+    return np.array(coherent, dtype=np.float32)
+
+
+def _with_cosines(region: Region | None, cosine_qc: FloatArray) -> Region | None:
+    if region is None:
+        return None
+    similarity = cosine_qc[region.query_index, region.cell_index].astype(np.float32)
+    return replace(region, similarity=similarity)
+
+
+def _fuse(
+    subject: Subject, candidates: Candidates, places: Sequence[Place], appearance_n: FloatArray
+) -> FloatArray:
+    shards = subject.scenes.shards
+    camera_n = np.array([shards[p.shard_position].camera_id for p in places], dtype=np.int64)
+    t_n = np.array([shards[p.shard_position].t_epoch_s[p.block] for p in places])
+    points = {} if subject.trail is None else subject.trail.points
+    trail_n = np.array([points[p].support if p in points else 0.0 for p in places])
+    score_n = (
+        smooth_in_time(appearance_n, camera_n, t_n)
+        + TRAIL_WEIGHT * trail_n
+        + GLOBAL_WEIGHT * candidates.score_n
     )
-    trail_n = np.array(
-        [
-            trail.get((int(shard_ids[s]), int(b)), 0.0)
-            for s, b in zip(candidates.shard_position, candidates.block, strict=True)
-        ],
-        dtype=np.float32,
-    )
-    fused: FloatArray = smooth_n + TRAIL_WEIGHT * trail_n + GLOBAL_WEIGHT * candidates.score_n
-    return fused.astype(np.float32)
+    fused: FloatArray = score_n.astype(np.float32)
+    return fused
+
+
+def _box(subject: Subject, place: Place, region: Region | None) -> Box | None:
+    """The query's box where the subject is: moved with the trail, else as the region moved."""
+    box, grid = subject.box, subject.grid
+    if box is None:
+        return None
+    if subject.trail is not None and place in subject.trail.points:
+        belief_c = subject.trail.points[place].belief_c
+        return moved_box(box, subject.trail.start_c, belief_c, grid)
+    if region is None:
+        return None
+    rows, cols = np.divmod(region.cell_index, grid.w)
+    moved = np.stack((rows, cols), axis=1) - subject.cells[region.query_index]
+    d_row, d_col = moved.mean(axis=0)
+    return shifted_box(box, float(d_col) / grid.w, float(d_row) / grid.h)

@@ -228,7 +228,7 @@ def describe_query(
             img_hwc = _frame_picture(context, frame_id)
         crop_hwc = _cut_out(img_hwc, roi)
         global_d = backbone_of(context, generation).embed([crop_hwc]).global_nd[0]
-    return QueryDescriptors(patches_qd, cells, global_d)
+    return QueryDescriptors(patches_qd, cells, global_d, roi_box(roi))
 
 
 def _stored_descriptors(

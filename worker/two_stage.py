@@ -19,7 +19,7 @@ from worker.core.region_growing import (
     region_score,
 )
 from worker.core.search_params import SearchParams, Strategy
-from worker.core.types import FloatArray, GridSize, IntArray, Region
+from worker.core.types import Box, FloatArray, GridSize, IntArray, Region
 from worker.core.voting import (
     NO_FRAME,
     Neighbours,
@@ -29,7 +29,7 @@ from worker.core.voting import (
     weighted_unique_vote,
     weighted_vote,
 )
-from worker.fused import CameraScenes, Origin, find_origin, fused_scores, trail_support
+from worker.fused import Evidence, describe_subject, gather_evidence
 from worker.index.backgrounds import BackgroundCache
 from worker.index.candidates import (
     Candidates,
@@ -40,22 +40,26 @@ from worker.index.candidates import (
 from worker.index.scorer import ScoredChunk, candidate_similarities
 from worker.index.store import IndexStore, PinnedShard
 from worker.kernels.region_growing import grow_seedless_chunk
+from worker.scenes import CameraScenes
 
 
 @dataclass(frozen=True, slots=True)
 class QueryDescriptors:
     """The query as descriptors: ``patches_qd`` float32 (q, d) of the ROI's cells, ``cells``
-    int64 (q, 2) their (row, col) in the query grid, ``global_d`` float32 (D,) for eq. 4."""
+    int64 (q, 2) their (row, col) in the query grid, ``global_d`` float32 (D,) for eq. 4, ``box``
+    the ROI's bounding box, from which the boxes of hits are made."""
 
     patches_qd: FloatArray
     cells: IntArray
     global_d: FloatArray
+    box: Box | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RankedFrame:
     """A candidate in its final place. ``similarity`` is the mean cosine over the region (0
-    without one), ``coverage`` the share of distinct query cells it supports."""
+    without one), ``coverage`` the share of distinct query cells it supports. ``box``: where the
+    subject is, finer than cells; None where only the region's cells are known."""
 
     frame_id: int
     score: float
@@ -63,6 +67,7 @@ class RankedFrame:
     similarity: float
     coverage: float
     region: Region | None
+    box: Box | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,57 +128,66 @@ def search_shards(
         )
         kept = np.flatnonzero(candidates.frame_id != exclude_frame_id)[: resolved.top_n]
         candidates = candidates.take(kept)
-    if resolved.strategy is Strategy.FUSED:
+    if resolved.tau is None and resolved.strategy in _FUSED:
         scenes = CameraScenes(shards, backgrounds or BackgroundCache())
-        candidates, fused_n = _fused(
-            store, scenes, query, grid, candidates, find_origin(shards, exclude_frame_id)
-        )
+        return _fused(store, scenes, query, resolved, grid, candidates, exclude_frame_id)
     matching = _Matching(shards, candidates, query, resolved, level, grid, neighbours)
-    if resolved.strategy is Strategy.FUSED:
-        score_n: VoteArray = fused_n.astype(np.float64)
-        regions: dict[int, Region | None] = {}
-    else:
-        score_n, regions = _scores(matching)
+    score_n, regions = _scores(matching)
     order = rank(score_n, matching.candidates.score_n)
     wanted = order[: params.limit if regions_for is None else regions_for]
     regions |= _proofs(matching, [int(p) for p in wanted if int(p) not in regions])
     return [_ranked_frame(matching, score_n, regions, int(p)) for p in order]
 
 
+_FUSED: dict[Strategy, GrowthMode | None] = {
+    Strategy.FUSED: None,
+    Strategy.GROW_RIGID: "rigid",
+    Strategy.GROW_ELASTIC: "elastic",
+}
+
+
 def _fused(
     store: IndexStore,
     scenes: CameraScenes,
     query: QueryDescriptors,
+    params: SearchParams,
     grid: GridSize,
     candidates: Candidates,
-    origin: Origin | None,
-) -> tuple[Candidates, FloatArray]:
-    """The candidates and the frames on the subject's trail, with their fused scores."""
-    patch_ids = query.cells[:, 0] * grid.w + query.cells[:, 1]
-    trail: dict[tuple[int, int], float] = {}
+    exclude_frame_id: int | None,
+) -> list[RankedFrame]:
+    """Rank the candidates and the frames on the subject's trail by fused evidence."""
+    origin = scenes.find(exclude_frame_id)
+    subject = describe_subject(scenes, query.patches_qd, query.cells, grid, query.box, origin)
     known = candidates.frame_id
-    if origin is not None:
-        trail = trail_support(scenes, origin, query.patches_qd, patch_ids, grid)
-        known = np.union1d(known, _frames_at(scenes, [*trail, _place(scenes, origin)]))
+    if subject.trail is not None and origin is not None:
+        # The query's own frame takes part as a neighbour in time, and is no answer.
+        reached = [scenes.frame_id(place) for place in (*subject.trail.points, origin)]
+        known = np.union1d(known, np.array(reached, dtype=np.int64))
     if known.size == 0:
-        return candidates, np.empty(0, dtype=np.float32)
-    # The query's own frame takes part as a neighbour in time, and is no answer.
+        return []
     everything = candidates_of_frames(store, scenes.shards, query.global_d, known)
-    score_n = fused_scores(scenes, everything, query.patches_qd, patch_ids, origin, trail)
-    own = -1 if origin is None else int(_frames_at(scenes, [_place(scenes, origin)])[0])
-    kept = np.flatnonzero(everything.frame_id != own)
-    return everything.take(kept), score_n[kept]
+    evidence = gather_evidence(subject, everything, _FUSED[params.strategy])
+    order = rank(evidence.score_n, everything.score_n)
+    return [
+        _fused_frame(everything, evidence, int(p), len(query.cells))
+        for p in order
+        if everything.frame_id[p] != exclude_frame_id
+    ]
 
 
-def _place(scenes: CameraScenes, origin: Origin) -> tuple[int, int]:
-    return scenes.shards[origin.shard_position].shard_id, origin.block
-
-
-def _frames_at(scenes: CameraScenes, places: Sequence[tuple[int, int]]) -> IntArray:
-    """Frame ids at (shard id, block)."""
-    f_maps = {shard.shard_id: shard.f_map for shard in scenes.shards}
-    found = [f_maps[shard_id].frame_id[block] for shard_id, block in places]
-    return np.array(found, dtype=np.int64)
+def _fused_frame(
+    candidates: Candidates, evidence: Evidence, position: int, query_count: int
+) -> RankedFrame:
+    region = evidence.regions[position]
+    return RankedFrame(
+        frame_id=int(candidates.frame_id[position]),
+        score=float(evidence.score_n[position]),
+        global_score=float(candidates.score_n[position]),
+        similarity=0.0 if region is None else float(region.similarity.mean(dtype=np.float64)),
+        coverage=0.0 if region is None else coverage(region, query_count, "distinct"),
+        region=region,
+        box=evidence.boxes[position],
+    )
 
 
 class _Span(TypedDict):

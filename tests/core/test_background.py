@@ -7,6 +7,7 @@ from worker.core.background import (
     novel_similarity,
     novelty,
     novelty_weight,
+    weighted_max_similarity,
 )
 from worker.core.ranking import max_similarity_score, smooth_in_time
 from worker.core.similarity import l2_normalise
@@ -62,9 +63,9 @@ def test_weights_are_clipped():
 
 def test_without_background_it_is_max_sim():
     similarity = np.random.default_rng(4).uniform(-1, 1, (3, 5, 7)).astype(np.float32)
-    score = novel_similarity(
-        similarity, np.ones((3, 7), dtype=np.float32), np.ones(5, dtype=np.float32)
-    )
+    novel = novel_similarity(similarity, np.ones((3, 7), dtype=np.float32))
+    np.testing.assert_array_equal(novel, similarity)
+    score = weighted_max_similarity(novel, np.ones(5, dtype=np.float32))
     np.testing.assert_allclose(score, [max_similarity_score(s) for s in similarity], rtol=1e-5)
 
 
@@ -72,11 +73,18 @@ def test_a_match_on_background_counts_less_than_one_on_something_new():
     similarity = np.full((2, 1, 2), 0.1, dtype=np.float32)
     similarity[:, 0, 0] = 0.8
     new = np.array([[0.0, 0.0], [1.0, 0.0]], dtype=np.float32)
-    score = novel_similarity(similarity, new, np.ones(1, dtype=np.float32))
+    novel = novel_similarity(similarity, new)
+    score = weighted_max_similarity(novel, np.ones(1, dtype=np.float32))
     assert score[1] == pytest.approx(0.8)
     assert score[0] == pytest.approx(0.8 * np.sqrt(0.1))
     with pytest.raises(InputInvalid):
-        novel_similarity(similarity[:, :0], new, np.ones(0, dtype=np.float32))
+        weighted_max_similarity(similarity[:, :0], np.ones(0, dtype=np.float32))
+
+
+def test_a_query_cell_without_weight_does_not_count():
+    similarity = np.array([[[0.9], [0.1]]], dtype=np.float32)
+    weight = np.array([1, 0], dtype=np.float32)
+    assert weighted_max_similarity(similarity, weight)[0] == pytest.approx(0.9)
 
 
 def test_smoothing_stays_inside_a_camera_and_in_time_order():

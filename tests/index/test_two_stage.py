@@ -137,7 +137,7 @@ def test_growing_is_that_of_core(tmp_path: Path, mode: str, alpha: float) -> Non
     shards = split(tmp_path, made, [70, 20])
     query = query_of(random_descriptors(1, seed=5))
     ranked = searched(
-        tmp_path, shards, query, strategy=Strategy(f"grow-{mode}"), alpha=alpha, limit=90
+        tmp_path, shards, query, strategy=Strategy(f"grow-{mode}"), tau=0.5, alpha=alpha, limit=90
     )
     assert len(ranked) == 90
     for hit in ranked:

@@ -57,20 +57,26 @@ def novelty_weight(novelty_any: FloatArray, floor: float) -> FloatArray:
     return weight
 
 
-def novel_similarity(
-    similarity_mqc: FloatArray, novelty_mc: FloatArray, query_novelty_q: FloatArray
-) -> FloatArray:
-    """MaxSim in which background counts little: float32 (m,).
+def novel_similarity(similarity_mqc: FloatArray, novelty_mc: FloatArray) -> FloatArray:
+    """Similarities in which background counts little, float32 (m, q, c): ``s_ij sqrt(v_j)``.
 
-    ``sum_i w_i max_j s_ij v_j / sum_i w_i`` with ``w`` the novelty weight of a query cell and ``v``
-    the square root of a target cell's. ``similarity_mqc``: float32 (m, q, c); ``novelty_mc``
-    (m, c); ``query_novelty_q`` (q,). With all novelties equal to one it is MaxSim.
+    ``v`` is the novelty weight of a target cell (``novelty_mc``: (m, c)). Unchanged where all is
+    new.
+    """
+    target_mc = np.sqrt(novelty_weight(novelty_mc, TARGET_FLOOR))
+    novel: FloatArray = similarity_mqc * target_mc[:, None, :]
+    return novel
+
+
+def weighted_max_similarity(similarity_mqc: FloatArray, weight_q: FloatArray) -> FloatArray:
+    """MaxSim with weights, float32 (m,): ``sum_i w_i max_j s_ij / sum_i w_i``.
+
+    ``similarity_mqc``: float32 (m, q, c); ``weight_q``: (q,), not all zero. Raises ``InputInvalid``
+    without query cells.
     """
     if similarity_mqc.ndim != 3 or similarity_mqc.shape[1] == 0:
         raise InputInvalid(f"MaxSim needs similarities (m, q, c), got {similarity_mqc.shape}")
-    target_mc = np.sqrt(novelty_weight(novelty_mc, TARGET_FLOOR))
-    query_q = novelty_weight(query_novelty_q, QUERY_FLOOR)
-    best_mq = (similarity_mqc * target_mc[:, None, :]).max(axis=2)
-    weighted_m = (best_mq * query_q).sum(axis=1, dtype=np.float64)
-    mean_m: FloatArray = (weighted_m / query_q.sum(dtype=np.float64)).astype(np.float32)
+    best_mq = similarity_mqc.max(axis=2)
+    weighted_m = (best_mq * weight_q).sum(axis=1, dtype=np.float64)
+    mean_m: FloatArray = (weighted_m / weight_q.sum(dtype=np.float64)).astype(np.float32)
     return mean_m

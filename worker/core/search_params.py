@@ -67,7 +67,7 @@ class SearchParams:
     """
 
     strategy: Strategy = Strategy.DEFAULT
-    top_n: int = 200
+    top_n: int = 1000
     k: int = 5
     k_s: int = 5
     tau: float | None = None

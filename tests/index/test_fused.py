@@ -1,0 +1,196 @@
+"""The default search on planted scenes: two fixed cameras, one walker, one look-alike scene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worker.core.background import (
+    TARGET_FLOOR,
+    background_descriptors,
+)
+from worker.core.f_map import FMapRuns
+from worker.core.search_params import SearchParams, Strategy
+from worker.core.similarity import l2_normalise
+from worker.core.types import Box, Descriptors, FloatArray, GridSize
+from worker.index.backgrounds import BackgroundCache
+from worker.index.codec import codec_named
+from worker.index.shard import ShardLayout, append_blocks
+from worker.index.store import IndexStore, PinnedShard
+from worker.two_stage import QueryDescriptors, RankedFrame, search_shards
+
+GRID = GridSize(8, 8)
+DIM = 48
+FRAMES = 24
+WALK = range(4, 12)  # frames in which the walker crosses camera 1, one column a frame
+OTHER_WALK = range(10, 13)  # and stands in camera 2
+ROW = 3
+
+
+def cell(row: int, col: int) -> int:
+    return row * GRID.w + col
+
+
+def walker_col(frame: int) -> int:
+    return frame - WALK.start
+
+
+def scene(seed: int) -> FloatArray:
+    """Frames of an empty place: every cell constant but for noise."""
+    rng = np.random.default_rng(seed)
+    still = l2_normalise(rng.normal(size=(GRID.cells, DIM)))
+    return l2_normalise(still + 0.02 * rng.normal(size=(FRAMES, GRID.cells, DIM)))
+
+
+def planted() -> tuple[FloatArray, FloatArray]:
+    """Patches of both cameras, float32 (FRAMES, cells, DIM)."""
+    rng = np.random.default_rng(7)
+    walker = l2_normalise(rng.normal(size=(2, DIM)))
+    first, second = scene(1), scene(2)
+    for frame in WALK:
+        for part in (0, 1):
+            seen = walker[part] + 0.05 * rng.normal(size=DIM)
+            first[frame, cell(ROW + part, walker_col(frame))] = l2_normalise(seen)
+    for frame in OTHER_WALK:
+        for part in (0, 1):
+            seen = walker[part] + 0.06 * rng.normal(size=DIM)  # another light
+            second[frame, cell(5 + part, 2)] = l2_normalise(seen)
+    return first, second
+
+
+def shard(folder: Path, patches_ncd: FloatArray, camera_id: int, first_id: int) -> PinnedShard:
+    n = len(patches_ncd)
+    rng = np.random.default_rng(camera_id)
+    made = Descriptors(l2_normalise(1 + 0.1 * rng.normal(size=(n, 4))), patches_ncd)
+    layout = ShardLayout(folder, "a" * 64, codec_named("fp32"), 4, DIM, GRID.cells)
+    append_blocks(layout, 0, made)
+    f_map = FMapRuns(
+        np.arange(n, dtype=np.int64) * GRID.cells,
+        np.full(n, GRID.cells, dtype=np.int64),
+        np.arange(first_id, first_id + n, dtype=np.int64),
+        np.zeros(n, dtype=np.int64),
+    )
+    return PinnedShard(camera_id, camera_id, n, layout, f_map, np.arange(n, dtype=np.float64))
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[PinnedShard]:
+    first, second = planted()
+    return [shard(tmp_path / "s1", first, 1, 0), shard(tmp_path / "s2", second, 2, 100)]
+
+
+def query_at(frame: int) -> QueryDescriptors:
+    """The walker's box, drawn one cell too wide: half of it is background."""
+    patches_ncd, _ = planted()
+    col = walker_col(frame)
+    cells = np.array([(ROW + r, col + c) for r in (0, 1) for c in (0, 1)], dtype=np.int64)
+    ids = cells[:, 0] * GRID.w + cells[:, 1]
+    box = Box(col / 8, ROW / 8, (col + 2) / 8, (ROW + 2) / 8)
+    return QueryDescriptors(patches_ncd[frame, ids], cells, np.full(4, 0.5, np.float32), box)
+
+
+def searched(
+    shards: list[PinnedShard],
+    frame: int | None = 7,
+    **params: object,
+) -> list[RankedFrame]:
+    return search_shards(
+        IndexStore(Path("unused")),
+        shards,
+        query_at(7 if frame is None else frame),
+        SearchParams(**params),  # type: ignore[arg-type]
+        tau=0.5,
+        grid=GRID,
+        exclude_frame_id=frame,
+    )
+
+
+@pytest.mark.parametrize("strategy", ["fused", "grow-rigid", "grow-elastic"])
+def test_every_appearance_comes_first(shards: list[PinnedShard], strategy: str) -> None:
+    ranked = searched(shards, strategy=Strategy(strategy))
+    own = {frame for frame in WALK if frame != 7}
+    other = {100 + frame for frame in OTHER_WALK}
+    assert {hit.frame_id for hit in ranked[: len(own)]} == own  # the trail
+    found = {hit.frame_id for hit in ranked[: len(own) + len(other)]}
+    assert found == own | other
+    assert 7 not in {hit.frame_id for hit in ranked}
+
+
+def test_the_box_moves_with_the_subject(shards: list[PinnedShard]) -> None:
+    for hit in searched(shards):
+        if hit.frame_id in WALK:
+            assert hit.box is not None
+            assert hit.box.x0 == pytest.approx(min(walker_col(hit.frame_id), 6) / 8, abs=0.05)
+            assert hit.box.y0 == pytest.approx(ROW / 8, abs=0.05)
+        if hit.frame_id - 100 in OTHER_WALK:
+            assert hit.region is not None and hit.box is not None
+            assert cell(5, 2) in hit.region.cell_index
+
+
+def test_frames_that_the_global_filter_drops_are_found_by_the_trail(
+    shards: list[PinnedShard],
+) -> None:
+    ranked = searched(shards, top_n=1)
+    assert {frame for frame in WALK if frame != 7} <= {hit.frame_id for hit in ranked}
+
+
+def test_without_the_query_frame_there_is_no_trail(shards: list[PinnedShard]) -> None:
+    """A picture from elsewhere: appearance alone, and everything in the box counts."""
+    ranked = searched(shards, frame=None)
+    assert len(ranked) == 2 * FRAMES
+    assert max(hit.score for hit in ranked) < 1.1 + 1e-6
+
+
+def test_a_filter_that_leaves_the_query_frame_out_leaves_the_trail_out(
+    shards: list[PinnedShard],
+) -> None:
+    ranked = searched(shards[1:])
+    assert {hit.frame_id for hit in ranked[:3]} == {100 + frame for frame in OTHER_WALK}
+
+
+def test_a_camera_with_one_frame_is_searched_as_it_is(tmp_path: Path) -> None:
+    first, _ = planted()
+    alone = [shard(tmp_path / "one", first[8:9], 1, 8)]
+    ranked = searched(alone)
+    assert [hit.frame_id for hit in ranked] == [8]
+    assert ranked[0].region is not None
+
+
+def test_the_background_is_made_once_until_the_camera_grows(shards: list[PinnedShard]) -> None:
+    cache = BackgroundCache()
+    made = cache.background(shards[:1])
+    assert made is not None
+    first, _ = planted()
+    reference = background_descriptors(first)
+    assert reference is not None
+    np.testing.assert_allclose(made, reference, atol=1e-6)
+    assert cache.background(shards[:1]) is made
+
+
+def test_the_score_is_that_of_plain_loops(shards: list[PinnedShard]) -> None:
+    """The parity oracle of the fast path, for a picture (no trail, no views)."""
+    query = query_at(7)
+    patches = dict(zip((1, 2), planted(), strict=True))
+    appearance: dict[tuple[int, int], float] = {}
+    for camera, frames in patches.items():
+        background = background_descriptors(frames)
+        assert background is not None
+        for at in range(FRAMES):
+            total = 0.0
+            for q in query.patches_qd:
+                best = -np.inf
+                for c in range(GRID.cells):
+                    new = 1 - float(frames[at, c] @ background[c])
+                    weight = min(1.0, max(TARGET_FLOOR, new / 0.2)) ** 0.5
+                    best = max(best, float(q @ frames[at, c]) * weight)
+                total += best / len(query.patches_qd)
+            appearance[camera, at] = total
+    for hit in searched(shards, frame=None):
+        camera, at = (2, hit.frame_id - 100) if hit.frame_id >= 100 else (1, hit.frame_id)
+        before, after = max(0, at - 1), min(FRAMES - 1, at + 1)
+        smooth = (
+            appearance[camera, before] + 2 * appearance[camera, at] + appearance[camera, after]
+        ) / 4
+        assert hit.score == pytest.approx(smooth + 0.1 * hit.global_score, abs=1e-5)
