@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worker.core.background import (
     QUERY_FLOOR,
@@ -19,11 +20,12 @@ from worker.core.background import (
     novelty_weight,
     weighted_max_similarity,
 )
+from worker.core.calibration import expected_false_matches
 from worker.core.coherence import PIVOT, coherent_similarity, match_levels, pivoted
 from worker.core.ranking import smooth_in_time
 from worker.core.region_growing import GrowthMode
 from worker.core.trail import moved_box, shifted_box
-from worker.core.types import Box, FloatArray, GridSize, IntArray, Region
+from worker.core.types import BoolArray, Box, FloatArray, GridSize, IntArray, Region
 from worker.index.candidates import Candidates
 from worker.index.scorer import candidate_patches
 from worker.index.shard import read_patches
@@ -65,9 +67,14 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Per candidate: ``score_n`` float32 (n,), the region that proves the match and its box."""
+    """Per candidate: ``score_n`` float32 (n,), what it is ranked by; ``appearance_n`` float32 (n,),
+    the likeness alone; ``on_trail_n`` bool (n,); ``false_matches_n`` float64 (n,), how many frames
+    chance brings to that likeness; the region that proves the match and its box."""
 
     score_n: FloatArray
+    appearance_n: FloatArray
+    on_trail_n: BoolArray
+    false_matches_n: NDArray[np.float64]
     regions: list[Region | None]
     boxes: list[Box | None]
 
@@ -137,9 +144,22 @@ def gather_evidence(
         Place(int(s), int(b))
         for s, b in zip(candidates.shard_position, candidates.block, strict=True)
     ]
-    score_n = _fuse(subject, candidates, places, appearance_n)
-    boxes = [_box(subject, place, r) for place, r in zip(places, regions, strict=True)]
-    return Evidence(score_n, regions, boxes)
+    shards = subject.scenes.shards
+    camera_n = np.array([shards[p.shard_position].camera_id for p in places], dtype=np.int64)
+    t_n = np.array([shards[p.shard_position].t_epoch_s[p.block] for p in places])
+    smooth_n = smooth_in_time(appearance_n, camera_n, t_n)
+    points = {} if subject.trail is None else subject.trail.points
+    trail_n = np.array([points[p].support if p in points else 0.0 for p in places])
+    on_trail_n = np.array([p in points or p == subject.origin for p in places], dtype=np.bool_)
+    score_n = smooth_n + TRAIL_WEIGHT * trail_n + GLOBAL_WEIGHT * candidates.score_n
+    return Evidence(
+        score_n=score_n.astype(np.float32),
+        appearance_n=smooth_n,
+        on_trail_n=on_trail_n,
+        false_matches_n=expected_false_matches(smooth_n, camera_n, ~on_trail_n),
+        regions=regions,
+        boxes=[_box(subject, place, r) for place, r in zip(places, regions, strict=True)],
+    )
 
 
 def _similarity(query_qd: FloatArray, patches_ncd: FloatArray) -> FloatArray:
@@ -181,23 +201,6 @@ def _with_cosines(region: Region | None, cosine_qc: FloatArray) -> Region | None
         return None
     similarity = cosine_qc[region.query_index, region.cell_index].astype(np.float32)
     return replace(region, similarity=similarity)
-
-
-def _fuse(
-    subject: Subject, candidates: Candidates, places: Sequence[Place], appearance_n: FloatArray
-) -> FloatArray:
-    shards = subject.scenes.shards
-    camera_n = np.array([shards[p.shard_position].camera_id for p in places], dtype=np.int64)
-    t_n = np.array([shards[p.shard_position].t_epoch_s[p.block] for p in places])
-    points = {} if subject.trail is None else subject.trail.points
-    trail_n = np.array([points[p].support if p in points else 0.0 for p in places])
-    score_n = (
-        smooth_in_time(appearance_n, camera_n, t_n)
-        + TRAIL_WEIGHT * trail_n
-        + GLOBAL_WEIGHT * candidates.score_n
-    )
-    fused: FloatArray = score_n.astype(np.float32)
-    return fused
 
 
 def _box(subject: Subject, place: Place, region: Region | None) -> Box | None:

@@ -59,7 +59,9 @@ class QueryDescriptors:
 class RankedFrame:
     """A candidate in its final place. ``similarity`` is the mean cosine over the region (0
     without one), ``coverage`` the share of distinct query cells it supports. ``box``: where the
-    subject is, finer than cells; None where only the region's cells are known."""
+    subject is, finer than cells; None where only the region's cells are known. ``on_trail``: found
+    by following the subject. ``appearance``: the likeness alone; ``false_matches``: frames that
+    chance brings to it in the frames compared; both None where the strategy does not say."""
 
     frame_id: int
     score: float
@@ -68,6 +70,9 @@ class RankedFrame:
     coverage: float
     region: Region | None
     box: Box | None = None
+    on_trail: bool = False
+    appearance: float | None = None
+    false_matches: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +184,7 @@ def _fused_frame(
     candidates: Candidates, evidence: Evidence, position: int, query_count: int
 ) -> RankedFrame:
     region = evidence.regions[position]
+    expected = evidence.false_matches_n[position]
     return RankedFrame(
         frame_id=int(candidates.frame_id[position]),
         score=float(evidence.score_n[position]),
@@ -187,6 +193,9 @@ def _fused_frame(
         coverage=0.0 if region is None else coverage(region, query_count, "distinct"),
         region=region,
         box=evidence.boxes[position],
+        on_trail=bool(evidence.on_trail_n[position]),
+        appearance=float(evidence.appearance_n[position]),
+        false_matches=None if np.isnan(expected) else float(expected),
     )
 
 

@@ -1,0 +1,62 @@
+"""What a score is worth: how many frames of the searched span would reach it by chance.
+
+Calibrated from the search itself, without labels: most frames of a camera do not show the subject,
+so the upper quarter of their scores says how far chance reaches there. Per camera a normal tail is
+laid through two quantiles of the compared frames (an a-contrario number of false alarms; Desolneux,
+Moisan and Morel 2000). Where the subject is in more than a few of a camera's frames it counts as
+chance itself, and the figure errs towards "no convincing match".
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.core.types import BoolArray, IntArray
+from worker.errors import InputInvalid
+
+MIN_FRAMES = 8
+"""A camera with fewer compared frames takes its tail from all cameras together."""
+LOW, HIGH = 0.75, 0.95
+Z_LOW, Z_HIGH = 0.6744897501960817, 1.6448536269514722
+"""Standard normal quantiles of ``LOW`` and ``HIGH``."""
+MIN_SPREAD = 1e-4
+"""Smallest spread of scores: identical frames leave no tail to measure."""
+
+
+def expected_false_matches(
+    score_n: NDArray[Any], camera_n: IntArray, is_chance_n: BoolArray
+) -> NDArray[np.float64]:
+    """Frames expected at or above each score by chance, over all cameras: float64 (n,).
+
+    ``sum_c n_c P_c(S >= s)`` with ``P_c`` the normal tail through the ``LOW`` and ``HIGH``
+    quantiles of the scores of camera c's ``is_chance_n`` frames, ``n_c`` their number.
+    ``camera_n``: int64 (n,). ``is_chance_n``: bool (n,); leave out what is known to show the
+    subject, its trail. NaN with fewer than ``MIN_FRAMES`` such frames in all. Raises
+    ``InputInvalid`` for arrays that do not fit.
+    """
+    if not score_n.shape == camera_n.shape == is_chance_n.shape or score_n.ndim != 1:
+        raise InputInvalid(
+            f"scores {score_n.shape}, cameras {camera_n.shape} and chance frames"
+            f" {is_chance_n.shape} must all be (n,)"
+        )
+    scores = score_n.astype(np.float64)
+    chance = scores[is_chance_n]
+    if chance.size < MIN_FRAMES:
+        return np.full(scores.shape, np.nan)
+    expected = np.zeros(scores.shape)
+    for camera in np.unique(camera_n[is_chance_n]):
+        own = scores[is_chance_n & (camera_n == camera)]
+        expected += own.size * _tail(scores, own if own.size >= MIN_FRAMES else chance)
+    return expected
+
+
+def _tail(scores: NDArray[np.float64], sample: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of chance frames at or above each score."""
+    low, high = np.quantile(sample, (LOW, HIGH))
+    spread = max((high - low) / (Z_HIGH - Z_LOW), MIN_SPREAD)
+    z = (scores - low) / spread + Z_LOW
+    return np.array([0.5 * math.erfc(value / math.sqrt(2.0)) for value in z])
