@@ -10,6 +10,7 @@ from models.session import Database
 from worker.backbones.base import Backbone
 from worker.config import Settings
 from worker.index.backgrounds import BackgroundCache
+from worker.index.compact_cache import CompactCache
 from worker.index.store import IndexStore
 from worker.messages import JobKind
 from worker.pinning import FMapCache
@@ -34,3 +35,4 @@ class Context:
     backbone: Callable[[str], Backbone]
     ring: Callable[[uuid.UUID, JobKind], None]
     backgrounds: BackgroundCache = field(default_factory=BackgroundCache)
+    compact: CompactCache = field(default_factory=CompactCache)

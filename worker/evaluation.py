@@ -271,8 +271,8 @@ def _run_query(
     # Positives of the query's own camera are taken out; its negatives stay and must be beaten.
     own = query.positives - query.positives_other_camera
     other = [image for image in images if image not in own]
-    by_global = sorted(kept, key=lambda hit: -hit.global_score)
-    stage1 = [image_of[hit.frame_id] for hit in by_global]
+    by_stage1 = sorted(kept, key=lambda hit: -hit.stage1_score)
+    stage1 = [image_of[hit.frame_id] for hit in by_stage1]
     return _Scored(
         query.scene,
         _metrics(images, query.positives)

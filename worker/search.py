@@ -192,6 +192,7 @@ def search_generation(
         exclude_frame_id=exclude_frame_id,
         regions_for=regions_for,
         backgrounds=context.backgrounds,
+        compact=context.compact,
     )
     return ranked, sum(shard.blocks for shard in shards)
 

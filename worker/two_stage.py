@@ -19,7 +19,7 @@ from worker.core.region_growing import (
     region_score,
 )
 from worker.core.search_params import SearchParams, Strategy
-from worker.core.types import Box, FloatArray, GridSize, IntArray, Region
+from worker.core.types import BoolArray, Box, FloatArray, GridSize, IntArray, Region
 from worker.core.voting import (
     NO_FRAME,
     Neighbours,
@@ -29,18 +29,21 @@ from worker.core.voting import (
     weighted_unique_vote,
     weighted_vote,
 )
-from worker.fused import Evidence, describe_subject, gather_evidence
+from worker.fused import Evidence, Subject, describe_subject, gather_evidence
 from worker.index.backgrounds import BackgroundCache
 from worker.index.candidates import (
     Candidates,
     candidates_of_frames,
     global_candidates,
+    in_time,
     patch_neighbours,
 )
+from worker.index.compact_cache import CompactCache
 from worker.index.scorer import ScoredChunk, candidate_similarities
 from worker.index.store import IndexStore, PinnedShard
 from worker.kernels.region_growing import grow_seedless_chunk
 from worker.scenes import CameraScenes
+from worker.shortlist import Shortlist, shortlist
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +60,20 @@ class QueryDescriptors:
 
 @dataclass(frozen=True, slots=True)
 class RankedFrame:
-    """A candidate in its final place. ``similarity`` is the mean cosine over the region (0
-    without one), ``coverage`` the share of distinct query cells it supports. ``box``: where the
-    subject is, finer than cells; None where only the region's cells are known. ``on_trail``: found
-    by following the subject. ``appearance``: the likeness alone; ``false_matches``: frames that
-    chance brings to it in the frames compared; both None where the strategy does not say."""
+    """A candidate in its final place.
+
+    ``stage1_score``: what stage 1 chose it by. ``similarity``: mean cosine over the region (0
+    without one). ``coverage``: share of distinct query cells that the region supports. ``box``:
+    where the subject is, finer than cells; None where only the region's cells are known.
+    ``on_trail``: found by following the subject. ``appearance``: the likeness alone;
+    ``false_matches``: frames that chance brings to it in the frames compared; both None where the
+    strategy does not say.
+    """
 
     frame_id: int
     score: float
     global_score: float
+    stage1_score: float
     similarity: float
     coverage: float
     region: Region | None
@@ -102,19 +110,33 @@ def search_shards(
     exclude_frame_id: int | None = None,
     regions_for: int | None = None,
     backgrounds: BackgroundCache | None = None,
+    compact: CompactCache | None = None,
 ) -> list[RankedFrame]:
     """Every candidate of stage 1 in ranked order; ties by eq. 4, then by lower frame id.
 
     ``tau`` is the backbone's calibrated match level where ``params`` leaves it open. The first
     ``regions_for`` frames (default ``params.limit``) carry the region that proves the match.
-    ``exclude_frame_id`` is the query's own frame, which is not an answer. ``backgrounds`` keeps
-    what the default strategy learns of each camera between searches.
+    ``exclude_frame_id`` is the query's own frame, which is not an answer. ``backgrounds`` and
+    ``compact`` keep what the default strategy learns between searches.
     """
     resolved = params.resolved()
     span = _Span(
         t_from_epoch_s=resolved.t_from_utc.timestamp() if resolved.t_from_utc else None,
         t_to_epoch_s=resolved.t_to_utc.timestamp() if resolved.t_to_utc else None,
     )
+    if resolved.tau is None and resolved.strategy in _FUSED:
+        return _fused(
+            _FusedSearch(
+                store,
+                CameraScenes(shards, backgrounds or BackgroundCache()),
+                compact or CompactCache(),
+                query,
+                resolved,
+                grid,
+                span,
+            ),
+            exclude_frame_id,
+        )
     level = resolved.tau if resolved.tau is not None else tau
     if resolved.strategy in _VOTES and resolved.vote_scope == "index":
         candidates, neighbours = _index_neighbours(
@@ -133,9 +155,6 @@ def search_shards(
         )
         kept = np.flatnonzero(candidates.frame_id != exclude_frame_id)[: resolved.top_n]
         candidates = candidates.take(kept)
-    if resolved.tau is None and resolved.strategy in _FUSED:
-        scenes = CameraScenes(shards, backgrounds or BackgroundCache())
-        return _fused(store, scenes, query, resolved, grid, candidates, exclude_frame_id)
     matching = _Matching(shards, candidates, query, resolved, level, grid, neighbours)
     score_n, regions = _scores(matching)
     order = rank(score_n, matching.candidates.score_n)
@@ -151,44 +170,71 @@ _FUSED: dict[Strategy, GrowthMode | None] = {
 }
 
 
-def _fused(
-    store: IndexStore,
-    scenes: CameraScenes,
-    query: QueryDescriptors,
-    params: SearchParams,
-    grid: GridSize,
-    candidates: Candidates,
-    exclude_frame_id: int | None,
-) -> list[RankedFrame]:
-    """Rank the candidates and the frames on the subject's trail by fused evidence."""
+@dataclass(frozen=True, slots=True)
+class _FusedSearch:
+    store: IndexStore
+    scenes: CameraScenes
+    compact: CompactCache
+    query: QueryDescriptors
+    params: SearchParams
+    grid: GridSize
+    span: _Span
+
+
+def _fused(search: _FusedSearch, exclude_frame_id: int | None) -> list[RankedFrame]:
+    """Rank by fused evidence; stage 1 looks at the cells of every frame where memory allows."""
+    query, scenes = search.query, search.scenes
     origin = scenes.find(exclude_frame_id)
-    subject = describe_subject(scenes, query.patches_qd, query.cells, grid, query.box, origin)
-    known = candidates.frame_id
-    if subject.trail is not None and origin is not None:
-        # The query's own frame takes part as a neighbour in time, and is no answer.
-        reached = [scenes.frame_id(place) for place in (*subject.trail.points, origin)]
-        known = np.union1d(known, np.array(reached, dtype=np.int64))
-    if known.size == 0:
+    subject = describe_subject(
+        scenes, query.patches_qd, query.cells, search.grid, query.box, origin
+    )
+    inside = [in_time(shard, **search.span) for shard in scenes.shards]
+    # The query's own frame takes part as a neighbour in time, and is no answer.
+    top_n = search.params.top_n + (origin is not None)
+    if sum(int(kept.sum()) for kept in inside) > top_n and search.compact.fits(scenes.shards):
+        chosen = shortlist(search.store, search.compact, subject, query.global_d, inside, top_n)
+    else:
+        chosen = _by_global_descriptor(search, subject, inside)
+    if chosen.candidates.count == 0:
         return []
-    everything = candidates_of_frames(store, scenes.shards, query.global_d, known)
-    evidence = gather_evidence(subject, everything, _FUSED[params.strategy])
-    order = rank(evidence.score_n, everything.score_n)
+    evidence = gather_evidence(subject, chosen.candidates, _FUSED[search.params.strategy])
+    order = rank(evidence.score_n, chosen.candidates.score_n)
     return [
-        _fused_frame(everything, evidence, int(p), len(query.cells))
+        _fused_frame(chosen, evidence, int(p), len(query.cells))
         for p in order
-        if everything.frame_id[p] != exclude_frame_id
+        if chosen.candidates.frame_id[p] != exclude_frame_id
     ]
 
 
+def _by_global_descriptor(
+    search: _FusedSearch, subject: Subject, inside: Sequence[BoolArray]
+) -> Shortlist:
+    """The paper's stage 1 (eq. 4), and the frames on the subject's trail."""
+    shards, global_d = search.scenes.shards, search.query.global_d
+    top_n = search.params.top_n + (subject.origin is not None)
+    passed = global_candidates(search.store, shards, global_d, top_n, **search.span)
+    known = passed.frame_id
+    if subject.trail is not None and subject.origin is not None:
+        places = (*subject.trail.points, subject.origin)
+        reached = [search.scenes.frame_id(p) for p in places if inside[p.shard_position][p.block]]
+        known = np.union1d(known, np.array(reached, dtype=np.int64))
+    if known.size == 0:
+        return Shortlist(passed, passed.score_n)
+    everything = candidates_of_frames(search.store, shards, global_d, known)
+    return Shortlist(everything, everything.score_n)
+
+
 def _fused_frame(
-    candidates: Candidates, evidence: Evidence, position: int, query_count: int
+    chosen: Shortlist, evidence: Evidence, position: int, query_count: int
 ) -> RankedFrame:
+    candidates = chosen.candidates
     region = evidence.regions[position]
     expected = evidence.false_matches_n[position]
     return RankedFrame(
         frame_id=int(candidates.frame_id[position]),
         score=float(evidence.score_n[position]),
         global_score=float(candidates.score_n[position]),
+        stage1_score=float(chosen.coarse_n[position]),
         similarity=0.0 if region is None else float(region.similarity.mean(dtype=np.float64)),
         coverage=0.0 if region is None else coverage(region, query_count, "distinct"),
         region=region,
@@ -235,6 +281,7 @@ def _ranked_frame(
         frame_id=int(matching.candidates.frame_id[position]),
         score=float(score_n[position]),
         global_score=float(matching.candidates.score_n[position]),
+        stage1_score=float(matching.candidates.score_n[position]),
         similarity=0.0 if region is None else float(region.similarity.mean(dtype=np.float64)),
         coverage=0.0 if region is None else coverage(region, query_count, "distinct"),
         region=region,

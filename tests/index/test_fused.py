@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,14 @@ from worker.core.background import (
     TARGET_FLOOR,
     background_descriptors,
 )
+from worker.core.compact import CODE_DIM
 from worker.core.f_map import FMapRuns
 from worker.core.search_params import SearchParams, Strategy
 from worker.core.similarity import l2_normalise
 from worker.core.types import Box, Descriptors, FloatArray, GridSize
 from worker.index.backgrounds import BackgroundCache
 from worker.index.codec import codec_named
+from worker.index.compact_cache import CompactCache
 from worker.index.shard import ShardLayout, append_blocks
 from worker.index.store import IndexStore, PinnedShard
 from worker.two_stage import QueryDescriptors, RankedFrame, search_shards
@@ -194,3 +198,52 @@ def test_the_score_is_that_of_plain_loops(shards: list[PinnedShard]) -> None:
             appearance[camera, before] + 2 * appearance[camera, at] + appearance[camera, after]
         ) / 4
         assert hit.score == pytest.approx(smooth + 0.1 * hit.global_score, abs=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["fused", "grow-elastic"])
+def test_the_shortlist_holds_what_comes_first_among_all(
+    shards: list[PinnedShard], strategy: str
+) -> None:
+    """Coarse codes choose, full descriptors score: the best of all are among the candidates."""
+    everything = searched(shards, strategy=Strategy(strategy))
+    gated = searched(shards, strategy=Strategy(strategy), top_n=12)
+    best = {hit.frame_id for hit in everything[:10]}  # seven on the trail, three in camera 2
+    assert {hit.frame_id for hit in gated[:10]} == best
+    assert {hit.frame_id for hit in gated} >= {frame for frame in WALK if frame != 7}
+
+
+def test_without_memory_for_codes_the_global_filter_chooses(shards: list[PinnedShard]) -> None:
+    cache = CompactCache(max_bytes=FRAMES * GRID.cells * CODE_DIM)  # one camera of the two
+    assert not cache.fits(shards)
+    ranked = search_shards(
+        IndexStore(Path("unused")),
+        shards,
+        query_at(7),
+        SearchParams(top_n=4),
+        tau=0.5,
+        grid=GRID,
+        exclude_frame_id=7,
+        compact=cache,
+    )
+    assert {frame for frame in WALK if frame != 7} <= {hit.frame_id for hit in ranked}
+
+
+def test_codes_are_read_once_and_the_oldest_make_room(shards: list[PinnedShard]) -> None:
+    cache = CompactCache(max_bytes=FRAMES * GRID.cells * DIM)
+    basis = cache.basis(shards)
+    first = cache.codes(shards[0], basis)
+    assert np.shares_memory(cache.codes(shards[0], basis), first)
+    cache.codes(shards[1], basis)  # no room for both
+    assert not np.shares_memory(cache.codes(shards[0], basis), first)
+    shorter = replace(shards[0], blocks=5, t_epoch_s=shards[0].t_epoch_s[:5])
+    grown = CompactCache()
+    early = grown.codes(shorter, basis)
+    np.testing.assert_array_equal(grown.codes(shards[0], basis)[:5], early)
+
+
+@pytest.mark.parametrize("top_n", [3, 1000])
+def test_time_filters_hold_for_shortlist_and_trail(shards: list[PinnedShard], top_n: int) -> None:
+    """The trail may look outside the filter to follow; it may not answer from there."""
+    ranked = searched(shards, top_n=top_n, t_from_utc=datetime.fromtimestamp(9, UTC))
+    assert ranked
+    assert all(hit.frame_id % 100 >= 9 for hit in ranked)

@@ -220,7 +220,7 @@ def test_an_excluded_frame_costs_no_candidate(tmp_path: Path, strategy: str) -> 
         IndexStore(tmp_path),
         shards,
         query,
-        SearchParams(strategy=Strategy(strategy), top_n=6),
+        SearchParams(strategy=Strategy(strategy), top_n=6, tau=0.5),
         tau=0.5,
         grid=GRID,
         exclude_frame_id=1,

@@ -47,7 +47,7 @@ def query(
     from_time: Annotated[str | None, typer.Option("--from", help="Only at or after.")] = None,
     to_time: Annotated[str | None, typer.Option("--to", help="Only before.")] = None,
     strategy: Annotated[str, typer.Option(help="How candidates are ranked.")] = "default",
-    top_n: Annotated[int, typer.Option(help="Candidates kept by the global filter.")] = 1000,
+    top_n: Annotated[int, typer.Option(help="Candidates kept by the global filter.")] = 500,
     k: Annotated[int, typer.Option(help="Nearest neighbours per query patch.")] = 5,
     tau: Annotated[float | None, typer.Option(help="Match level; default: calibrated.")] = None,
     alpha: Annotated[float, typer.Option(help="Exponent of the coverage.")] = 1.0,

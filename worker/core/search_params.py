@@ -67,7 +67,7 @@ class SearchParams:
     """
 
     strategy: Strategy = Strategy.DEFAULT
-    top_n: int = 1000
+    top_n: int = 500
     k: int = 5
     k_s: int = 5
     tau: float | None = None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import faiss
 import numpy as np
 
-from worker.core.types import FloatArray, IntArray
+from worker.core.types import BoolArray, FloatArray, IntArray
 from worker.errors import IndexDamaged
 from worker.index.shard import read_patches
 from worker.index.store import IndexStore, PinnedShard
@@ -101,15 +101,24 @@ def _refuse_lost(found: IntArray, shard: PinnedShard) -> None:
         raise IndexDamaged(f"{shard.layout.folder}: a descriptor is NaN; run `ris verify`")
 
 
-def _blocks_in_time(
-    shard: PinnedShard, t_from_epoch_s: float | None, t_to_epoch_s: float | None
-) -> IntArray:
+def in_time(
+    shard: PinnedShard,
+    t_from_epoch_s: float | None = None,
+    t_to_epoch_s: float | None = None,
+) -> BoolArray:
+    """Which frames of a shard lie in [t_from, t_to): bool (blocks,)."""
     inside = np.ones(shard.blocks, dtype=np.bool_)
     if t_from_epoch_s is not None:
         inside &= shard.t_epoch_s >= t_from_epoch_s
     if t_to_epoch_s is not None:
         inside &= shard.t_epoch_s < t_to_epoch_s
-    return np.flatnonzero(inside).astype(np.int64)
+    return inside
+
+
+def _blocks_in_time(
+    shard: PinnedShard, t_from_epoch_s: float | None, t_to_epoch_s: float | None
+) -> IntArray:
+    return np.flatnonzero(in_time(shard, t_from_epoch_s, t_to_epoch_s)).astype(np.int64)
 
 
 def patch_neighbours(

@@ -1,0 +1,131 @@
+"""Stage 1 of the default search: every frame's appearance from compact codes, best frames on.
+
+The whole-frame descriptor hardly knows small subjects: of 956 frames its best 200 held half of the
+positives (benchmarks/LOG.md). This looks at every cell of every frame instead, coarsely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from worker.core.background import TARGET_FLOOR, novelty_weight, weighted_max_similarity
+from worker.core.compact import CompactBasis
+from worker.core.ranking import smooth_in_time
+from worker.core.types import BoolArray, FloatArray, IntArray
+from worker.fused import GLOBAL_WEIGHT, TRAIL_WEIGHT, VIEW_WEIGHT, Subject
+from worker.index.candidates import Candidates
+from worker.index.compact_cache import CompactCache
+from worker.index.store import IndexStore
+from worker.scenes import Place
+
+_FRAMES_PER_CHUNK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Shortlist:
+    """Candidates by frame id, and what they were chosen by, float32 (n,)."""
+
+    candidates: Candidates
+    coarse_n: FloatArray
+
+
+def shortlist(
+    store: IndexStore,
+    compact: CompactCache,
+    subject: Subject,
+    global_d: FloatArray,
+    inside: Sequence[BoolArray],
+    top_n: int,
+) -> Shortlist:
+    """The ``top_n`` frames by coarse fused score, and every frame on the subject's trail.
+
+    ``inside``: per pinned shard, bool (blocks,), the frames that the time filter lets in. Scores
+    are those of :func:`worker.fused.gather_evidence` without growth, from compact codes; ties by
+    lower frame id.
+    """
+    shards = subject.scenes.shards
+    basis = compact.basis(shards)
+    parts = [
+        _Part(
+            np.full(int(kept.sum()), position, dtype=np.int64),
+            np.flatnonzero(kept).astype(np.int64),
+            _coarse_appearance(subject, compact, basis, position)[kept],
+            (store.global_descriptors(shards[position]) @ global_d)[kept],
+        )
+        for position, kept in enumerate(inside)
+    ]
+    shard_position = np.concatenate([part.shard_position for part in parts])
+    block = np.concatenate([part.block for part in parts])
+    global_n = np.concatenate([part.global_n for part in parts])
+    frame_id = np.concatenate(
+        [shards[p].f_map.frame_id[part.block] for p, part in enumerate(parts)]
+    )
+    t_n = np.concatenate([shards[p].t_epoch_s[part.block] for p, part in enumerate(parts)])
+    camera_n = np.array([shard.camera_id for shard in shards], dtype=np.int64)[shard_position]
+    points = {} if subject.trail is None else subject.trail.points
+    trail_n = np.zeros(block.size, dtype=np.float32)
+    if points or subject.origin is not None:
+        row = {
+            (int(s), int(b)): at
+            for at, (s, b) in enumerate(zip(shard_position, block, strict=True))
+        }
+        reached = {place: point.support for place, point in points.items()}
+        for place, support in _with_origin(reached, subject.origin).items():
+            at = row.get((place.shard_position, place.block))
+            if at is not None:
+                trail_n[at] = support
+    smooth_n = smooth_in_time(np.concatenate([part.appearance_n for part in parts]), camera_n, t_n)
+    coarse_n = smooth_n + TRAIL_WEIGHT * trail_n + GLOBAL_WEIGHT * global_n
+    order = np.lexsort((frame_id, -coarse_n))
+    chosen = np.concatenate([order[:top_n], [at for at in order[top_n:] if trail_n[at] > 0]])
+    chosen = chosen.astype(np.int64)[np.argsort(frame_id[chosen.astype(np.int64)], kind="stable")]
+    candidates = Candidates(
+        shard_position[chosen], block[chosen], frame_id[chosen], global_n[chosen]
+    )
+    return Shortlist(candidates, coarse_n[chosen].astype(np.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    shard_position: IntArray
+    block: IntArray
+    appearance_n: FloatArray
+    global_n: FloatArray
+
+
+def _with_origin(reached: dict[Place, float], origin: Place | None) -> dict[Place, float]:
+    """The query's own frame is kept too: it is its neighbours' neighbour in time."""
+    return reached if origin is None else {**reached, origin: 1.0}
+
+
+def _coarse_appearance(
+    subject: Subject, compact: CompactCache, basis: CompactBasis, position: int
+) -> FloatArray:
+    """Appearance of every frame of one shard, float32 (blocks,)."""
+    shard = subject.scenes.shards[position]
+    codes_nck = compact.codes(shard, basis)
+    background_cd = subject.scenes.background(shard.camera_id)
+    background_ck = None if background_cd is None else basis.project(background_cd)
+    views = [(1.0, subject.query), *((VIEW_WEIGHT, view) for view in subject.views)]
+    query_qk = basis.project(np.concatenate([view.patches_qd for _, view in views]))
+    scores = np.zeros(shard.blocks, dtype=np.float32)
+    for start in range(0, shard.blocks, _FRAMES_PER_CHUNK):
+        decoded_nck = basis.decode(codes_nck[start : start + _FRAMES_PER_CHUNK])
+        n, c, k = decoded_nck.shape
+        similarity_nqc = (query_qk @ decoded_nck.reshape(-1, k).T).reshape(-1, n, c)
+        similarity_nqc = similarity_nqc.transpose(1, 0, 2)
+        if background_ck is not None:
+            novelty_nc = 1 - (decoded_nck * background_ck).sum(axis=-1)
+            target_nc = np.sqrt(novelty_weight(novelty_nc, TARGET_FLOOR))
+            similarity_nqc = similarity_nqc * target_nc[:, None, :]
+        first = 0
+        for weight, view in views:
+            last = first + len(view.weight_q)
+            seen_n = weighted_max_similarity(similarity_nqc[:, first:last], view.weight_q)
+            scores[start : start + n] += np.float32(weight) * seen_n
+            first = last
+    whole: FloatArray = scores / np.float32(sum(weight for weight, _ in views))
+    return whole
