@@ -27,7 +27,8 @@ from worker.core.types import Descriptors, FloatArray, GridSize
 from worker.index.codec import codec_named
 from worker.index.shard import ShardLayout, append_blocks, read_patches
 from worker.index.store import IndexStore, PinnedShard
-from worker.two_stage import QueryDescriptors, search_shards
+from worker.ranked_frame import QueryDescriptors
+from worker.two_stage import search_shards
 
 GRID = GridSize(16, 16)
 PATCH_DIM, GLOBAL_DIM = 192, 320

@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, SmallInteger
+from sqlalchemy import CheckConstraint, Double, ForeignKey, Index, SmallInteger
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
@@ -37,7 +37,12 @@ class SearchQuery(Base):
 
 
 class SearchHit(Base):
-    """One ranked hit: frame, score and the matched region G* as pairs of cell ids."""
+    """One ranked hit: frame, score and the matched region G* as pairs of cell ids.
+
+    ``box``: x0, y0, x1, y1 of the subject, 0..1. ``false_matches``: frames that chance brings to
+    this likeness; null where the strategy does not say. ``appearance_*``: span and number of the
+    hits that this one stands for. All are null in hits recorded before version 0.2.
+    """
 
     __tablename__ = "search_hits"
     __table_args__ = (
@@ -55,5 +60,11 @@ class SearchHit(Base):
     grid_w: Mapped[int] = mapped_column(SmallInteger)
     region_query_index: Mapped[list[int]] = mapped_column(ARRAY(SmallInteger))
     region_cell_index: Mapped[list[int]] = mapped_column(ARRAY(SmallInteger))
+    box: Mapped[list[float] | None] = mapped_column(ARRAY(Double))
+    on_trail: Mapped[bool] = mapped_column(server_default="false")
+    false_matches: Mapped[float | None]
+    appearance_from_utc: Mapped[datetime | None]
+    appearance_to_utc: Mapped[datetime | None]
+    appearance_frames: Mapped[int] = mapped_column(server_default="1")
 
     frame: Mapped[Frame] = relationship(lazy="raise")

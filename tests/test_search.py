@@ -70,9 +70,13 @@ def answered(
     picture: bytes | None = None,
     **params: Any,
 ) -> QueryState:
-    """Submit a query, run its job, and return how it stands."""
+    """Submit a query for single frames, run its job, and return how it stands."""
     query_id = submit_query(
-        context, roi, SearchParams(**params), frame_id=frame_id, picture=picture
+        context,
+        roi,
+        SearchParams(**{"group": "frame", **params}),
+        frame_id=frame_id,
+        picture=picture,
     )
     run_jobs(context)
     return query_state(context, query_id)
@@ -367,3 +371,30 @@ def test_damage_is_a_recorded_failure_and_never_another_frames_hit(
     missing = answered(tiny, frame_id=second)
     assert (missing.state, missing.error_code) == ("failed", "not_found")
     assert "ris verify" in str(missing.error_detail)
+
+
+def test_an_answer_lists_every_appearance_once(indexed: Context) -> None:
+    frame_id = frame_ids(indexed, "street")[2]
+    frames = hits_of(answered(indexed, frame_id=frame_id))
+    appearances = hits_of(answered(indexed, frame_id=frame_id, group="appearance"))
+    assert [hit.rank for hit in appearances] == list(range(1, len(appearances) + 1))
+    assert sum(hit.appearance_frames for hit in appearances) == len(frames)
+    assert appearances[0].frame_id == frames[0].frame_id
+    for hit in appearances:
+        assert hit.appearance_from_utc is not None and hit.appearance_to_utc is not None
+        assert hit.appearance_from_utc <= hit.frame.t_utc <= hit.appearance_to_utc
+    assert len(hits_of(answered(indexed, frame_id=frame_id, group="appearance", limit=1))) == 1
+    single = answered(indexed, frame_id=frame_id, group="appearance", appearance_gap_s=0.0)
+    assert len(hits_of(single)) == len(frames)
+
+
+def test_a_hit_says_where_and_how_surely(indexed: Context) -> None:
+    for hit in hits_of(answered(indexed, frame_id=frame_ids(indexed, "street")[2])):
+        assert hit.box is not None
+        x0, y0, x1, y1 = hit.box
+        assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
+        assert hit.on_trail or hit.false_matches is None or hit.false_matches >= 0
+    for hit in hits_of(
+        answered(indexed, frame_id=frame_ids(indexed, "street")[2], strategy=Strategy.MAX_SIM)
+    ):
+        assert hit.false_matches is None and not hit.on_trail

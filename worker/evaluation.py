@@ -28,9 +28,10 @@ from worker.core.types import Box
 from worker.errors import InputInvalid, RoiInvalid
 from worker.generations import backbone_of, ensure_live_generation
 from worker.pinning import spec_of
+from worker.ranked_frame import RankedFrame
 from worker.recording import PictureBatch, prepare_batch, record_batch
 from worker.search import describe_query, search_generation
-from worker.two_stage import RankedFrame, exhaustive
+from worker.two_stage import exhaustive
 from worker.video.picture import load_query_picture
 
 STRATEGIES = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -18,18 +19,20 @@ from models.repositories.jobs import ClaimedJob
 from models.search import SearchHit, SearchQuery
 from models.session import Session
 from worker.context import Context
-from worker.core.geometry import roi_box, roi_cells, validate_roi
+from worker.core.appearances import join_appearances
+from worker.core.geometry import cells_box, roi_box, roi_cells, validate_roi
 from worker.core.roi_json import roi_from_json, roi_to_json
 from worker.core.search_params import SearchParams, search_params_from_json
 from worker.core.similarity import l2_normalise
-from worker.core.types import FloatArray, ImageArray, Roi
+from worker.core.types import FloatArray, GridSize, ImageArray, Roi
 from worker.errors import InputInvalid, NotFound
 from worker.generations import backbone_of, require_live_generation
 from worker.index.shard import read_blocks
 from worker.jobs import Lease, Outcome
 from worker.messages import QUERY_QUEUE
 from worker.pinning import pin_shards, spec_of
-from worker.two_stage import QueryDescriptors, RankedFrame, search_shards
+from worker.ranked_frame import QueryDescriptors, RankedFrame
+from worker.two_stage import search_shards
 from worker.video.picture import load_query_picture
 
 MAX_PROOFS = 1000
@@ -138,7 +141,7 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         regions_for=MAX_PROOFS,
     )
     # A hit is shown with its proof: without any match at tau there is nothing to show.
-    hits = [hit for hit in ranked if hit.region is not None][: params.limit]
+    hits = _grouped([hit for hit in ranked if hit.region is not None], params)[: params.limit]
     stats = {
         "describe_ms": round(1000 * (described_s - started_s), 3),
         "search_ms": round(1000 * (time.perf_counter() - described_s), 3),
@@ -148,24 +151,56 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
     }
     grid = spec_of(generation).grid
     with context.db.transaction() as session:
-        rows = [_hit_row(place, hit, grid.h, grid.w) for place, hit in enumerate(hits, start=1)]
+        rows = [_hit_row(place, shown, grid) for place, shown in enumerate(hits, start=1)]
         search_record.record_hits(session, query.id, generation.id, stats, rows)
         lease.finish(session, {"hits": len(hits)})
     return "finished"
 
 
-def _hit_row(place: int, hit: RankedFrame, grid_h: int, grid_w: int) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A hit of the answer: the frame shown, and the span and number of frames it stands for."""
+
+    hit: RankedFrame
+    from_epoch_s: float
+    to_epoch_s: float
+    frames: int
+
+
+def _grouped(hits: list[RankedFrame], params: SearchParams) -> list[_Shown]:
+    if params.group == "frame":
+        return [_Shown(hit, hit.t_epoch_s, hit.t_epoch_s, 1) for hit in hits]
+    joined = join_appearances(
+        np.array([hit.camera_id for hit in hits], dtype=np.int64),
+        np.array([hit.t_epoch_s for hit in hits], dtype=np.float64),
+        params.appearance_gap_s,
+    )
+    return [
+        _Shown(hits[one.best], one.from_epoch_s, one.to_epoch_s, len(one.members)) for one in joined
+    ]
+
+
+def _hit_row(place: int, shown: _Shown, grid: GridSize) -> dict[str, Any]:
+    hit = shown.hit
     region = hit.region
+    assert region is not None  # a frame without one is no hit
+    box = hit.box or cells_box(region.cell_index, grid)
     return {
         "rank": place,
         "frame_id": hit.frame_id,
         "score": hit.score,
         "similarity": hit.similarity,
         "coverage": hit.coverage,
-        "grid_h": grid_h,
-        "grid_w": grid_w,
-        "region_query_index": [] if region is None else region.query_index.tolist(),
-        "region_cell_index": [] if region is None else region.cell_index.tolist(),
+        "grid_h": grid.h,
+        "grid_w": grid.w,
+        "region_query_index": region.query_index.tolist(),
+        "region_cell_index": region.cell_index.tolist(),
+        "box": [box.x0, box.y0, box.x1, box.y1],
+        "on_trail": hit.on_trail,
+        "false_matches": hit.false_matches,
+        "appearance_from_utc": datetime.fromtimestamp(shown.from_epoch_s, UTC),
+        "appearance_to_utc": datetime.fromtimestamp(shown.to_epoch_s, UTC),
+        "appearance_frames": shown.frames,
     }
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from worker.core.region_growing import (
     region_score,
 )
 from worker.core.search_params import SearchParams, Strategy
-from worker.core.types import BoolArray, Box, FloatArray, GridSize, IntArray, Region
+from worker.core.types import FloatArray, GridSize, IntArray, Region
 from worker.core.voting import (
     NO_FRAME,
     Neighbours,
@@ -29,58 +28,21 @@ from worker.core.voting import (
     weighted_unique_vote,
     weighted_vote,
 )
-from worker.fused import Evidence, Subject, describe_subject, gather_evidence
+from worker.fused_search import GROWTH_OF, FusedSearch, search_fused
 from worker.index.backgrounds import BackgroundCache
 from worker.index.candidates import (
     Candidates,
+    TimeSpan,
     candidates_of_frames,
     global_candidates,
-    in_time,
     patch_neighbours,
 )
 from worker.index.compact_cache import CompactCache
 from worker.index.scorer import ScoredChunk, candidate_similarities
 from worker.index.store import IndexStore, PinnedShard
 from worker.kernels.region_growing import grow_seedless_chunk
+from worker.ranked_frame import QueryDescriptors, RankedFrame
 from worker.scenes import CameraScenes
-from worker.shortlist import Shortlist, shortlist
-
-
-@dataclass(frozen=True, slots=True)
-class QueryDescriptors:
-    """The query as descriptors: ``patches_qd`` float32 (q, d) of the ROI's cells, ``cells``
-    int64 (q, 2) their (row, col) in the query grid, ``global_d`` float32 (D,) for eq. 4, ``box``
-    the ROI's bounding box, from which the boxes of hits are made."""
-
-    patches_qd: FloatArray
-    cells: IntArray
-    global_d: FloatArray
-    box: Box | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RankedFrame:
-    """A candidate in its final place.
-
-    ``stage1_score``: what stage 1 chose it by. ``similarity``: mean cosine over the region (0
-    without one). ``coverage``: share of distinct query cells that the region supports. ``box``:
-    where the subject is, finer than cells; None where only the region's cells are known.
-    ``on_trail``: found by following the subject. ``appearance``: the likeness alone;
-    ``false_matches``: frames that chance brings to it in the frames compared; both None where the
-    strategy does not say.
-    """
-
-    frame_id: int
-    score: float
-    global_score: float
-    stage1_score: float
-    similarity: float
-    coverage: float
-    region: Region | None
-    box: Box | None = None
-    on_trail: bool = False
-    appearance: float | None = None
-    false_matches: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +82,13 @@ def search_shards(
     ``compact`` keep what the default strategy learns between searches.
     """
     resolved = params.resolved()
-    span = _Span(
+    span = TimeSpan(
         t_from_epoch_s=resolved.t_from_utc.timestamp() if resolved.t_from_utc else None,
         t_to_epoch_s=resolved.t_to_utc.timestamp() if resolved.t_to_utc else None,
     )
-    if resolved.tau is None and resolved.strategy in _FUSED:
-        return _fused(
-            _FusedSearch(
+    if resolved.tau is None and resolved.strategy in GROWTH_OF:
+        return search_fused(
+            FusedSearch(
                 store,
                 CameraScenes(shards, backgrounds or BackgroundCache()),
                 compact or CompactCache(),
@@ -163,99 +125,12 @@ def search_shards(
     return [_ranked_frame(matching, score_n, regions, int(p)) for p in order]
 
 
-_FUSED: dict[Strategy, GrowthMode | None] = {
-    Strategy.FUSED: None,
-    Strategy.GROW_RIGID: "rigid",
-    Strategy.GROW_ELASTIC: "elastic",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _FusedSearch:
-    store: IndexStore
-    scenes: CameraScenes
-    compact: CompactCache
-    query: QueryDescriptors
-    params: SearchParams
-    grid: GridSize
-    span: _Span
-
-
-def _fused(search: _FusedSearch, exclude_frame_id: int | None) -> list[RankedFrame]:
-    """Rank by fused evidence; stage 1 looks at the cells of every frame where memory allows."""
-    query, scenes = search.query, search.scenes
-    origin = scenes.find(exclude_frame_id)
-    subject = describe_subject(
-        scenes, query.patches_qd, query.cells, search.grid, query.box, origin
-    )
-    inside = [in_time(shard, **search.span) for shard in scenes.shards]
-    # The query's own frame takes part as a neighbour in time, and is no answer.
-    top_n = search.params.top_n + (origin is not None)
-    if sum(int(kept.sum()) for kept in inside) > top_n and search.compact.fits(scenes.shards):
-        chosen = shortlist(search.store, search.compact, subject, query.global_d, inside, top_n)
-    else:
-        chosen = _by_global_descriptor(search, subject, inside)
-    if chosen.candidates.count == 0:
-        return []
-    evidence = gather_evidence(subject, chosen.candidates, _FUSED[search.params.strategy])
-    order = rank(evidence.score_n, chosen.candidates.score_n)
-    return [
-        _fused_frame(chosen, evidence, int(p), len(query.cells))
-        for p in order
-        if chosen.candidates.frame_id[p] != exclude_frame_id
-    ]
-
-
-def _by_global_descriptor(
-    search: _FusedSearch, subject: Subject, inside: Sequence[BoolArray]
-) -> Shortlist:
-    """The paper's stage 1 (eq. 4), and the frames on the subject's trail."""
-    shards, global_d = search.scenes.shards, search.query.global_d
-    top_n = search.params.top_n + (subject.origin is not None)
-    passed = global_candidates(search.store, shards, global_d, top_n, **search.span)
-    known = passed.frame_id
-    if subject.trail is not None and subject.origin is not None:
-        places = (*subject.trail.points, subject.origin)
-        reached = [search.scenes.frame_id(p) for p in places if inside[p.shard_position][p.block]]
-        known = np.union1d(known, np.array(reached, dtype=np.int64))
-    if known.size == 0:
-        return Shortlist(passed, passed.score_n)
-    everything = candidates_of_frames(search.store, shards, global_d, known)
-    return Shortlist(everything, everything.score_n)
-
-
-def _fused_frame(
-    chosen: Shortlist, evidence: Evidence, position: int, query_count: int
-) -> RankedFrame:
-    candidates = chosen.candidates
-    region = evidence.regions[position]
-    expected = evidence.false_matches_n[position]
-    return RankedFrame(
-        frame_id=int(candidates.frame_id[position]),
-        score=float(evidence.score_n[position]),
-        global_score=float(candidates.score_n[position]),
-        stage1_score=float(chosen.coarse_n[position]),
-        similarity=0.0 if region is None else float(region.similarity.mean(dtype=np.float64)),
-        coverage=0.0 if region is None else coverage(region, query_count, "distinct"),
-        region=region,
-        box=evidence.boxes[position],
-        on_trail=bool(evidence.on_trail_n[position]),
-        appearance=float(evidence.appearance_n[position]),
-        false_matches=None if np.isnan(expected) else float(expected),
-    )
-
-
-class _Span(TypedDict):
-    t_from_epoch_s: float | None
-    t_to_epoch_s: float | None
-
-
 def _index_neighbours(
     store: IndexStore,
     shards: Sequence[PinnedShard],
     query: QueryDescriptors,
     k: int,
-    span: _Span,
+    span: TimeSpan,
     exclude_frame_id: int | None,
 ) -> tuple[Candidates, Neighbours]:
     """k nearest patches of the whole index; the frames they lie in are the candidates."""
@@ -276,9 +151,12 @@ def _ranked_frame(
     matching: _Matching, score_n: VoteArray, regions: dict[int, Region | None], position: int
 ) -> RankedFrame:
     region = regions.get(position)
+    shard = matching.shards[matching.candidates.shard_position[position]]
     query_count = len(matching.query.cells)
     return RankedFrame(
         frame_id=int(matching.candidates.frame_id[position]),
+        camera_id=shard.camera_id,
+        t_epoch_s=float(shard.t_epoch_s[matching.candidates.block[position]]),
         score=float(score_n[position]),
         global_score=float(matching.candidates.score_n[position]),
         stage1_score=float(matching.candidates.score_n[position]),

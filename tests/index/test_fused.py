@@ -23,7 +23,8 @@ from worker.index.codec import codec_named
 from worker.index.compact_cache import CompactCache
 from worker.index.shard import ShardLayout, append_blocks
 from worker.index.store import IndexStore, PinnedShard
-from worker.two_stage import QueryDescriptors, RankedFrame, search_shards
+from worker.ranked_frame import QueryDescriptors, RankedFrame
+from worker.two_stage import search_shards
 
 GRID = GridSize(8, 8)
 DIM = 48

@@ -31,7 +31,8 @@ from worker.errors import IndexDamaged
 from worker.index.candidates import global_candidates
 from worker.index.scorer import candidate_similarities
 from worker.index.store import IndexStore, PinnedShard
-from worker.two_stage import QueryDescriptors, RankedFrame, exhaustive, search_shards
+from worker.ranked_frame import QueryDescriptors, RankedFrame
+from worker.two_stage import exhaustive, search_shards
 
 GRID = GridSize(2, 3)
 QUERY_CELLS = np.array([(0, 0), (0, 1), (1, 1), (1, 2)], dtype=np.int64)

@@ -138,7 +138,7 @@ def _search(context: Context, camera_name: str, asked: DemoQuery, out: Path) -> 
     if frame is None:
         raise SetupFailed(f"camera {camera_name} has no frames")
     roi = roi_from_xyxy(asked.box)
-    query_id = submit_query(context, roi, SearchParams(limit=50), frame_id=frame.id)
+    query_id = submit_query(context, roi, SearchParams(limit=50, group="frame"), frame_id=frame.id)
     state = wait_for_query(context, query_id, _QUERY_TIMEOUT_S)
     picture = draw_result(context, state, roi, out)
     show_result(state, picture, as_json=False)

@@ -11,6 +11,7 @@ import numpy as np
 import typer
 
 from models.repositories import videos as video_record
+from models.search import SearchHit
 from worker.admin.output import Json, console, emit_json, notes, table, when
 from worker.context import Context
 from worker.core.geometry import cells_box, roi_from_xyxy
@@ -32,6 +33,10 @@ from worker.video.picture import HitPicture, draw_hits, load_query_picture
 PICTURED_HITS = 12
 MAX_PICTURE_BYTES = 256 * 1024 * 1024
 _POLL_S = 0.05
+COLUMNS = (
+    *("#", "camera", "time", "span", "frame"),
+    *("score", "similarity", "coverage", "by chance"),
+)
 
 
 def query(
@@ -58,6 +63,12 @@ def query(
         str, typer.Option(help="Votes look in the candidates or in the whole index.")
     ] = "candidates",
     limit: Annotated[int, typer.Option(help="Hits returned.")] = 50,
+    group: Annotated[
+        str, typer.Option(help="List every appearance once (appearance), or every frame (frame).")
+    ] = "appearance",
+    appearance_gap: Annotated[
+        float, typer.Option(help="Seconds between hits of one appearance, at most.")
+    ] = 5.0,
     out: Annotated[Path, typer.Option(help="Result picture.")] = Path("ris-query.png"),
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 120.0,
     as_json: Json = False,
@@ -75,6 +86,8 @@ def query(
             "query_descriptor": query_descriptor,
             "vote_scope": vote_scope,
             "limit": limit,
+            "group": group,
+            "appearance_gap_s": appearance_gap,
             "camera_ids": _camera_ids(context, camera),
             "t_from_utc": from_time,
             "t_to_utc": to_time,
@@ -122,25 +135,63 @@ def show_result(state: QueryState, picture: Path | None, *, as_json: bool) -> No
             hit.rank,
             hit.frame.camera.name,
             when(hit.frame.t_utc),
+            _span(hit),
             hit.frame_id,
             round(hit.score, 4),
             round(hit.similarity, 3),
             f"{hit.coverage:.0%}",
+            in_words(hit),
         )
         for hit in state.hits[:20]
     ]
-    columns = ["#", "camera", "time", "frame", "score", "similarity", "coverage"]
+    columns = [
+        "#",
+        "camera",
+        "time",
+        "span",
+        "frame",
+        "score",
+        "similarity",
+        "coverage",
+        "by-chance",
+    ]
     table(None, columns, rows)
+    if not any(_convinces(hit) for hit in state.hits):
+        console.print("no convincing match: chance alone brings frames as alike as these")
     if len(state.hits) > len(rows):
         console.print(f"... and {len(state.hits) - len(rows)} more (--json shows all)")
     if picture is not None:
         console.print(f"picture: {picture}", markup=False, soft_wrap=True)
 
 
-def _hit_json(hit: Any) -> dict[str, Any]:
+def _span(hit: SearchHit) -> str:
+    """How long the appearance lasts and how many of its frames are hits."""
+    if hit.appearance_from_utc is None or hit.appearance_to_utc is None:
+        return ""
+    lasts_s = (hit.appearance_to_utc - hit.appearance_from_utc).total_seconds()
+    return f"{lasts_s:.0f} s, {hit.appearance_frames}"
+
+
+def in_words(hit: SearchHit) -> str:
+    """Expected false matches at this likeness, for a person; see docs/search.md."""
+    if hit.on_trail:
+        return "followed"
+    if hit.false_matches is None:
+        return ""
+    return f"{hit.false_matches:.1f}" if hit.false_matches >= 0.1 else "< 0.1"
+
+
+def _convinces(hit: SearchHit) -> bool:
+    """Followed, better than chance, or not said by the strategy."""
+    return hit.on_trail or hit.false_matches is None or hit.false_matches <= 1
+
+
+def _hit_json(hit: SearchHit) -> dict[str, Any]:
     grid = GridSize(hit.grid_h, hit.grid_w)
     cells = np.array(hit.region_cell_index, dtype=np.int64)
     box = cells_box(cells, grid) if cells.size else None
+    if hit.box is not None:
+        box = Box(*hit.box)
     return {
         "rank": hit.rank,
         "frame_id": hit.frame_id,
@@ -149,6 +200,13 @@ def _hit_json(hit: Any) -> dict[str, Any]:
         "score": hit.score,
         "similarity": hit.similarity,
         "coverage": hit.coverage,
+        "false_matches": hit.false_matches,
+        "on_trail": hit.on_trail,
+        "appearance": {
+            "from_utc": hit.appearance_from_utc and hit.appearance_from_utc.isoformat(),
+            "to_utc": hit.appearance_to_utc and hit.appearance_to_utc.isoformat(),
+            "frames": hit.appearance_frames,
+        },
         "grid": list(grid),
         "region_cells": cells.tolist(),
         "box": None if box is None else [box.x0, box.y0, box.x1, box.y1],

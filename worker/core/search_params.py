@@ -22,6 +22,10 @@ VoteScope = Literal["candidates", "index"]
 The paper's figure 1 shows the first, its section 3.5.1 reads like the second."""
 
 
+Grouping = Literal["appearance", "frame"]
+"""Whether an answer lists appearances, each by its best frame, or every frame."""
+
+
 class Strategy(StrEnum):
     """How candidates are scored. ``paper-*`` fix the paper's own parameters (4.1)."""
 
@@ -61,8 +65,9 @@ class SearchParams:
     ``top_n``: candidates kept by stage 1. ``k``: nearest neighbours per query patch. ``k_s``:
     seeds. ``tau``: match level, cosine; None takes the backbone's calibrated one. ``alpha``:
     exponent of the coverage (eq. 6). ``epsilon``: of the weighted votes (table 1). ``vote_scope``:
-    where votes look. ``limit``: hits returned. ``camera_ids``, ``t_from_utc`` (inclusive),
-    ``t_to_utc`` (exclusive): filters; None is no filter. Times are aware. Raises
+    where votes look. ``limit``: hits returned. ``group``: what a hit is; ``appearance_gap_s``:
+    hits of one camera at most this far apart are one appearance. ``camera_ids``, ``t_from_utc``
+    (inclusive), ``t_to_utc`` (exclusive): filters; None is no filter. Times are aware. Raises
     ``InputInvalid`` naming field, bounds and value.
     """
 
@@ -77,6 +82,8 @@ class SearchParams:
     coverage: CoverageKind = "distinct"
     vote_scope: VoteScope = "candidates"
     limit: int = 50
+    group: Grouping = "appearance"
+    appearance_gap_s: float = 5.0
     camera_ids: tuple[int, ...] | None = None
     t_from_utc: datetime | None = None
     t_to_utc: datetime | None = None
@@ -98,6 +105,9 @@ class SearchParams:
         if self.vote_scope not in get_args(VoteScope):
             raise _not_one_of("vote_scope", get_args(VoteScope), self.vote_scope)
         check_int("limit", self.limit, 1, 1000)
+        if self.group not in get_args(Grouping):
+            raise _not_one_of("group", get_args(Grouping), self.group)
+        check_float("appearance_gap_s", self.appearance_gap_s, 0.0, 3600.0)
         _check_cameras(self.camera_ids)
         _check_times(self.t_from_utc, self.t_to_utc)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import faiss
 import numpy as np
@@ -16,6 +17,13 @@ from worker.core.types import BoolArray, FloatArray, IntArray
 from worker.errors import IndexDamaged
 from worker.index.shard import read_patches
 from worker.index.store import IndexStore, PinnedShard
+
+
+class TimeSpan(TypedDict):
+    """The time filter of a search, as keyword arguments; None leaves a side open."""
+
+    t_from_epoch_s: float | None
+    t_to_epoch_s: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,113 @@
+"""The default search, from query to ranking: shortlist, evidence, order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from worker.core.ranking import rank
+from worker.core.region_growing import GrowthMode, coverage
+from worker.core.search_params import SearchParams, Strategy
+from worker.core.types import BoolArray, GridSize
+from worker.fused import Evidence, Subject, describe_subject, gather_evidence
+from worker.index.candidates import (
+    TimeSpan,
+    candidates_of_frames,
+    global_candidates,
+    in_time,
+)
+from worker.index.compact_cache import CompactCache
+from worker.index.store import IndexStore
+from worker.ranked_frame import QueryDescriptors, RankedFrame
+from worker.scenes import CameraScenes
+from worker.shortlist import Shortlist, shortlist
+
+GROWTH_OF: dict[Strategy, GrowthMode | None] = {
+    Strategy.FUSED: None,
+    Strategy.GROW_RIGID: "rigid",
+    Strategy.GROW_ELASTIC: "elastic",
+}
+"""Strategies that fuse evidence, and how each grows regions while tau is left open."""
+
+
+@dataclass(frozen=True, slots=True)
+class FusedSearch:
+    """One search: what it asks, where it looks, and the caches it may use."""
+
+    store: IndexStore
+    scenes: CameraScenes
+    compact: CompactCache
+    query: QueryDescriptors
+    params: SearchParams
+    grid: GridSize
+    span: TimeSpan
+
+
+def search_fused(search: FusedSearch, exclude_frame_id: int | None) -> list[RankedFrame]:
+    """Rank by fused evidence; stage 1 looks at the cells of every frame where memory allows."""
+    query, scenes = search.query, search.scenes
+    origin = scenes.find(exclude_frame_id)
+    subject = describe_subject(
+        scenes, query.patches_qd, query.cells, search.grid, query.box, origin
+    )
+    inside = [in_time(shard, **search.span) for shard in scenes.shards]
+    # The query's own frame takes part as a neighbour in time, and is no answer.
+    top_n = search.params.top_n + (origin is not None)
+    if sum(int(kept.sum()) for kept in inside) > top_n and search.compact.fits(scenes.shards):
+        chosen = shortlist(search.store, search.compact, subject, query.global_d, inside, top_n)
+    else:
+        chosen = _by_global_descriptor(search, subject, inside)
+    if chosen.candidates.count == 0:
+        return []
+    evidence = gather_evidence(subject, chosen.candidates, GROWTH_OF[search.params.strategy])
+    order = rank(evidence.score_n, chosen.candidates.score_n)
+    return [
+        _fused_frame(search, chosen, evidence, int(p))
+        for p in order
+        if chosen.candidates.frame_id[p] != exclude_frame_id
+    ]
+
+
+def _by_global_descriptor(
+    search: FusedSearch, subject: Subject, inside: Sequence[BoolArray]
+) -> Shortlist:
+    """The paper's stage 1 (eq. 4), and the frames on the subject's trail."""
+    shards, global_d = search.scenes.shards, search.query.global_d
+    top_n = search.params.top_n + (subject.origin is not None)
+    passed = global_candidates(search.store, shards, global_d, top_n, **search.span)
+    known = passed.frame_id
+    if subject.trail is not None and subject.origin is not None:
+        places = (*subject.trail.points, subject.origin)
+        reached = [search.scenes.frame_id(p) for p in places if inside[p.shard_position][p.block]]
+        known = np.union1d(known, np.array(reached, dtype=np.int64))
+    if known.size == 0:
+        return Shortlist(passed, passed.score_n)
+    everything = candidates_of_frames(search.store, shards, global_d, known)
+    return Shortlist(everything, everything.score_n)
+
+
+def _fused_frame(
+    search: FusedSearch, chosen: Shortlist, evidence: Evidence, position: int
+) -> RankedFrame:
+    candidates = chosen.candidates
+    query_count = len(search.query.cells)
+    shard = search.scenes.shards[candidates.shard_position[position]]
+    region = evidence.regions[position]
+    expected = evidence.false_matches_n[position]
+    return RankedFrame(
+        frame_id=int(candidates.frame_id[position]),
+        camera_id=shard.camera_id,
+        t_epoch_s=float(shard.t_epoch_s[candidates.block[position]]),
+        score=float(evidence.score_n[position]),
+        global_score=float(candidates.score_n[position]),
+        stage1_score=float(chosen.coarse_n[position]),
+        similarity=0.0 if region is None else float(region.similarity.mean(dtype=np.float64)),
+        coverage=0.0 if region is None else coverage(region, query_count, "distinct"),
+        region=region,
+        box=evidence.boxes[position],
+        on_trail=bool(evidence.on_trail_n[position]),
+        appearance=float(evidence.appearance_n[position]),
+        false_matches=None if np.isnan(expected) else float(expected),
+    )
