@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from worker.core.calibration import expected_false_matches
 from worker.core.coherence import PIVOT, coherent_similarity, match_levels, pivoted
 from worker.core.ranking import smooth_in_time
 from worker.core.region_growing import GrowthMode
+from worker.core.search_params import Lever
 from worker.core.trail import moved_box, shifted_box
 from worker.core.types import BoolArray, Box, FloatArray, GridSize, IntArray, Region
 from worker.index.candidates import Candidates
@@ -63,6 +65,20 @@ class Subject:
     origin: Place | None
     trail: Trail | None
     views: tuple[View, ...]
+    without: tuple[Lever, ...] = ()
+
+    def background(self, camera_id: int) -> FloatArray | None:
+        """What explains the cells of a camera, float32 (c, d); None when that lever is out."""
+        return None if "background" in self.without else self.scenes.background(camera_id)
+
+    @property
+    def global_weight(self) -> float:
+        """What the whole-frame cosine counts."""
+        return 0.0 if "whole-frame" in self.without else GLOBAL_WEIGHT
+
+    def in_time(self, score_n: FloatArray, camera_n: IntArray, t_n: NDArray[Any]) -> FloatArray:
+        """Scores averaged with their neighbours in time, or as they are."""
+        return score_n if "time" in self.without else smooth_in_time(score_n, camera_n, t_n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +102,12 @@ def describe_subject(
     grid: GridSize,
     box: Box | None,
     origin: Place | None,
+    without: tuple[Lever, ...] = (),
 ) -> Subject:
     """Weigh the query's cells and follow its subject. ``origin``: its frame, if it is indexed."""
     weight_q = np.ones(len(patches_qd), dtype=np.float32)
-    subject = Subject(scenes, View(patches_qd, weight_q), cells, grid, box, origin, None, ())
+    plain = View(patches_qd, weight_q)
+    subject = Subject(scenes, plain, cells, grid, box, origin, None, (), without)
     if origin is None:
         return subject
     patch_ids = cells[:, 0] * grid.w + cells[:, 1]
@@ -97,10 +115,13 @@ def describe_subject(
     if background_cd is not None:
         novelty_q = novelty(patches_qd[None], background_cd[patch_ids])[0]
         weight_q = novelty_weight(novelty_q, QUERY_FLOOR)
+    if "background" not in without:
+        subject = replace(subject, query=View(patches_qd, weight_q))
+    if "trail" in without:
+        return subject
     trail = follow(scenes, origin, patches_qd, patch_ids, weight_q, grid)
-    return replace(
-        subject, query=View(patches_qd, weight_q), trail=trail, views=_views(scenes, trail)
-    )
+    views = () if "views" in without else _views(scenes, trail)
+    return replace(subject, trail=trail, views=views)
 
 
 def _views(scenes: CameraScenes, trail: Trail) -> tuple[View, ...]:
@@ -127,7 +148,7 @@ def gather_evidence(
     regions: list[Region | None] = [None] * candidates.count
     for shard_position, part, patches_ncd in candidate_patches(subject.scenes.shards, candidates):
         camera_id = subject.scenes.shards[shard_position].camera_id
-        novelty_nc = novelty(patches_ncd, subject.scenes.background(camera_id))
+        novelty_nc = novelty(patches_ncd, subject.background(camera_id))
         cosine_mqc = _similarity(subject.query.patches_qd, patches_ncd)
         novel_mqc = novel_similarity(cosine_mqc, novelty_nc)
         grown = grow_seedless_chunk(
@@ -147,11 +168,11 @@ def gather_evidence(
     shards = subject.scenes.shards
     camera_n = np.array([shards[p.shard_position].camera_id for p in places], dtype=np.int64)
     t_n = np.array([shards[p.shard_position].t_epoch_s[p.block] for p in places])
-    smooth_n = smooth_in_time(appearance_n, camera_n, t_n)
+    smooth_n = subject.in_time(appearance_n, camera_n, t_n)
     points = {} if subject.trail is None else subject.trail.points
     trail_n = np.array([points[p].support if p in points else 0.0 for p in places])
     on_trail_n = np.array([p in points or p == subject.origin for p in places], dtype=np.bool_)
-    score_n = smooth_n + TRAIL_WEIGHT * trail_n + GLOBAL_WEIGHT * candidates.score_n
+    score_n = smooth_n + TRAIL_WEIGHT * trail_n + subject.global_weight * candidates.score_n
     return Evidence(
         score_n=score_n.astype(np.float32),
         appearance_n=smooth_n,
@@ -175,7 +196,7 @@ def _levels(subject: Subject, candidates: Candidates) -> FloatArray:
     chosen = np.linspace(0, candidates.count - 1, count).round().astype(np.int64)
     sample = []
     for at, _, patches_ncd in candidate_patches(subject.scenes.shards, candidates.take(chosen)):
-        background_cd = subject.scenes.background(subject.scenes.shards[at].camera_id)
+        background_cd = subject.background(subject.scenes.shards[at].camera_id)
         cosine_mqc = _similarity(subject.query.patches_qd, patches_ncd)
         sample.append(novel_similarity(cosine_mqc, novelty(patches_ncd, background_cd)))
     return match_levels(np.concatenate(sample))

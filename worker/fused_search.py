@@ -50,7 +50,13 @@ def search_fused(search: FusedSearch, exclude_frame_id: int | None) -> list[Rank
     query, scenes = search.query, search.scenes
     origin = scenes.find(exclude_frame_id)
     subject = describe_subject(
-        scenes, query.patches_qd, query.cells, search.grid, query.box, origin
+        scenes,
+        query.patches_qd,
+        query.cells,
+        search.grid,
+        query.box,
+        origin,
+        search.params.without,
     )
     inside = [in_time(shard, **search.span) for shard in scenes.shards]
     # The query's own frame takes part as a neighbour in time, and is no answer.

@@ -13,9 +13,8 @@ import numpy as np
 
 from worker.core.background import TARGET_FLOOR, novelty_weight, weighted_max_similarity
 from worker.core.compact import CompactBasis
-from worker.core.ranking import smooth_in_time
 from worker.core.types import BoolArray, FloatArray, IntArray
-from worker.fused import GLOBAL_WEIGHT, TRAIL_WEIGHT, VIEW_WEIGHT, Subject
+from worker.fused import TRAIL_WEIGHT, VIEW_WEIGHT, Subject
 from worker.index.candidates import Candidates
 from worker.index.compact_cache import CompactCache
 from worker.index.store import IndexStore
@@ -77,8 +76,8 @@ def shortlist(
             at = row.get((place.shard_position, place.block))
             if at is not None:
                 trail_n[at] = support
-    smooth_n = smooth_in_time(np.concatenate([part.appearance_n for part in parts]), camera_n, t_n)
-    coarse_n = smooth_n + TRAIL_WEIGHT * trail_n + GLOBAL_WEIGHT * global_n
+    smooth_n = subject.in_time(np.concatenate([p.appearance_n for p in parts]), camera_n, t_n)
+    coarse_n = smooth_n + TRAIL_WEIGHT * trail_n + subject.global_weight * global_n
     order = np.lexsort((frame_id, -coarse_n))
     chosen = np.concatenate([order[:top_n], [at for at in order[top_n:] if trail_n[at] > 0]])
     chosen = chosen.astype(np.int64)[np.argsort(frame_id[chosen.astype(np.int64)], kind="stable")]
@@ -107,7 +106,7 @@ def _coarse_appearance(
     """Appearance of every frame of one shard, float32 (blocks,)."""
     shard = subject.scenes.shards[position]
     codes_nck = compact.codes(shard, basis)
-    background_cd = subject.scenes.background(shard.camera_id)
+    background_cd = subject.background(shard.camera_id)
     background_ck = None if background_cd is None else basis.project(background_cd)
     views = [(1.0, subject.query), *((VIEW_WEIGHT, view) for view in subject.views)]
     query_qk = basis.project(np.concatenate([view.patches_qd for _, view in views]))

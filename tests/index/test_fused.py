@@ -248,3 +248,16 @@ def test_time_filters_hold_for_shortlist_and_trail(shards: list[PinnedShard], to
     ranked = searched(shards, top_n=top_n, t_from_utc=datetime.fromtimestamp(9, UTC))
     assert ranked
     assert all(hit.frame_id % 100 >= 9 for hit in ranked)
+
+
+def test_each_lever_can_be_left_out(shards: list[PinnedShard]) -> None:
+    whole = {hit.frame_id: hit.score for hit in searched(shards)}
+    for lever in ("background", "trail", "views", "time", "whole-frame"):
+        ranked = searched(shards, without=(lever,))
+        assert {hit.frame_id: hit.score for hit in ranked} != whole
+        if lever == "trail":
+            assert not any(hit.on_trail for hit in ranked)
+    bare = searched(shards, without=("background", "trail", "views", "time", "whole-frame"))
+    plain = {hit.frame_id: hit for hit in searched(shards, strategy=Strategy.MAX_SIM)}
+    for hit in bare:
+        assert hit.score == pytest.approx(plain[hit.frame_id].score, abs=1e-5)

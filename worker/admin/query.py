@@ -69,6 +69,10 @@ def query(
     appearance_gap: Annotated[
         float, typer.Option(help="Seconds between hits of one appearance, at most.")
     ] = 5.0,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave out: background, trail, views, time or whole-frame."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Result picture.")] = Path("ris-query.png"),
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 120.0,
     as_json: Json = False,
@@ -88,6 +92,7 @@ def query(
             "limit": limit,
             "group": group,
             "appearance_gap_s": appearance_gap,
+            "without": without or [],
             "camera_ids": _camera_ids(context, camera),
             "t_from_utc": from_time,
             "t_to_utc": to_time,

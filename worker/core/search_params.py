@@ -26,6 +26,10 @@ Grouping = Literal["appearance", "frame"]
 """Whether an answer lists appearances, each by its best frame, or every frame."""
 
 
+Lever = Literal["background", "trail", "views", "time", "whole-frame"]
+"""What the default strategy and growth add to plain comparison; each can be left out."""
+
+
 class Strategy(StrEnum):
     """How candidates are scored. ``paper-*`` fix the paper's own parameters (4.1)."""
 
@@ -66,9 +70,9 @@ class SearchParams:
     seeds. ``tau``: match level, cosine; None takes the backbone's calibrated one. ``alpha``:
     exponent of the coverage (eq. 6). ``epsilon``: of the weighted votes (table 1). ``vote_scope``:
     where votes look. ``limit``: hits returned. ``group``: what a hit is; ``appearance_gap_s``:
-    hits of one camera at most this far apart are one appearance. ``camera_ids``, ``t_from_utc``
-    (inclusive), ``t_to_utc`` (exclusive): filters; None is no filter. Times are aware. Raises
-    ``InputInvalid`` naming field, bounds and value.
+    hits of one camera at most this far apart are one appearance. ``without``: levers left out.
+    ``camera_ids``, ``t_from_utc`` (inclusive), ``t_to_utc`` (exclusive): filters; None is no
+    filter. Times are aware. Raises ``InputInvalid`` naming field, bounds and value.
     """
 
     strategy: Strategy = Strategy.DEFAULT
@@ -84,6 +88,7 @@ class SearchParams:
     limit: int = 50
     group: Grouping = "appearance"
     appearance_gap_s: float = 5.0
+    without: tuple[Lever, ...] = ()
     camera_ids: tuple[int, ...] | None = None
     t_from_utc: datetime | None = None
     t_to_utc: datetime | None = None
@@ -108,6 +113,9 @@ class SearchParams:
         if self.group not in get_args(Grouping):
             raise _not_one_of("group", get_args(Grouping), self.group)
         check_float("appearance_gap_s", self.appearance_gap_s, 0.0, 3600.0)
+        for lever in self.without:
+            if lever not in get_args(Lever):
+                raise _not_one_of("without", get_args(Lever), lever)
         _check_cameras(self.camera_ids)
         _check_times(self.t_from_utc, self.t_to_utc)
 
@@ -128,6 +136,7 @@ class SearchParams:
         return {
             **{field.name: getattr(self, field.name) for field in fields(self)},
             "strategy": self.strategy.value,
+            "without": list(self.without),
             "camera_ids": None if self.camera_ids is None else list(self.camera_ids),
             "t_from_utc": _time_to_json(self.t_from_utc),
             "t_to_utc": _time_to_json(self.t_to_utc),
@@ -146,8 +155,9 @@ def search_params_from_json(given: Mapping[str, Any]) -> SearchParams:
     read = dict(given)
     if "strategy" in read:
         read["strategy"] = _strategy(read["strategy"])
-    if isinstance(read.get("camera_ids"), list):
-        read["camera_ids"] = tuple(read["camera_ids"])
+    for field in ("camera_ids", "without"):
+        if isinstance(read.get(field), list):
+            read[field] = tuple(read[field])
     for field in ("t_from_utc", "t_to_utc"):
         if read.get(field) is not None:
             read[field] = _time_from_json(field, read[field])
