@@ -15,16 +15,12 @@ from PIL import Image
 from tests.conftest import Services
 from tests.parts import fresh_context, sql
 from worker.context import Context
+from worker.core.geometry import scaled_box
 from worker.core.search_params import SearchParams, Strategy
 from worker.core.types import Box
 from worker.errors import InputInvalid, NotFound, PictureInvalid
-from worker.evaluation import (
-    STRATEGIES,
-    Dataset,
-    evaluate_dataset,
-    index_dataset,
-    read_dataset,
-)
+from worker.evaluation import PROFILES, STRATEGIES, evaluate_dataset, index_dataset
+from worker.labelled import Dataset, read_dataset
 from worker.search import describe_query, search_generation
 
 METRICS = {"map", "r1", "r5", "r10", "map_other", "r1_other", "r5_other"}
@@ -147,7 +143,10 @@ def test_the_reports_shape_is_the_contract(report: dict[str, Any]) -> None:
         "vote-weighted-unique", "grow-rigid", "grow-elastic",
     } <= set(STRATEGIES)  # fmt: skip
     for found in report["strategies"].values():
-        assert set(found) == {"macro", "scenes", "stage1_recall", "median_iou", "query_ms"}
+        assert set(found) == {
+            *("macro", "scenes", "stage1_recall", "median_iou", "query_ms"),
+            *("scale_r1", "false_match_ratio", "duplicates_at_20"),
+        }
         assert set(found["macro"]) == METRICS
         assert set(found["scenes"]) == {"call", "street"}
         assert all(set(fields) == METRICS | {"queries"} for fields in found["scenes"].values())
@@ -308,3 +307,21 @@ def test_the_shared_dataset_can_be_read(shared_data: Path) -> None:
         assert query.positives <= images
         assert query.positives_other_camera <= query.positives
         assert not query.positives & query.ignore
+
+
+def test_profiles_change_what_they_say(tiny: Context, dataset: Dataset) -> None:
+    made = evaluate_dataset(tiny, dataset, strategies=PROFILES["all"])["strategies"]
+    assert set(made) == set(PROFILES["all"])
+    assert made["without-all"]["macro"]["map"] is not None
+    for found in made.values():
+        assert set(found["duplicates_at_20"]) == {"frames", "appearances"}
+        assert set(found["scale_r1"]) == {"same", "half-to-double"}
+        assert set(found["false_match_ratio"]) == {"0.3", "1", "3", "10"}
+    assert made["max-sim"]["false_match_ratio"]["1"] is None  # says nothing of chance
+    assert made["default"]["duplicates_at_20"]["appearances"] == 0
+
+
+def test_a_box_is_scaled_about_its_centre_and_cut_at_the_edge() -> None:
+    scaled = scaled_box(Box(0.4, 0.4, 0.6, 0.8), 1.5)
+    assert (scaled.x0, scaled.y0, scaled.x1, scaled.y1) == pytest.approx((0.35, 0.3, 0.65, 0.9))
+    assert scaled_box(Box(0.0, 0.4, 0.2, 0.8), 2.0).x0 == 0.0

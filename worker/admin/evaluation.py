@@ -17,7 +17,8 @@ from worker.context import Context
 from worker.core.search_params import Strategy
 from worker.embedded.supervisor import start_supervisor, stop_supervisor
 from worker.errors import InputInvalid, SetupFailed
-from worker.evaluation import STRATEGIES, evaluate_dataset, read_dataset
+from worker.evaluation import PROFILES, evaluate_dataset
+from worker.labelled import read_dataset
 from worker.runtime import make_context
 
 
@@ -27,12 +28,15 @@ def evaluate(
     strategy: Annotated[
         list[str] | None, typer.Option(help="Only these (repeatable); default: all.")
     ] = None,
+    profile: Annotated[
+        str, typer.Option(help="What is compared: strategies, ablation, robustness or all.")
+    ] = "strategies",
     device: Annotated[str | None, typer.Option(help="torch device; default: RIS_DEVICE.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N queries.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
 ) -> None:
     """Ingest a labelled dataset into a throw-away index and measure every ranking strategy."""
-    names = _strategies(strategy)
+    names = _strategies(strategy, profile)
     if json_file is not None and str(json_file) != "-" and not json_file.resolve().parent.is_dir():
         raise InputInvalid(f"--json {json_file}: its folder does not exist; make it first")
     dataset = read_dataset(dataset_dir)
@@ -50,12 +54,15 @@ def evaluate(
     _show(report)
 
 
-def _strategies(asked: list[str] | None) -> list[str]:
-    known = [strategy.value for strategy in Strategy]
+def _strategies(asked: list[str] | None, profile: str) -> list[str]:
+    if profile not in PROFILES:
+        raise InputInvalid(f"profile {profile!r} is unknown: use one of {', '.join(PROFILES)}")
+    known = [*(strategy.value for strategy in Strategy), *PROFILES["all"]]
     for name in asked or []:
         if name not in known:
-            raise InputInvalid(f"strategy {name!r} is unknown: use one of {', '.join(known)}")
-    return asked or list(STRATEGIES)
+            names = ", ".join(dict.fromkeys(known))
+            raise InputInvalid(f"strategy {name!r} is unknown: use one of {names}")
+    return asked or list(PROFILES[profile])
 
 
 @contextmanager

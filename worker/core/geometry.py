@@ -96,6 +96,13 @@ def cells_box(cell_index: IntArray, grid: GridSize) -> Box:
     )
 
 
+def scaled_box(box: Box, scale: float) -> Box:
+    """``box`` with its sides times ``scale`` about its centre, cut off at the picture's edge."""
+    x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+    half_w, half_h = scale * (box.x1 - box.x0) / 2, scale * (box.y1 - box.y0) / 2
+    return _validate_box(Box(x - half_w, y - half_h, x + half_w, y + half_h))
+
+
 def _check_coordinates(values: Sequence[float], roi: Roi) -> None:
     for value in values:
         if not math.isfinite(value) or abs(value) > MAX_COORDINATE:
