@@ -1,7 +1,7 @@
 """The default search's evidence, fused: appearance without background, trail, time, whole frame.
 
 Every piece has its price: a background is made once per camera; the appearance costs what MaxSim
-costs, times the number of views; the trail reads the frames before and after the query's own until
+costs, times the number of exemplars; the trail reads the frames before and after the query's own until
 the subject is lost.
 """
 
@@ -37,16 +37,16 @@ from worker.trails import Trail, follow
 
 TRAIL_WEIGHT = 1.0
 GLOBAL_WEIGHT = 0.1
-VIEW_WEIGHT = 0.5
-"""What a view from the trail counts against the query itself."""
-MAX_VIEWS = 3
-VIEW_SUPPORT = 0.3
-VIEW_BELIEF = 0.5
+EXEMPLAR_WEIGHT = 0.5
+"""What a exemplar from the trail counts against the query itself."""
+MAX_EXEMPLARS = 3
+EXEMPLAR_SUPPORT = 0.3
+EXEMPLAR_BELIEF = 0.5
 LEVEL_SAMPLE_FRAMES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class Exemplar:
     """The subject as one frame shows it: descriptors float32 (q, d) and weights (q,)."""
 
     patches_qd: FloatArray
@@ -55,16 +55,16 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is searched for: the query, its trail, and views of the subject along the trail."""
+    """What is searched for: the query, its trail, and exemplars of the subject along the trail."""
 
     scenes: CameraScenes
-    query: View
+    query: Exemplar
     cells: IntArray
     grid: GridSize
     box: Box | None
     origin: Place | None
     trail: Trail | None
-    views: tuple[View, ...]
+    exemplars: tuple[Exemplar, ...]
     without: tuple[Lever, ...] = ()
 
     def background(self, camera_id: int) -> FloatArray | None:
@@ -106,7 +106,7 @@ def describe_subject(
 ) -> Subject:
     """Weigh the query's cells and follow its subject. ``origin``: its frame, if it is indexed."""
     weight_q = np.ones(len(patches_qd), dtype=np.float32)
-    plain = View(patches_qd, weight_q)
+    plain = Exemplar(patches_qd, weight_q)
     subject = Subject(scenes, plain, cells, grid, box, origin, None, (), without)
     if origin is None:
         return subject
@@ -116,26 +116,26 @@ def describe_subject(
         novelty_q = novelty(patches_qd[None], background_cd[patch_ids])[0]
         weight_q = novelty_weight(novelty_q, QUERY_FLOOR)
     if "background" not in without:
-        subject = replace(subject, query=View(patches_qd, weight_q))
+        subject = replace(subject, query=Exemplar(patches_qd, weight_q))
     if "trail" in without:
         return subject
     trail = follow(scenes, origin, patches_qd, patch_ids, weight_q, grid)
-    views = () if "views" in without else _views(scenes, trail)
-    return replace(subject, trail=trail, views=views)
+    exemplars = () if "exemplars" in without else _exemplars(scenes, trail)
+    return replace(subject, trail=trail, exemplars=exemplars)
 
 
-def _views(scenes: CameraScenes, trail: Trail) -> tuple[View, ...]:
-    """Up to ``MAX_VIEWS`` frames of a trail, evenly spaced from the surest to the least sure."""
-    sure = [place for place, point in trail.points.items() if point.support > VIEW_SUPPORT]
+def _exemplars(scenes: CameraScenes, trail: Trail) -> tuple[Exemplar, ...]:
+    """Up to ``MAX_EXEMPLARS`` frames of a trail, evenly spaced from the surest to the least sure."""
+    sure = [place for place, point in trail.points.items() if point.support > EXEMPLAR_SUPPORT]
     sure.sort(key=lambda place: -trail.points[place].support)  # stable: nearest first if equal
-    chosen = sure[:: max(1, len(sure) // MAX_VIEWS)][:MAX_VIEWS]
-    views = []
+    chosen = sure[:: max(1, len(sure) // MAX_EXEMPLARS)][:MAX_EXEMPLARS]
+    exemplars = []
     for place in chosen:
         belief_c = trail.points[place].belief_c
-        at = np.flatnonzero(belief_c > VIEW_BELIEF)
+        at = np.flatnonzero(belief_c > EXEMPLAR_BELIEF)
         patches_cd = read_patches(scenes.shards[place.shard_position].layout, [place.block])[0]
-        views.append(View(patches_cd[at], belief_c[at]))
-    return tuple(views)
+        exemplars.append(Exemplar(patches_cd[at], belief_c[at]))
+    return tuple(exemplars)
 
 
 def gather_evidence(
@@ -155,10 +155,12 @@ def gather_evidence(
             pivoted(novel_mqc, level_q), subject.cells, subject.grid, PIVOT, growth or "rigid"
         )
         seen_n = _appearance(subject.query, novel_mqc, grown, growth)
-        for view in subject.views:
-            other_mqc = novel_similarity(_similarity(view.patches_qd, patches_ncd), novelty_nc)
-            seen_n = seen_n + VIEW_WEIGHT * weighted_max_similarity(other_mqc, view.weight_q)
-        appearance_n[part] = seen_n / (1 + VIEW_WEIGHT * len(subject.views))
+        for exemplar in subject.exemplars:
+            other_mqc = novel_similarity(_similarity(exemplar.patches_qd, patches_ncd), novelty_nc)
+            seen_n = seen_n + EXEMPLAR_WEIGHT * weighted_max_similarity(
+                other_mqc, exemplar.weight_q
+            )
+        appearance_n[part] = seen_n / (1 + EXEMPLAR_WEIGHT * len(subject.exemplars))
         for position, cosine_qc, region in zip(part, cosine_mqc, grown, strict=True):
             regions[int(position)] = _with_cosines(region, cosine_qc)
     places = [
@@ -203,7 +205,7 @@ def _levels(subject: Subject, candidates: Candidates) -> FloatArray:
 
 
 def _appearance(
-    query: View,
+    query: Exemplar,
     novel_mqc: FloatArray,
     grown: Sequence[Region | None],
     growth: GrowthMode | None,

@@ -14,7 +14,7 @@ import numpy as np
 from worker.core.background import TARGET_FLOOR, novelty_weight, weighted_max_similarity
 from worker.core.compact import CompactBasis
 from worker.core.types import BoolArray, FloatArray, IntArray
-from worker.fused import TRAIL_WEIGHT, VIEW_WEIGHT, Subject
+from worker.fused import EXEMPLAR_WEIGHT, TRAIL_WEIGHT, Subject
 from worker.index.candidates import Candidates
 from worker.index.compact_cache import CompactCache
 from worker.index.store import IndexStore
@@ -108,8 +108,11 @@ def _coarse_appearance(
     codes_nck = compact.codes(shard, basis)
     background_cd = subject.background(shard.camera_id)
     background_ck = None if background_cd is None else basis.project(background_cd)
-    views = [(1.0, subject.query), *((VIEW_WEIGHT, view) for view in subject.views)]
-    query_qk = basis.project(np.concatenate([view.patches_qd for _, view in views]))
+    exemplars = [
+        (1.0, subject.query),
+        *((EXEMPLAR_WEIGHT, exemplar) for exemplar in subject.exemplars),
+    ]
+    query_qk = basis.project(np.concatenate([exemplar.patches_qd for _, exemplar in exemplars]))
     scores = np.zeros(shard.blocks, dtype=np.float32)
     for start in range(0, shard.blocks, _FRAMES_PER_CHUNK):
         decoded_nck = basis.decode(codes_nck[start : start + _FRAMES_PER_CHUNK])
@@ -121,10 +124,10 @@ def _coarse_appearance(
             target_nc = np.sqrt(novelty_weight(novelty_nc, TARGET_FLOOR))
             similarity_nqc = similarity_nqc * target_nc[:, None, :]
         first = 0
-        for weight, view in views:
-            last = first + len(view.weight_q)
-            seen_n = weighted_max_similarity(similarity_nqc[:, first:last], view.weight_q)
+        for weight, exemplar in exemplars:
+            last = first + len(exemplar.weight_q)
+            seen_n = weighted_max_similarity(similarity_nqc[:, first:last], exemplar.weight_q)
             scores[start : start + n] += np.float32(weight) * seen_n
             first = last
-    whole: FloatArray = scores / np.float32(sum(weight for weight, _ in views))
+    whole: FloatArray = scores / np.float32(sum(weight for weight, _ in exemplars))
     return whole

@@ -175,7 +175,7 @@ def test_the_background_is_made_once_until_the_camera_grows(shards: list[PinnedS
 
 
 def test_the_score_is_that_of_plain_loops(shards: list[PinnedShard]) -> None:
-    """The parity oracle of the fast path, for a picture (no trail, no views)."""
+    """The parity oracle of the fast path, for a picture (no trail, no exemplars)."""
     query = query_at(7)
     patches = dict(zip((1, 2), planted(), strict=True))
     appearance: dict[tuple[int, int], float] = {}
@@ -252,12 +252,12 @@ def test_time_filters_hold_for_shortlist_and_trail(shards: list[PinnedShard], to
 
 def test_each_lever_can_be_left_out(shards: list[PinnedShard]) -> None:
     whole = {hit.frame_id: hit.score for hit in searched(shards)}
-    for lever in ("background", "trail", "views", "time", "whole-frame"):
+    for lever in ("background", "trail", "exemplars", "time", "whole-frame"):
         ranked = searched(shards, without=(lever,))
         assert {hit.frame_id: hit.score for hit in ranked} != whole
         if lever == "trail":
             assert not any(hit.on_trail for hit in ranked)
-    bare = searched(shards, without=("background", "trail", "views", "time", "whole-frame"))
+    bare = searched(shards, without=("background", "trail", "exemplars", "time", "whole-frame"))
     plain = {hit.frame_id: hit for hit in searched(shards, strategy=Strategy.MAX_SIM)}
     for hit in bare:
         assert hit.score == pytest.approx(plain[hit.frame_id].score, abs=1e-5)

@@ -71,7 +71,7 @@ def query(
     ] = 5.0,
     without: Annotated[
         list[str] | None,
-        typer.Option(help="Leave out: background, trail, views, time or whole-frame."),
+        typer.Option(help="Leave out: background, trail, exemplars, time or whole-frame."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Result picture.")] = Path("ris-query.png"),
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 120.0,

@@ -26,7 +26,7 @@ Grouping = Literal["appearance", "frame"]
 """Whether an answer lists appearances, each by its best frame, or every frame."""
 
 
-Lever = Literal["background", "trail", "views", "time", "whole-frame"]
+Lever = Literal["background", "trail", "exemplars", "time", "whole-frame"]
 """What the default strategy and growth add to plain comparison; each can be left out."""
 
 
