@@ -1,8 +1,8 @@
 """The default search's evidence, fused: appearance without background, trail, time, whole frame.
 
 Every piece has its price: a background is made once per camera; the appearance costs what MaxSim
-costs, times the number of exemplars; the trail reads the frames before and after the query's own until
-the subject is lost.
+costs, times the number of exemplars; the trail reads the frames before and after the query's own
+until the subject is lost.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def describe_subject(
 
 
 def _exemplars(scenes: CameraScenes, trail: Trail) -> tuple[Exemplar, ...]:
-    """Up to ``MAX_EXEMPLARS`` frames of a trail, evenly spaced from the surest to the least sure."""
+    """Up to ``MAX_EXEMPLARS`` frames of a trail, evenly from the surest to the least sure."""
     sure = [place for place, point in trail.points.items() if point.support > EXEMPLAR_SUPPORT]
     sure.sort(key=lambda place: -trail.points[place].support)  # stable: nearest first if equal
     chosen = sure[:: max(1, len(sure) // MAX_EXEMPLARS)][:MAX_EXEMPLARS]

@@ -18,6 +18,7 @@ from worker.core.f_map import FMapRuns
 from worker.core.search_params import SearchParams, Strategy
 from worker.core.similarity import l2_normalise
 from worker.core.types import Box, Descriptors, FloatArray, GridSize
+from worker.errors import RisError
 from worker.index.backgrounds import BackgroundCache
 from worker.index.codec import codec_named
 from worker.index.compact_cache import CompactCache
@@ -261,3 +262,43 @@ def test_each_lever_can_be_left_out(shards: list[PinnedShard]) -> None:
     plain = {hit.frame_id: hit for hit in searched(shards, strategy=Strategy.MAX_SIM)}
     for hit in bare:
         assert hit.score == pytest.approx(plain[hit.frame_id].score, abs=1e-5)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_box_of_one_cell_and_one_of_the_whole_frame(
+    shards: list[PinnedShard], whole: bool
+) -> None:
+    patches_ncd, _ = planted()
+    ids = np.arange(GRID.cells) if whole else np.array([cell(ROW, walker_col(7))])
+    cells = np.stack(np.divmod(ids, GRID.w), axis=1).astype(np.int64)
+    box = Box(0, 0, 1, 1) if whole else Box(3 / 8, 3 / 8, 4 / 8, 4 / 8)
+    query = QueryDescriptors(patches_ncd[7, ids], cells, np.full(4, 0.5, np.float32), box)
+    ranked = search_shards(
+        IndexStore(Path("unused")),
+        shards,
+        query,
+        SearchParams(),
+        tau=0.5,
+        grid=GRID,
+        exclude_frame_id=7,
+    )
+    own = {frame for frame in WALK if frame != 7}
+    assert {hit.frame_id for hit in ranked[: len(own)]} == own
+    assert all(np.isfinite(hit.score) for hit in ranked)
+    for hit in ranked:
+        assert hit.box is None or 0 <= hit.box.x0 < hit.box.x1 <= 1
+
+
+def test_a_nan_in_the_index_is_a_typed_error_and_no_ranking(tmp_path: Path) -> None:
+    first, _ = planted()
+    first[20, 5] = np.nan
+    with pytest.raises(RisError):
+        searched([shard(tmp_path / "s1", first, 1, 0)])
+
+
+def test_of_frames_that_are_all_alike_none_is_followed(tmp_path: Path) -> None:
+    """An empty place all day: what is in the box is background, everywhere."""
+    empty = scene(5)
+    ranked = searched([shard(tmp_path / "s1", empty, 1, 0)])
+    assert len(ranked) == FRAMES - 1
+    assert not any(hit.on_trail for hit in ranked)
