@@ -75,6 +75,11 @@ class Settings(BaseSettings):
         10.0, ge=0.2, le=600, description="How often beat looks for jobs nobody runs."
     )
     query_workers: int = Field(2, ge=1, le=64, description="Threads of one query worker.")
+    compact_max_bytes: int = Field(
+        512 * 1024 * 1024,
+        ge=0,
+        description="Memory of a query worker for compact codes, 16 kB a frame; 0: none are kept.",
+    )
     statement_timeout_ms: int = Field(60_000, ge=100, description="Postgres statement timeout.")
     lock_timeout_ms: int = Field(10_000, ge=100, description="Postgres lock timeout.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

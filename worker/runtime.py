@@ -14,6 +14,7 @@ from worker.backbones.base import Backbone
 from worker.config import Settings, settings
 from worker.context import Context
 from worker.errors import ServiceUnavailable
+from worker.index.compact_cache import CompactCache
 from worker.index.store import IndexStore
 from worker.messages import QUEUE_OF_KIND, RUN_JOB_TASK, JobKind
 from worker.pinning import FMapCache
@@ -79,6 +80,7 @@ def make_context(configured: Settings, database: str, *, application_name: str) 
         f_maps=FMapCache(),
         backbone=BackboneCache(configured),
         ring=ring,
+        compact=CompactCache(configured.compact_max_bytes),
     )
 
 
