@@ -27,7 +27,8 @@ COPY worker worker
 RUN useradd --uid 10001 --user-group --no-create-home ris \
     && install -d -o ris -g ris -m 0700 /data
 USER 10001:10001
-ENV RIS_DATA_DIR=/data
+# Compiled search kernels are kept with the data: the user has no other place to write.
+ENV RIS_DATA_DIR=/data NUMBA_CACHE_DIR=/data/kernels
 VOLUME /data
 
 CMD ["python", "-m", "worker.admin", "--help"]

@@ -13,7 +13,8 @@ from worker.generations import require_live_generation
 from worker.ingest import fail_ingest, run_ingest
 from worker.jobs import Handler, run_job
 from worker.jobs import sweep as sweep_jobs
-from worker.messages import RUN_JOB_TASK, SWEEP_TASK
+from worker.kernels.region_growing import warm_up
+from worker.messages import QUERY_QUEUE, RUN_JOB_TASK, SWEEP_TASK
 from worker.reindex import fail_reindex, run_reindex
 from worker.runtime import process_context
 from worker.search import run_query
@@ -45,10 +46,13 @@ def queue_length(queue: str) -> int:
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _warm_up(sender: Any = None, **_: Any) -> None:
-    """Load the live generation's backbone before the first job, so that it does not pay for it."""
+    """Load the live generation's backbone, and for queries the compiled kernel, before the first job,
+    so that it does not pay for them."""
     context = process_context()
     try:
         name = require_live_generation(context).backbone
     except NotFound:
         name = context.settings.backbone
     context.backbone(name)
+    if QUERY_QUEUE in app.amqp.queues.consume_from:
+        warm_up()

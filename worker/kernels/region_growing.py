@@ -103,3 +103,11 @@ def _region(similarity: FloatArray, flat: IntArray, c: int) -> Region | None:
     flat = np.sort(flat)
     query_index, cell_index = np.divmod(flat, c)
     return Region(query_index, cell_index, similarity[flat])
+
+
+def warm_up() -> None:
+    """Compile or load the kernel now, so that no query waits for it (seconds)."""
+    one_mqc = np.ones((1, 1, 1), dtype=np.float32)
+    cell = np.zeros((1, 2), dtype=np.int64)
+    for mode in ("rigid", "elastic"):
+        grow_seedless_chunk(one_mqc, cell, GridSize(1, 1), 0.5, mode)
