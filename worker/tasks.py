@@ -46,8 +46,7 @@ def queue_length(queue: str) -> int:
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _warm_up(sender: Any = None, **_: Any) -> None:
-    """Load the live generation's backbone, and for queries the compiled kernel, before the first job,
-    so that it does not pay for them."""
+    """Load the live generation's backbone, and for queries the kernel, before the first job."""
     context = process_context()
     try:
         name = require_live_generation(context).backbone
