@@ -6,11 +6,9 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from worker.core.background import background_descriptors
 from worker.core.types import FloatArray
-from worker.index.shard import read_patches
+from worker.index.sample import sampled_patches
 from worker.index.store import PinnedShard
 
 SAMPLED_FRAMES = 64
@@ -39,21 +37,7 @@ class BackgroundCache:
         with self._lock:
             found = self._made.get(place)
         if found is None or found[0] != key:
-            found = (key, background_descriptors(_sampled_patches(shards)))
+            found = (key, background_descriptors(sampled_patches(shards, SAMPLED_FRAMES)))
             with self._lock:
                 self._made[place] = found
         return found[1]
-
-
-def _sampled_patches(shards: Sequence[PinnedShard]) -> FloatArray:
-    """Patches of evenly spaced frames of these shards, float32 (n, c, d)."""
-    shard_of = np.concatenate([np.full(s.blocks, i) for i, s in enumerate(shards)])
-    block_of = np.concatenate([np.arange(shard.blocks) for shard in shards])
-    in_time = np.argsort(np.concatenate([shard.t_epoch_s for shard in shards]), kind="stable")
-    count = min(SAMPLED_FRAMES, in_time.size)
-    chosen = in_time[np.linspace(0, in_time.size - 1, count).round().astype(np.int64)]
-    parts = [
-        read_patches(shards[at].layout, np.sort(block_of[chosen[shard_of[chosen] == at]]).tolist())
-        for at in np.unique(shard_of[chosen])
-    ]
-    return np.concatenate(parts)

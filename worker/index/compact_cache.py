@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from worker.core.compact import CODE_DIM, Codes, CompactBasis, fit_basis
-from worker.core.types import FloatArray
+from worker.index.sample import sampled_patches
 from worker.index.shard import read_patches
 from worker.index.store import PinnedShard
 
@@ -45,7 +45,9 @@ class CompactCache:
             known = self._bases.get(generation)
         if known is not None:
             return known
-        fitted = fit_basis(_sample(shards))
+        fitted = fit_basis(
+            sampled_patches(shards, BASIS_FRAMES).reshape(-1, shards[0].layout.patch_dim)
+        )
         with self._lock:
             return self._bases.setdefault(generation, fitted)
 
@@ -73,16 +75,3 @@ class CompactCache:
             while sum(codes.nbytes for codes in self._codes.values()) > self.max_bytes:
                 self._codes.popitem(last=False)
         return known[: shard.blocks]
-
-
-def _sample(shards: Sequence[PinnedShard]) -> FloatArray:
-    """Descriptors of frames taken evenly, float32 (n, d); how shards are cut does not matter."""
-    shard_of = np.concatenate([np.full(shard.blocks, at) for at, shard in enumerate(shards)])
-    block_of = np.concatenate([np.arange(shard.blocks) for shard in shards])
-    count = min(BASIS_FRAMES, shard_of.size)
-    chosen = np.linspace(0, shard_of.size - 1, count).round().astype(np.int64)
-    parts = [
-        read_patches(shards[at].layout, block_of[chosen[shard_of[chosen] == at]].tolist())
-        for at in np.unique(shard_of[chosen])
-    ]
-    return np.concatenate(parts).reshape(-1, shards[0].layout.patch_dim)
