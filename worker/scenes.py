@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,10 +22,11 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class CameraScenes:
-    """Pinned shards with what is known of their cameras."""
+    """Pinned shards with what is known of their cameras, for one search."""
 
     shards: Sequence[PinnedShard]
     cache: BackgroundCache
+    _found: dict[int, FloatArray | None] = field(default_factory=dict)
 
     def camera_of(self, place: Place) -> int:
         """The camera that recorded the frame."""
@@ -45,7 +46,10 @@ class CameraScenes:
 
     def background(self, camera_id: int) -> FloatArray | None:
         """float32 (c, d), or None with too few frames."""
-        return self.cache.background([s for s in self.shards if s.camera_id == camera_id])
+        if camera_id not in self._found:
+            own = [shard for shard in self.shards if shard.camera_id == camera_id]
+            self._found[camera_id] = self.cache.background(own)
+        return self._found[camera_id]
 
     def frames_from(self, start: Place, *, forward: bool, at_most: int) -> Iterator[Place]:
         """The frames of ``start``'s camera after (or before) it, nearest in time first."""

@@ -22,6 +22,7 @@ from worker.errors import RisError
 from worker.index.backgrounds import BackgroundCache
 from worker.index.codec import codec_named
 from worker.index.compact_cache import CompactCache
+from worker.index.sample import even_sample
 from worker.index.shard import ShardLayout, append_blocks
 from worker.index.store import IndexStore, PinnedShard
 from worker.ranked_frame import QueryDescriptors, RankedFrame
@@ -164,15 +165,37 @@ def test_a_camera_with_one_frame_is_searched_as_it_is(tmp_path: Path) -> None:
     assert ranked[0].region is not None
 
 
-def test_the_background_is_made_once_until_the_camera_grows(shards: list[PinnedShard]) -> None:
+def test_the_background_is_made_anew_only_when_the_camera_grew_by_a_step(
+    shards: list[PinnedShard],
+) -> None:
     cache = BackgroundCache()
-    made = cache.background(shards[:1])
+
+    def of_first(blocks: int) -> FloatArray | None:
+        part = replace(shards[0], blocks=blocks, t_epoch_s=shards[0].t_epoch_s[:blocks])
+        return cache.background([part])
+
+    made = of_first(20)
     assert made is not None
+    assert of_first(21) is made  # the next step is 23
+    assert of_first(24) is not made
     first, _ = planted()
-    reference = background_descriptors(first)
-    assert reference is not None
-    np.testing.assert_allclose(made, reference, atol=1e-6)
-    assert cache.background(shards[:1]) is made
+    sample = even_sample(shards[:1], 64)
+    reference = background_descriptors(first[[block for _, block in sample]])
+    grown = of_first(24)
+    assert reference is not None and grown is not None
+    np.testing.assert_allclose(grown, reference, atol=1e-6)
+
+
+def test_a_sample_does_not_depend_on_how_shards_are_cut(
+    tmp_path: Path, shards: list[PinnedShard]
+) -> None:
+    first, _ = planted()
+    whole = even_sample(shards[:1], 7)
+    parts = [shard(tmp_path / "a", first[:10], 1, 0), shard(tmp_path / "b", first[10:], 1, 10)]
+    parts[1] = replace(parts[1], t_epoch_s=parts[1].t_epoch_s + 10)
+    cut = even_sample(parts, 7)
+    assert [block for _, block in whole] == [10 * at + block for at, block in cut]
+    assert len(whole) == 7
 
 
 def test_the_score_is_that_of_plain_loops(shards: list[PinnedShard]) -> None:
@@ -180,8 +203,9 @@ def test_the_score_is_that_of_plain_loops(shards: list[PinnedShard]) -> None:
     query = query_at(7)
     patches = dict(zip((1, 2), planted(), strict=True))
     appearance: dict[tuple[int, int], float] = {}
+    sample = [block for _, block in even_sample(shards[:1], 64)]  # the same blocks of both cameras
     for camera, frames in patches.items():
-        background = background_descriptors(frames)
+        background = background_descriptors(frames[sample])
         assert background is not None
         for at in range(FRAMES):
             total = 0.0

@@ -8,17 +8,18 @@ from dataclasses import dataclass, field
 
 from worker.core.background import background_descriptors
 from worker.core.types import FloatArray
-from worker.index.sample import sampled_patches
+from worker.index.sample import even_sample, read_sample
 from worker.index.store import PinnedShard
 
 SAMPLED_FRAMES = 64
 
 _Key = tuple[tuple[int, int], ...]
+"""(shard id, block) of each sampled frame: blocks never change."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackgroundCache:
-    """The last background made per camera and generation; made anew when its frames change.
+    """The last background made per camera and generation; made anew when its sample changes.
 
     Building one does no I/O; safe to share between threads.
     """
@@ -33,11 +34,12 @@ class BackgroundCache:
         always give the same background.
         """
         place = (str(shards[0].layout.folder.parent), shards[0].camera_id)
-        key = tuple((shard.shard_id, shard.blocks) for shard in shards)
+        sample = even_sample(shards, SAMPLED_FRAMES)
+        key = tuple((shards[at].shard_id, block) for at, block in sample)
         with self._lock:
             found = self._made.get(place)
         if found is None or found[0] != key:
-            found = (key, background_descriptors(sampled_patches(shards, SAMPLED_FRAMES)))
+            found = (key, background_descriptors(read_sample(shards, sample)))
             with self._lock:
                 self._made[place] = found
         return found[1]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from worker.core.compact import CODE_DIM, Codes, CompactBasis, fit_basis
-from worker.index.sample import sampled_patches
+from worker.index.sample import even_sample, read_sample
 from worker.index.shard import read_patches
 from worker.index.store import PinnedShard
 
@@ -45,9 +45,8 @@ class CompactCache:
             known = self._bases.get(generation)
         if known is not None:
             return known
-        fitted = fit_basis(
-            sampled_patches(shards, BASIS_FRAMES).reshape(-1, shards[0].layout.patch_dim)
-        )
+        sample = even_sample(shards, BASIS_FRAMES)
+        fitted = fit_basis(read_sample(shards, sample).reshape(-1, shards[0].layout.patch_dim))
         with self._lock:
             return self._bases.setdefault(generation, fitted)
 

@@ -10,19 +10,38 @@ from worker.core.types import FloatArray
 from worker.index.shard import read_patches
 from worker.index.store import PinnedShard
 
+GROWTH = 1.25
 
-def sampled_patches(shards: Sequence[PinnedShard], count: int) -> FloatArray:
-    """Patches of at most ``count`` frames, float32 (n, c, d), in no particular order.
+Sample = tuple[tuple[int, int], ...]
+"""(position of the shard, block) of each frame."""
 
-    The same pinned frames always give the same sample, however they are cut into shards.
+
+def even_sample(shards: Sequence[PinnedShard], count: int) -> Sample:
+    """At most ``count`` frames, evenly spaced in time, as sorted (shard position, block).
+
+    Only the first frames in time are looked at, as many as the last step of a series that grows by
+    ``GROWTH`` allows: while a camera records, the sample changes at those steps, not with every
+    frame. The same pinned frames always give the same sample.
     """
     shard_of = np.concatenate([np.full(shard.blocks, at) for at, shard in enumerate(shards)])
     block_of = np.concatenate([np.arange(shard.blocks) for shard in shards])
     in_time = np.argsort(np.concatenate([shard.t_epoch_s for shard in shards]), kind="stable")
-    steps = np.linspace(0, in_time.size - 1, min(count, in_time.size)).round().astype(np.int64)
+    known = _last_step(in_time.size)
+    steps = np.linspace(0, known - 1, min(count, known)).round().astype(np.int64)
     chosen = in_time[steps]
-    parts = [
-        read_patches(shards[at].layout, np.sort(block_of[chosen[shard_of[chosen] == at]]).tolist())
-        for at in np.unique(shard_of[chosen])
-    ]
-    return np.concatenate(parts)
+    return tuple(sorted((int(shard_of[at]), int(block_of[at])) for at in chosen))
+
+
+def _last_step(frames: int) -> int:
+    step = 1
+    while (following := max(step + 1, int(step * GROWTH))) <= frames:
+        step = following
+    return min(step, frames)
+
+
+def read_sample(shards: Sequence[PinnedShard], sample: Sample) -> FloatArray:
+    """Patches of sampled frames, float32 (n, c, d)."""
+    blocks: dict[int, list[int]] = {}
+    for position, block in sample:
+        blocks.setdefault(position, []).append(block)
+    return np.concatenate([read_patches(shards[at].layout, b) for at, b in blocks.items()])
