@@ -18,8 +18,8 @@ from worker.ranked_frame import RankedFrame
 
 STAGE1_DEPTHS = (50, 200)
 STATED_FALSE_MATCHES = (0.3, 1.0, 3.0, 10.0)
-LOCALISED_HITS = 50
-"""Boxes are compared on this many frames from the top."""
+ANSWER_FRAMES = 50
+"""Frames of an answer: on these boxes are compared and appearances joined."""
 DUPLICATES_AT = 20
 APPEARANCE_GAP_S = 5.0
 SAME_SCALE = (0.8, 1.25)
@@ -71,8 +71,8 @@ def score_ranking(
         false_matches=_false_matches(
             [hit for hit, image in zip(kept, images, strict=True) if image not in query.positives]
         ),
-        duplicates=_duplicates(kept),
-        ious=_ious(kept[:LOCALISED_HITS], images[:LOCALISED_HITS], query, labels, grid),
+        duplicates=_duplicates(kept[:ANSWER_FRAMES]),
+        ious=_ious(kept[:ANSWER_FRAMES], images[:ANSWER_FRAMES], query, labels, grid),
         query_ms=query_ms,
     )
 

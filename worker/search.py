@@ -141,7 +141,7 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         regions_for=MAX_PROOFS,
     )
     # A hit is shown with its proof: without any match at tau there is nothing to show.
-    hits = _grouped([hit for hit in ranked if hit.region is not None], params)[: params.limit]
+    hits = _grouped([hit for hit in ranked if hit.region is not None][: params.limit], params)
     stats = {
         "describe_ms": round(1000 * (described_s - started_s), 3),
         "search_ms": round(1000 * (time.perf_counter() - described_s), 3),
@@ -168,6 +168,8 @@ class _Shown:
 
 
 def _grouped(hits: list[RankedFrame], params: SearchParams) -> list[_Shown]:
+    """The best frames as they are, or joined. Only these: with every frame that matches anywhere,
+    a camera's whole day would hang together."""
     if params.group == "frame":
         return [_Shown(hit, hit.t_epoch_s, hit.t_epoch_s, 1) for hit in hits]
     joined = join_appearances(

@@ -62,7 +62,7 @@ def query(
     vote_scope: Annotated[
         str, typer.Option(help="Votes look in the candidates or in the whole index.")
     ] = "candidates",
-    limit: Annotated[int, typer.Option(help="Hits returned.")] = 50,
+    limit: Annotated[int, typer.Option(help="Frames in the answer.")] = 50,
     group: Annotated[
         str, typer.Option(help="List every appearance once (appearance), or every frame (frame).")
     ] = "appearance",
