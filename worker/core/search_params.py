@@ -69,10 +69,11 @@ class SearchParams:
     ``top_n``: candidates kept by stage 1. ``k``: nearest neighbours per query patch. ``k_s``:
     seeds. ``tau``: match level, cosine; None takes the backbone's calibrated one. ``alpha``:
     exponent of the coverage (eq. 6). ``epsilon``: of the weighted votes (table 1). ``vote_scope``:
-    where votes look. ``limit``: frames in the answer. ``group``: what a hit is; ``appearance_gap_s``:
-    hits of one camera at most this far apart are one appearance. ``without``: levers left out.
-    ``camera_ids``, ``t_from_utc`` (inclusive), ``t_to_utc`` (exclusive): filters; None is no
-    filter. Times are aware. Raises ``InputInvalid`` naming field, bounds and value.
+    where votes look. ``limit``: frames in the answer. ``group``: what a hit is;
+    ``appearance_gap_s``: hits of one camera at most this far apart are one appearance.
+    ``without``: levers left out. ``camera_ids``, ``t_from_utc`` (inclusive), ``t_to_utc``
+    (exclusive): filters; None is no filter. Times are aware. Raises ``InputInvalid`` naming field,
+    bounds and value.
     """
 
     strategy: Strategy = Strategy.DEFAULT
