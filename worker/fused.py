@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worker.core.background import (
     QUERY_FLOOR,
@@ -21,7 +19,6 @@ from worker.core.background import (
     novelty_weight,
     weighted_max_similarity,
 )
-from worker.core.calibration import expected_false_matches
 from worker.core.coherence import PIVOT, coherent_similarity, match_levels, pivoted
 from worker.core.ranking import smooth_in_time
 from worker.core.region_growing import GrowthMode
@@ -76,21 +73,24 @@ class Subject:
         """What the whole-frame cosine counts."""
         return 0.0 if "whole-frame" in self.without else GLOBAL_WEIGHT
 
-    def in_time(self, score_n: FloatArray, camera_n: IntArray, t_n: NDArray[Any]) -> FloatArray:
+    def in_time(self, score_n: FloatArray, shard_position: IntArray, block: IntArray) -> FloatArray:
         """Scores averaged with their neighbours in time, or as they are."""
-        return score_n if "time" in self.without else smooth_in_time(score_n, camera_n, t_n)
+        if "time" in self.without:
+            return score_n
+        shards = self.scenes.shards
+        camera_n = np.array([shard.camera_id for shard in shards], dtype=np.int64)[shard_position]
+        t_n, place_n = self.scenes.times(shard_position, block)
+        return smooth_in_time(score_n, camera_n, t_n, place_n)
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """Per candidate: ``score_n`` float32 (n,), what it is ranked by; ``appearance_n`` float32 (n,),
-    the likeness alone; ``on_trail_n`` bool (n,); ``false_matches_n`` float64 (n,), how many frames
-    chance brings to that likeness; the region that proves the match and its box."""
+    the likeness alone; ``on_trail_n`` bool (n,); the region that proves the match and its box."""
 
     score_n: FloatArray
     appearance_n: FloatArray
     on_trail_n: BoolArray
-    false_matches_n: NDArray[np.float64]
     regions: list[Region | None]
     boxes: list[Box | None]
 
@@ -125,10 +125,13 @@ def describe_subject(
 
 
 def _exemplars(scenes: CameraScenes, trail: Trail) -> tuple[Exemplar, ...]:
-    """Up to ``MAX_EXEMPLARS`` frames of a trail, evenly from the surest to the least sure."""
+    """Up to ``MAX_EXEMPLARS`` frames of a trail, evenly over the surer two thirds of it."""
     sure = [place for place, point in trail.points.items() if point.support > EXEMPLAR_SUPPORT]
     sure.sort(key=lambda place: -trail.points[place].support)  # stable: nearest first if equal
-    chosen = sure[:: max(1, len(sure) // MAX_EXEMPLARS)][:MAX_EXEMPLARS]
+    count = min(MAX_EXEMPLARS, len(sure))
+    # The last third is left to the doubtful: evenly over the surer two thirds.
+    spaced = np.linspace(0, max(0, (2 * len(sure)) // 3), count).astype(np.int64)
+    chosen = [sure[min(int(at), len(sure) - 1)] for at in spaced]
     exemplars = []
     for place in chosen:
         belief_c = trail.points[place].belief_c
@@ -167,10 +170,7 @@ def gather_evidence(
         Place(int(s), int(b))
         for s, b in zip(candidates.shard_position, candidates.block, strict=True)
     ]
-    shards = subject.scenes.shards
-    camera_n = np.array([shards[p.shard_position].camera_id for p in places], dtype=np.int64)
-    t_n = np.array([shards[p.shard_position].t_epoch_s[p.block] for p in places])
-    smooth_n = subject.in_time(appearance_n, camera_n, t_n)
+    smooth_n = subject.in_time(appearance_n, candidates.shard_position, candidates.block)
     points = {} if subject.trail is None else subject.trail.points
     trail_n = np.array([points[p].support if p in points else 0.0 for p in places])
     on_trail_n = np.array([p in points or p == subject.origin for p in places], dtype=np.bool_)
@@ -179,7 +179,6 @@ def gather_evidence(
         score_n=score_n.astype(np.float32),
         appearance_n=smooth_n,
         on_trail_n=on_trail_n,
-        false_matches_n=expected_false_matches(smooth_n, camera_n, ~on_trail_n),
         regions=regions,
         boxes=[_box(subject, place, r) for place, r in zip(places, regions, strict=True)],
     )

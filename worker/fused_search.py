@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from worker.core.calibration import expected_false_matches
 from worker.core.ranking import rank
 from worker.core.region_growing import GrowthMode, coverage
 from worker.core.search_params import SearchParams, Strategy
@@ -60,7 +62,8 @@ def search_fused(search: FusedSearch, exclude_frame_id: int | None) -> list[Rank
     )
     inside = [in_time(shard, **search.span) for shard in scenes.shards]
     # The query's own frame takes part as a neighbour in time, and is no answer.
-    top_n = search.params.top_n + (origin is not None)
+    own_inside = origin is not None and bool(inside[origin.shard_position][origin.block])
+    top_n = search.params.top_n + own_inside
     if sum(int(kept.sum()) for kept in inside) > top_n and search.compact.fits(scenes.shards):
         chosen = shortlist(search.store, search.compact, subject, query.global_d, inside, top_n)
     else:
@@ -68,12 +71,30 @@ def search_fused(search: FusedSearch, exclude_frame_id: int | None) -> list[Rank
     if chosen.candidates.count == 0:
         return []
     evidence = gather_evidence(subject, chosen.candidates, GROWTH_OF[search.params.strategy])
+    false_matches_n = _false_matches(search, chosen, evidence, inside)
     order = rank(evidence.score_n, chosen.candidates.score_n)
     return [
-        _fused_frame(search, chosen, evidence, int(p))
+        _fused_frame(search, chosen, evidence, int(p), float(false_matches_n[p]))
         for p in order
         if chosen.candidates.frame_id[p] != exclude_frame_id
     ]
+
+
+def _false_matches(
+    search: FusedSearch, chosen: Shortlist, evidence: Evidence, inside: Sequence[BoolArray]
+) -> NDArray[np.float64]:
+    """Expected false matches per candidate, float64 (n,); NaN where chance was not looked at."""
+    if chosen.chance_m is not None and chosen.camera_m is not None:
+        return expected_false_matches(evidence.appearance_n, chosen.chance_m, chosen.camera_m)
+    if chosen.candidates.count < sum(int(kept.sum()) for kept in inside):
+        return np.full(chosen.candidates.count, np.nan)  # chosen for being alike: no chance sample
+    camera_ids = np.array([shard.camera_id for shard in search.scenes.shards], dtype=np.int64)
+    chance = ~evidence.on_trail_n
+    return expected_false_matches(
+        evidence.appearance_n,
+        evidence.appearance_n[chance],
+        camera_ids[chosen.candidates.shard_position][chance],
+    )
 
 
 def _by_global_descriptor(
@@ -95,13 +116,12 @@ def _by_global_descriptor(
 
 
 def _fused_frame(
-    search: FusedSearch, chosen: Shortlist, evidence: Evidence, position: int
+    search: FusedSearch, chosen: Shortlist, evidence: Evidence, position: int, expected: float
 ) -> RankedFrame:
     candidates = chosen.candidates
     query_count = len(search.query.cells)
     shard = search.scenes.shards[candidates.shard_position[position]]
     region = evidence.regions[position]
-    expected = evidence.false_matches_n[position]
     return RankedFrame(
         frame_id=int(candidates.frame_id[position]),
         camera_id=shard.camera_id,
@@ -115,5 +135,5 @@ def _fused_frame(
         box=evidence.boxes[position],
         on_trail=bool(evidence.on_trail_n[position]),
         appearance=float(evidence.appearance_n[position]),
-        false_matches=None if np.isnan(expected) else float(expected),
+        false_matches=None if np.isnan(expected) else expected,
     )

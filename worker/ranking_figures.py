@@ -116,11 +116,9 @@ def _scale_r1(
 
 def _false_matches(negatives: Sequence[RankedFrame]) -> dict[float, float | None]:
     stated = [hit for hit in negatives if hit.appearance is not None and not hit.on_trail]
-    expected = expected_false_matches(
-        np.array([hit.appearance for hit in stated], dtype=np.float64),
-        np.array([hit.camera_id for hit in stated], dtype=np.int64),
-        np.ones(len(stated), dtype=np.bool_),
-    )
+    likeness = np.array([hit.appearance for hit in stated], dtype=np.float64)
+    camera_n = np.array([hit.camera_id for hit in stated], dtype=np.int64)
+    expected = expected_false_matches(likeness, likeness, camera_n)
     if not stated or np.isnan(expected).all():
         return dict.fromkeys(STATED_FALSE_MATCHES)
     return {level: float((expected <= level).sum()) for level in STATED_FALSE_MATCHES}

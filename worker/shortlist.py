@@ -14,6 +14,7 @@ import numpy as np
 from worker.core.background import TARGET_FLOOR, novelty_weight, weighted_max_similarity
 from worker.core.compact import CompactBasis
 from worker.core.types import BoolArray, FloatArray, IntArray
+from worker.errors import IndexDamaged
 from worker.fused import EXEMPLAR_WEIGHT, TRAIL_WEIGHT, Subject
 from worker.index.candidates import Candidates
 from worker.index.compact_cache import CompactCache
@@ -25,10 +26,16 @@ _FRAMES_PER_CHUNK = 64
 
 @dataclass(frozen=True, slots=True)
 class Shortlist:
-    """Candidates by frame id, and what they were chosen by, float32 (n,)."""
+    """Candidates by frame id, and what they were chosen by, float32 (n,).
+
+    ``chance_m``, ``camera_m``: coarse likeness of *every* frame that the filters let in, and its
+    camera, without the trail; None where only the chosen ones were looked at.
+    """
 
     candidates: Candidates
     coarse_n: FloatArray
+    chance_m: FloatArray | None = None
+    camera_m: IntArray | None = None
 
 
 def shortlist(
@@ -62,7 +69,6 @@ def shortlist(
     frame_id = np.concatenate(
         [shards[p].f_map.frame_id[part.block] for p, part in enumerate(parts)]
     )
-    t_n = np.concatenate([shards[p].t_epoch_s[part.block] for p, part in enumerate(parts)])
     camera_n = np.array([shard.camera_id for shard in shards], dtype=np.int64)[shard_position]
     points = {} if subject.trail is None else subject.trail.points
     trail_n = np.zeros(block.size, dtype=np.float32)
@@ -76,15 +82,24 @@ def shortlist(
             at = row.get((place.shard_position, place.block))
             if at is not None:
                 trail_n[at] = support
-    smooth_n = subject.in_time(np.concatenate([p.appearance_n for p in parts]), camera_n, t_n)
+    appearance_n = np.concatenate([part.appearance_n for part in parts])
+    smooth_n = subject.in_time(appearance_n, shard_position, block)
     coarse_n = smooth_n + TRAIL_WEIGHT * trail_n + subject.global_weight * global_n
+    if np.isnan(coarse_n).any():
+        raise IndexDamaged("a stored descriptor is NaN; run `ris verify`")
     order = np.lexsort((frame_id, -coarse_n))
     chosen = np.concatenate([order[:top_n], [at for at in order[top_n:] if trail_n[at] > 0]])
     chosen = chosen.astype(np.int64)[np.argsort(frame_id[chosen.astype(np.int64)], kind="stable")]
     candidates = Candidates(
         shard_position[chosen], block[chosen], frame_id[chosen], global_n[chosen]
     )
-    return Shortlist(candidates, coarse_n[chosen].astype(np.float32))
+    off_trail = trail_n == 0
+    return Shortlist(
+        candidates,
+        coarse_n[chosen].astype(np.float32),
+        smooth_n[off_trail],
+        camera_n[off_trail],
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +122,7 @@ def _coarse_appearance(
     shard = subject.scenes.shards[position]
     codes_nck = compact.codes(shard, basis)
     background_cd = subject.background(shard.camera_id)
-    background_ck = None if background_cd is None else basis.project(background_cd)
+    background_ck = None if background_cd is None else _unit(basis.project(background_cd))
     exemplars = [
         (1.0, subject.query),
         *((EXEMPLAR_WEIGHT, exemplar) for exemplar in subject.exemplars),
@@ -120,7 +135,7 @@ def _coarse_appearance(
         similarity_nqc = (query_qk @ decoded_nck.reshape(-1, k).T).reshape(-1, n, c)
         similarity_nqc = similarity_nqc.transpose(1, 0, 2)
         if background_ck is not None:
-            novelty_nc = 1 - (decoded_nck * background_ck).sum(axis=-1)
+            novelty_nc = 1 - (_unit(decoded_nck) * background_ck).sum(axis=-1)
             target_nc = np.sqrt(novelty_weight(novelty_nc, TARGET_FLOOR))
             similarity_nqc = similarity_nqc * target_nc[:, None, :]
         first = 0
@@ -131,3 +146,10 @@ def _coarse_appearance(
             first = last
     whole: FloatArray = scores / np.float32(sum(weight for weight, _ in exemplars))
     return whole
+
+
+def _unit(projected: FloatArray) -> FloatArray:
+    """Rows of unit length again: the projection drops a little of each."""
+    norm = np.maximum(np.linalg.norm(projected, axis=-1, keepdims=True), 1e-6)
+    unit: FloatArray = projected / norm
+    return unit

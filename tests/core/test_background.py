@@ -90,7 +90,18 @@ def test_a_query_cell_without_weight_does_not_count():
 def test_smoothing_stays_inside_a_camera_and_in_time_order():
     score = np.array([0.0, 9.0, 3.0, 6.0], dtype=np.float32)
     camera = np.array([1, 2, 1, 1], dtype=np.int64)
-    smooth = smooth_in_time(score, camera, np.array([2.0, 0.0, 1.0, 3.0]))
+    t = np.array([2.0, 0.0, 1.0, 3.0])
+    smooth = smooth_in_time(score, camera, t, np.array([1, 0, 0, 2], dtype=np.int64))
     # camera 1 in time: 3, 0, 6; camera 2 alone
     np.testing.assert_allclose(smooth, [2.25, 9.0, 2.25, 4.5])
-    assert smooth_in_time(score[:0], camera[:0], score[:0]).size == 0
+    nothing = np.empty(0, dtype=np.int64)
+    assert smooth_in_time(score[:0], nothing, t[:0], nothing).size == 0
+
+
+def test_a_frame_beside_a_missing_one_or_a_gap_stands_alone():
+    score = np.array([1.0, 0.0, 0.0], dtype=np.float32)
+    camera = np.ones(3, dtype=np.int64)
+    missing = smooth_in_time(score, camera, np.array([0.0, 2.0, 3.0]), np.array([0, 2, 3]))
+    np.testing.assert_allclose(missing, [1.0, 0.0, 0.0])
+    gap = smooth_in_time(score, camera, np.array([0.0, 3600.0, 3601.0]), np.array([0, 1, 2]))
+    np.testing.assert_allclose(gap, [1.0, 0.0, 0.0])

@@ -4,7 +4,7 @@ import pytest
 from worker.core.compact import CODE_DIM, fit_basis
 from worker.core.similarity import l2_normalise
 from worker.core.types import FloatArray
-from worker.errors import InputInvalid
+from worker.errors import DescriptorInvalid, InputInvalid
 
 
 def correlated(n: int, dim: int, seed: int) -> FloatArray:
@@ -40,5 +40,11 @@ def test_what_lies_outside_the_range_is_clipped_not_wrapped():
 
 @pytest.mark.parametrize("bad", [np.empty((0, 8)), np.full((3, 8), np.nan), np.ones(8)])
 def test_no_basis_without_finite_descriptors(bad):
-    with pytest.raises(InputInvalid):
+    with pytest.raises((InputInvalid, DescriptorInvalid)):
         fit_basis(bad.astype(np.float32))
+
+
+def test_nan_is_no_code():
+    basis = fit_basis(correlated(100, 16, 5))
+    with pytest.raises(DescriptorInvalid):
+        basis.encode(np.full((1, 16), np.nan, dtype=np.float32))

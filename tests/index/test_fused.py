@@ -326,3 +326,38 @@ def test_of_frames_that_are_all_alike_none_is_followed(tmp_path: Path) -> None:
     ranked = searched([shard(tmp_path / "s1", empty, 1, 0)])
     assert len(ranked) == FRAMES - 1
     assert not any(hit.on_trail for hit in ranked)
+
+
+def test_nothing_is_followed_across_a_gap_in_the_recording(tmp_path: Path) -> None:
+    first, _ = planted()
+    pinned = shard(tmp_path / "s1", first, 1, 0)
+    later = np.arange(FRAMES) >= 9
+    gap = replace(pinned, t_epoch_s=pinned.t_epoch_s + 3600.0 * later)
+    ranked = searched([gap])
+    followed = {hit.frame_id for hit in ranked if hit.on_trail}
+    assert followed == {frame for frame in WALK if frame < 9 and frame != 7}
+
+
+def test_chance_is_judged_on_all_frames_of_the_search(shards: list[PinnedShard]) -> None:
+    """Whether 6 or all frames go on to stage 2, a hit is stated about alike."""
+    whole = {hit.frame_id: hit.false_matches for hit in searched(shards)}
+    for hit in searched(shards, top_n=6):
+        stated, known = hit.false_matches, whole[hit.frame_id]
+        assert stated is not None and known is not None
+        assert stated == pytest.approx(known, rel=0.6, abs=0.3)
+
+
+def test_without_a_look_at_all_frames_nothing_is_said_of_chance(
+    shards: list[PinnedShard],
+) -> None:
+    ranked = search_shards(
+        IndexStore(Path("unused")),
+        shards,
+        query_at(7),
+        SearchParams(top_n=4),
+        tau=0.5,
+        grid=GRID,
+        exclude_frame_id=7,
+        compact=CompactCache(max_bytes=0),
+    )
+    assert all(hit.false_matches is None for hit in ranked)

@@ -149,20 +149,12 @@ def show_result(state: QueryState, picture: Path | None, *, as_json: bool) -> No
         )
         for hit in state.hits[:20]
     ]
-    columns = [
-        "#",
-        "camera",
-        "time",
-        "span",
-        "frame",
-        "score",
-        "similarity",
-        "coverage",
-        "by-chance",
-    ]
-    table(None, columns, rows)
+    table(None, COLUMNS, rows)
     if not any(_convinces(hit) for hit in state.hits):
-        console.print("no convincing match: chance alone brings frames as alike as these")
+        why = (
+            "chance alone brings frames as alike as these" if rows else "no frame matched anywhere"
+        )
+        console.print(f"no convincing match: {why}")
     if len(state.hits) > len(rows):
         console.print(f"... and {len(state.hits) - len(rows)} more (--json shows all)")
     if picture is not None:

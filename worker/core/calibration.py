@@ -2,7 +2,7 @@
 
 Calibrated from the search itself, without labels: most frames of a camera do not show the subject,
 so the upper quarter of their scores says how far chance reaches there. Per camera a normal tail is
-laid through two quantiles of the compared frames (an a-contrario number of false alarms; Desolneux,
+laid through two quantiles of the searched frames (an a-contrario number of false alarms; Desolneux,
 Moisan and Morel 2000). Where the subject is in more than a few of a camera's frames it counts as
 chance itself, and the figure errs towards "no convincing match".
 """
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.core.types import BoolArray, IntArray
+from worker.core.types import IntArray
 from worker.errors import InputInvalid
 
 MIN_FRAMES = 8
@@ -28,28 +28,26 @@ MIN_SPREAD = 1e-4
 
 
 def expected_false_matches(
-    score_n: NDArray[Any], camera_n: IntArray, is_chance_n: BoolArray
+    score_n: NDArray[Any], chance_m: NDArray[Any], camera_m: IntArray
 ) -> NDArray[np.float64]:
     """Frames expected at or above each score by chance, over all cameras: float64 (n,).
 
-    ``sum_c n_c P_c(S >= s)`` with ``P_c`` the normal tail through the ``LOW`` and ``HIGH``
-    quantiles of the scores of camera c's ``is_chance_n`` frames, ``n_c`` their number.
-    ``camera_n``: int64 (n,). ``is_chance_n``: bool (n,); leave out what is known to show the
-    subject, its trail. NaN with fewer than ``MIN_FRAMES`` such frames in all. Raises
+    ``sum_c m_c P_c(S >= s)`` with ``P_c`` the normal tail through the ``LOW`` and ``HIGH``
+    quantiles of the scores of camera c's m_c frames. ``chance_m``: scores of *all* frames searched,
+    not of those chosen for being alike, less what is known to show the subject, its trail;
+    ``camera_m``: int64 (m,), their cameras. NaN with fewer than ``MIN_FRAMES`` of them. Raises
     ``InputInvalid`` for arrays that do not fit.
     """
-    if not score_n.shape == camera_n.shape == is_chance_n.shape or score_n.ndim != 1:
+    if chance_m.shape != camera_m.shape or chance_m.ndim != 1:
         raise InputInvalid(
-            f"scores {score_n.shape}, cameras {camera_n.shape} and chance frames"
-            f" {is_chance_n.shape} must all be (n,)"
+            f"chance scores {chance_m.shape} and cameras {camera_m.shape} must both be (m,)"
         )
-    scores = score_n.astype(np.float64)
-    chance = scores[is_chance_n]
+    scores, chance = score_n.astype(np.float64), chance_m.astype(np.float64)
     if chance.size < MIN_FRAMES:
         return np.full(scores.shape, np.nan)
     expected = np.zeros(scores.shape)
-    for camera in np.unique(camera_n[is_chance_n]):
-        own = scores[is_chance_n & (camera_n == camera)]
+    for camera in np.unique(camera_m):
+        own = chance[camera_m == camera]
         expected += own.size * _tail(scores, own if own.size >= MIN_FRAMES else chance)
     return expected
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.core.types import FloatArray
-from worker.errors import InputInvalid
+from worker.errors import DescriptorInvalid, InputInvalid
 
 CODE_DIM = 64
 _HEADROOM = 1.5
@@ -28,8 +28,13 @@ class CompactBasis:
     step: float
 
     def encode(self, descriptors: FloatArray) -> Codes:
-        """float32 (..., d) -> int8 (..., k); values beyond the range are clipped."""
+        """float32 (..., d) -> int8 (..., k); values beyond the range are clipped.
+
+        Raises ``DescriptorInvalid`` for NaN, which would become a plausible number.
+        """
         scaled = (descriptors @ self.axes_dk) / np.float32(self.step)
+        if not np.isfinite(scaled).all():
+            raise DescriptorInvalid("a stored descriptor is NaN or infinite: run `ris verify`")
         codes: Codes = np.clip(np.rint(scaled), -127, 127).astype(np.int8)
         return codes
 
@@ -48,10 +53,13 @@ def fit_basis(sample_nd: FloatArray) -> CompactBasis:
     """The ``CODE_DIM`` directions that hold most of a sample's energy (uncentred PCA).
 
     ``sample_nd``: float32 (n, d), n >= 1. Inner products, not differences from a mean, are what is
-    compared, hence no centring. Raises ``InputInvalid`` when empty or not finite.
+    compared, hence no centring. Raises ``InputInvalid`` when empty and
+    ``DescriptorInvalid`` when not finite.
     """
-    if sample_nd.ndim != 2 or sample_nd.size == 0 or not np.isfinite(sample_nd).all():
-        raise InputInvalid(f"a basis needs finite descriptors (n, d), got {sample_nd.shape}")
+    if sample_nd.ndim != 2 or sample_nd.size == 0:
+        raise InputInvalid(f"a basis needs descriptors (n, d), got {sample_nd.shape}")
+    if not np.isfinite(sample_nd).all():
+        raise DescriptorInvalid("a stored descriptor is NaN or infinite: run `ris verify`")
     energy_dd = sample_nd.T.astype(np.float64) @ sample_nd.astype(np.float64)
     _, vectors = np.linalg.eigh(energy_dd)  # ascending
     axes_dk = np.ascontiguousarray(vectors[:, ::-1][:, :CODE_DIM], dtype=np.float32)

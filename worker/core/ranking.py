@@ -43,17 +43,30 @@ def max_similarity_score(similarity_qc: FloatArray) -> float:
     return float(similarity_qc.max(axis=1).mean(dtype=np.float64))
 
 
-def smooth_in_time(score_n: FloatArray, camera_n: IntArray, t_n: NDArray[Any]) -> FloatArray:
+NEIGHBOUR_GAP_S = 30.0
+"""Frames further apart in time are no neighbours: the camera did not record in between."""
+
+
+def smooth_in_time(
+    score_n: FloatArray, camera_n: IntArray, t_n: NDArray[Any], place_n: IntArray
+) -> FloatArray:
     """Half of each frame's score and a quarter of those just before and after: float32 (n,).
 
-    Neighbours are the nearest given frames of the same camera (``camera_n`` int64, ``t_n`` seconds;
-    equal times in the given order); a missing one is replaced by the frame itself. A subject seldom
-    shows in one sampled frame only, chance similarities do.
+    ``camera_n`` int64, ``t_n`` seconds; ``place_n`` int64: the frame's place in its camera's order
+    of time, so that a frame beside one that is not given is not taken for its neighbour. A
+    neighbour that is missing, or further than ``NEIGHBOUR_GAP_S``, is replaced by the frame itself.
+    A subject seldom shows in one sampled frame only, chance similarities do.
     """
-    smooth = score_n.astype(np.float32)
-    for camera in np.unique(camera_n):
-        members = np.flatnonzero(camera_n == camera)
-        members = members[np.argsort(t_n[members], kind="stable")]
-        padded = np.pad(score_n[members].astype(np.float64), 1, mode="edge")
-        smooth[members] = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
+    order = np.lexsort((place_n, camera_n))
+    score, t = score_n[order].astype(np.float64), t_n[order]
+    follows = (
+        (np.diff(camera_n[order]) == 0)
+        & (np.diff(place_n[order]) == 1)
+        & (np.diff(t) <= NEIGHBOUR_GAP_S)
+    )
+    before, after = score.copy(), score.copy()
+    before[1:][follows] = score[:-1][follows]
+    after[:-1][follows] = score[1:][follows]
+    smooth = np.empty(score.shape, dtype=np.float32)
+    smooth[order] = (before + 2 * score + after) / 4
     return smooth

@@ -114,6 +114,8 @@ class SearchParams:
         if self.group not in get_args(Grouping):
             raise _not_one_of("group", get_args(Grouping), self.group)
         check_float("appearance_gap_s", self.appearance_gap_s, 0.0, 3600.0)
+        if not isinstance(self.without, tuple):
+            raise InputInvalid(f"without must be a list of levers, got {self.without!r}")
         for lever in self.without:
             if lever not in get_args(Lever):
                 raise _not_one_of("without", get_args(Lever), lever)

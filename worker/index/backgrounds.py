@@ -12,6 +12,8 @@ from worker.index.sample import even_sample, read_sample
 from worker.index.store import PinnedShard
 
 SAMPLED_FRAMES = 64
+MAX_CAMERAS = 512
+"""Backgrounds kept; about 200 kB each with the default backbone."""
 
 _Key = tuple[tuple[int, int], ...]
 """(shard id, block) of each sampled frame: blocks never change."""
@@ -42,4 +44,6 @@ class BackgroundCache:
             found = (key, background_descriptors(read_sample(shards, sample)))
             with self._lock:
                 self._made[place] = found
+                while len(self._made) > MAX_CAMERAS:
+                    self._made.pop(next(iter(self._made)))  # the one made first
         return found[1]
