@@ -141,11 +141,23 @@ def _exemplars(scenes: CameraScenes, trail: Trail) -> tuple[Exemplar, ...]:
     return tuple(exemplars)
 
 
+@dataclass(frozen=True, slots=True)
+class Coarse:
+    """Likeness of every searched frame from compact codes: where it lies, and ``appearance_n``
+    float32 (n,). ``candidate_m``: int64 (m,), the rows of the candidates, in their order."""
+
+    shard_position: IntArray
+    block: IntArray
+    appearance_n: FloatArray
+    candidate_m: IntArray
+
+
 def gather_evidence(
-    subject: Subject, candidates: Candidates, growth: GrowthMode | None
+    subject: Subject, candidates: Candidates, growth: GrowthMode | None, coarse: Coarse | None
 ) -> Evidence:
     """Score candidates. ``growth``: None ranks by MaxSim and grows rigid regions as proofs only;
-    a mode ranks by how coherent the similarities are."""
+    a mode ranks by how coherent the similarities are. ``coarse`` speaks for neighbours in time that
+    are no candidates."""
     level_q = _levels(subject, candidates)
     appearance_n = np.zeros(candidates.count, dtype=np.float32)
     regions: list[Region | None] = [None] * candidates.count
@@ -170,7 +182,13 @@ def gather_evidence(
         Place(int(s), int(b))
         for s, b in zip(candidates.shard_position, candidates.block, strict=True)
     ]
-    smooth_n = subject.in_time(appearance_n, candidates.shard_position, candidates.block)
+    if coarse is None:
+        smooth_n = subject.in_time(appearance_n, candidates.shard_position, candidates.block)
+    else:
+        every_n = coarse.appearance_n.copy()
+        every_n[coarse.candidate_m] = appearance_n
+        smooth_n = subject.in_time(every_n, coarse.shard_position, coarse.block)
+        smooth_n = smooth_n[coarse.candidate_m]
     points = {} if subject.trail is None else subject.trail.points
     trail_n = np.array([points[p].support if p in points else 0.0 for p in places])
     on_trail_n = np.array([p in points or p == subject.origin for p in places], dtype=np.bool_)

@@ -70,7 +70,9 @@ def search_fused(search: FusedSearch, exclude_frame_id: int | None) -> list[Rank
         chosen = _by_global_descriptor(search, subject, inside)
     if chosen.candidates.count == 0:
         return []
-    evidence = gather_evidence(subject, chosen.candidates, GROWTH_OF[search.params.strategy])
+    evidence = gather_evidence(
+        subject, chosen.candidates, GROWTH_OF[search.params.strategy], chosen.coarse
+    )
     false_matches_n = _false_matches(search, chosen, evidence, inside)
     order = rank(evidence.score_n, chosen.candidates.score_n)
     return [

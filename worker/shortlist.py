@@ -15,7 +15,7 @@ from worker.core.background import TARGET_FLOOR, novelty_weight, weighted_max_si
 from worker.core.compact import CompactBasis
 from worker.core.types import BoolArray, FloatArray, IntArray
 from worker.errors import IndexDamaged
-from worker.fused import EXEMPLAR_WEIGHT, TRAIL_WEIGHT, Subject
+from worker.fused import EXEMPLAR_WEIGHT, TRAIL_WEIGHT, Coarse, Subject
 from worker.index.candidates import Candidates
 from worker.index.compact_cache import CompactCache
 from worker.index.store import IndexStore
@@ -36,6 +36,7 @@ class Shortlist:
     coarse_n: FloatArray
     chance_m: FloatArray | None = None
     camera_m: IntArray | None = None
+    coarse: Coarse | None = None
 
 
 def shortlist(
@@ -99,6 +100,7 @@ def shortlist(
         coarse_n[chosen].astype(np.float32),
         smooth_n[off_trail],
         camera_n[off_trail],
+        Coarse(shard_position, block, appearance_n, chosen),
     )
 
 

@@ -10,7 +10,7 @@ from worker.core.types import FloatArray
 from worker.index.shard import read_patches
 from worker.index.store import PinnedShard
 
-GROWTH = 1.25
+GROWTH = 1.05
 
 Sample = tuple[tuple[int, int], ...]
 """(position of the shard, block) of each frame."""
