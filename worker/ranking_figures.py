@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from worker.core.appearances import duplicate_share, join_appearances
+from worker.core.appearances import join_appearances, repeated_share
 from worker.core.calibration import expected_false_matches
 from worker.core.geometry import cells_box
 from worker.core.metrics import average_precision, box_iou, percentile, recall_at
@@ -128,11 +128,14 @@ def _duplicates(kept: Sequence[RankedFrame]) -> dict[str, float]:
     """Share of near-identical results among the first, as single frames and as appearances."""
     camera_n = np.array([hit.camera_id for hit in kept], dtype=np.int64)
     t_n = np.array([hit.t_epoch_s for hit in kept], dtype=np.float64)
-    best = [a.best for a in join_appearances(camera_n, t_n, APPEARANCE_GAP_S)][:DUPLICATES_AT]
-    first = list(range(min(DUPLICATES_AT, len(kept))))
+    joined = join_appearances(camera_n, t_n, APPEARANCE_GAP_S)[:DUPLICATES_AT]
+    shown: dict[str, list[tuple[int, ...]]] = {
+        "frames": [(position,) for position in range(min(DUPLICATES_AT, len(kept)))],
+        "appearances": [appearance.members for appearance in joined],
+    }
     return {
-        "frames": duplicate_share(camera_n[first], t_n[first], APPEARANCE_GAP_S),
-        "appearances": duplicate_share(camera_n[best], t_n[best], APPEARANCE_GAP_S),
+        name: repeated_share(results, camera_n, t_n, APPEARANCE_GAP_S)
+        for name, results in shown.items()
     }
 
 

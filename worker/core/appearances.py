@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,41 +47,61 @@ def join_appearances(
             f"cameras {camera_n.shape} and times {t_epoch_s_n.shape} must both be (n,), the gap not"
             f" negative, got {gap_s}"
         )
-    taken = np.zeros(camera_n.size, dtype=np.bool_)
+    order = np.lexsort((t_epoch_s_n, camera_n))
+    camera, times = camera_n[order].tolist(), t_epoch_s_n[order].tolist()
+    taken = [False] * len(times)
     found = []
-    for best in range(camera_n.size):
-        if taken[best]:
+    for place in np.argsort(order):  # best hit first
+        if taken[place]:
             continue
-        free = np.flatnonzero(~taken & (camera_n == camera_n[best]))
-        free = free[np.argsort(t_epoch_s_n[free], kind="stable")]
-        members = free[_reached(t_epoch_s_n[free], int(np.flatnonzero(free == best)[0]), gap_s)]
-        taken[members] = True
-        times = t_epoch_s_n[members]
-        found.append(
-            Appearance(
-                tuple(int(m) for m in np.sort(members)), float(times.min()), float(times.max())
-            )
-        )
+        first, last = _reached(camera, times, taken, int(place), gap_s)
+        taken[first : last + 1] = [True] * (last + 1 - first)
+        members = np.sort(order[first : last + 1])
+        found.append(Appearance(tuple(members.tolist()), times[first], times[last]))
     return found
 
 
-def _reached(times: NDArray[Any], start: int, gap_s: float) -> slice:
-    """Neighbours of ``start`` in sorted ``times`` without a step above the gap."""
+def _reached(
+    camera: list[int], times: list[float], taken: list[bool], start: int, gap_s: float
+) -> tuple[int, int]:
+    """First and last place that ``start`` reaches in hits sorted by camera and time.
+
+    A taken hit ends the walk. Behind it nothing is left to reach: an earlier appearance took all
+    hits within the gap of its own, save those further than the span from its best frame, and no
+    frame has such hits on both sides of that appearance within its own span.
+    """
+
+    def joins(place: int, inner: int) -> bool:
+        return (
+            not taken[place]
+            and camera[place] == camera[start]
+            and abs(times[place] - times[inner]) <= gap_s
+            and abs(times[place] - times[start]) <= MAX_SPAN_S
+        )
+
     first = last = start
-    while first > 0 and times[first] - times[first - 1] <= gap_s:
-        if times[start] - times[first - 1] > MAX_SPAN_S:
-            break
+    while first > 0 and joins(first - 1, first):
         first -= 1
-    while last + 1 < times.size and times[last + 1] - times[last] <= gap_s:
-        if times[last + 1] - times[start] > MAX_SPAN_S:
-            break
+    while last + 1 < len(times) and joins(last + 1, last):
         last += 1
-    return slice(first, last + 1)
+    return first, last
 
 
-def duplicate_share(camera_n: IntArray, t_epoch_s_n: NDArray[Any], gap_s: float) -> float:
-    """Share of n ranked results within ``gap_s`` of a better one of the same camera, 0..1."""
-    near = np.abs(t_epoch_s_n[:, None] - t_epoch_s_n) <= gap_s
-    better = np.tri(camera_n.size, k=-1, dtype=np.bool_)
-    repeated = (near & better & (camera_n[:, None] == camera_n)).any(axis=1)
-    return float(repeated.mean()) if camera_n.size else 0.0
+def repeated_share(
+    shown: Sequence[Sequence[int]], camera_n: IntArray, t_epoch_s_n: NDArray[Any], gap_s: float
+) -> float:
+    """Share of shown results that repeat a better one, 0..1; 0 when nothing is shown.
+
+    ``shown``: the hits that each result stands for, as positions in the ranking, the one that shows
+    it first; best result first. A result repeats a better one if the hit that shows it lies within
+    ``gap_s`` seconds of any hit of that one, of the same camera. ``camera_n``: int64 (n,);
+    ``t_epoch_s_n``: float64 (n,).
+    """
+    repeated = 0
+    better: list[int] = []
+    for members in shown:
+        own = members[0]
+        near = np.abs(t_epoch_s_n[better] - t_epoch_s_n[own]) <= gap_s
+        repeated += bool((near & (camera_n[better] == camera_n[own])).any())
+        better.extend(members)
+    return repeated / len(shown) if shown else 0.0
