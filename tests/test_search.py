@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import uuid
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from models.repositories import jobs as job_record
 from models.schema import SearchHit
 from tests.conftest import Services
 from tests.parts import HANDLERS, fresh_context, ingested, job, loaded, run_jobs, sql, with_settings
+from worker.admin.query import show_result
 from worker.backbones.base import Backbone
 from worker.context import Context
 from worker.core.geometry import cells_box, roi_from_xyxy
@@ -398,3 +400,63 @@ def test_a_hit_says_where_and_how_surely(indexed: Context) -> None:
         answered(indexed, frame_id=frame_ids(indexed, "street")[2], strategy=Strategy.MAX_SIM)
     ):
         assert hit.false_matches is None and not hit.on_trail
+
+
+def shown(state: QueryState, capsys: pytest.CaptureFixture[str], *, as_json: bool) -> str:
+    capsys.readouterr()  # what the query's job logged
+    show_result(state, None, as_json=as_json)
+    return capsys.readouterr().out
+
+
+def test_json_says_what_a_hit_stands_for_and_where(
+    indexed: Context, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = answered(indexed, frame_id=frame_ids(indexed, "street")[2], group="appearance")
+    said = json.loads(shown(state, capsys, as_json=True))["hits"]
+    assert len(said) == len(hits_of(state)) > 0
+    for hit, row in zip(said, state.hits, strict=True):
+        assert row.appearance_from_utc is not None and row.appearance_to_utc is not None
+        assert hit["appearance"] == {
+            "from_utc": row.appearance_from_utc.isoformat(),
+            "to_utc": row.appearance_to_utc.isoformat(),
+            "frames": row.appearance_frames,
+        }
+        assert hit["box"] == row.box
+        assert (hit["false_matches"], hit["on_trail"]) == (row.false_matches, row.on_trail)
+
+
+def test_the_table_gives_span_and_frames(
+    indexed: Context, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Frames of the street are 2 s apart, those of the call 0.8 s: all of a camera are joined."""
+    state = answered(
+        indexed, frame_id=frame_ids(indexed, "street")[2], group="appearance", tau=-1.0, top_n=9
+    )
+    spans = {hit.frame.camera.name: hit.appearance_frames for hit in hits_of(state)}
+    assert spans == {"street": 4, "call": 5}
+    table = shown(state, capsys, as_json=False)
+    assert "span" in table
+    assert "8 s, 4" in table
+    assert "3 s, 5" in table
+
+
+def test_hits_of_an_older_version_can_still_be_shown(
+    indexed: Context, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They have no box and no span: the box is that of the region's cells, the rest is left out."""
+    asked = answered(indexed, frame_id=frame_ids(indexed, "street")[2])
+    sql(
+        indexed,
+        """update search_hits set box = null, false_matches = null, on_trail = false,
+        appearance_from_utc = null, appearance_to_utc = null where query_id = %s""",
+        asked.query.id,
+    )
+    state = query_state(indexed, asked.query.id)
+    for hit, row in zip(
+        json.loads(shown(state, capsys, as_json=True))["hits"], state.hits, strict=True
+    ):
+        assert hit["appearance"] == {"from_utc": None, "to_utc": None, "frames": 1}
+        assert hit["false_matches"] is None
+        cells = cells_box(np.array(row.region_cell_index), GridSize(16, 16))
+        assert hit["box"] == [cells.x0, cells.y0, cells.x1, cells.y1]
+    assert "street" in shown(state, capsys, as_json=False)

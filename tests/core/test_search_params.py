@@ -23,6 +23,7 @@ BOUNDS = {
     "alpha": (0.0, 8.0),
     "epsilon": (1e-6, 1.0),
     "limit": (1, 1000),
+    "appearance_gap_s": (0.0, 3600.0),
 }
 INTEGERS = {"top_n", "k", "k_s", "limit"}
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -65,6 +66,9 @@ def test_counts_take_integers_only(field, value):
         ("query_descriptor", "patch"),
         ("query_descriptor", ["frame"]),
         ("coverage", "full"),
+        ("group", "camera"),
+        ("group", ["frame"]),
+        ("group", None),
         ("camera_ids", []),
         ("camera_ids", 3),
         ("camera_ids", "3"),
@@ -123,6 +127,8 @@ times = st.datetimes(
         alpha=st.floats(0, 8),
         query_descriptor=st.sampled_from(["frame", "roi-crop", "roi-mean"]),
         coverage=st.sampled_from(["distinct", "literal"]),
+        group=st.sampled_from(["appearance", "frame"]),
+        appearance_gap_s=st.floats(0, 3600),
         camera_ids=st.none() | st.lists(st.integers(1, 99), min_size=1, max_size=4).map(tuple),
         t_from_utc=st.none() | times,
     )

@@ -58,6 +58,43 @@ def test_upgrade_downgrade_upgrade(empty_database: str) -> None:
     command.check(config)
 
 
+HIT_OF_0001 = """
+    with camera as (insert into cameras (name) values ('gate') returning id),
+    segment as (
+        insert into video_segments (camera_id, source_path, content_sha256, start_utc, start_source,
+            policy, policy_key)
+        select id, '/a.mp4', repeat('a', 64), now(), 'given', '{}', 'k' from camera returning id),
+    frame as (
+        insert into frames (segment_id, camera_id, t_utc, pts, h_px, w_px, picture_sha256)
+        select segment.id, camera.id, now(), 0, 4, 4, repeat('a', 64) from segment, camera
+        returning id),
+    job as (
+        insert into jobs (id, kind, queue, state, payload)
+        values (gen_random_uuid(), 'query', 'query', 'done', '{}') returning id),
+    query as (
+        insert into search_queries (id, job_id, frame_id, roi, params)
+        select gen_random_uuid(), job.id, frame.id, '{}', '{}' from job, frame returning id)
+    insert into search_hits (query_id, rank, frame_id, score, similarity, coverage, grid_h, grid_w,
+        region_query_index, region_cell_index)
+    select query.id, 1, frame.id, 0.5, 0.5, 1, 4, 4, '{0}', '{5}' from query, frame
+    """
+
+
+def test_hits_of_the_first_schema_live_on(empty_database: str) -> None:
+    """One frame each, and nothing said that was not known; a downgrade leaves them as they were."""
+    config = alembic_config(empty_database)
+    command.upgrade(config, "0001")
+    with psycopg.connect(psycopg_url(empty_database)) as connection:
+        connection.execute(HIT_OF_0001)
+    before = rows(empty_database, "select * from search_hits")
+    command.upgrade(config, "head")
+    added = """select box, on_trail, false_matches, appearance_from_utc, appearance_to_utc,
+        appearance_frames from search_hits"""
+    assert rows(empty_database, added) == [(None, False, None, None, None, 1)]
+    command.downgrade(config, "0001")
+    assert rows(empty_database, "select * from search_hits") == before
+
+
 def test_there_is_one_head() -> None:
     output = io.StringIO()
     config = Config(str(REPO / "alembic.ini"), stdout=output)
