@@ -33,6 +33,10 @@ from worker.video.picture import HitPicture, draw_hits, load_query_picture
 PICTURED_HITS = 12
 MAX_PICTURE_BYTES = 256 * 1024 * 1024
 _POLL_S = 0.05
+COLUMNS = (
+    *("#", "camera", "time", "span", "frame"),
+    *("score", "similarity", "coverage", "by chance"),
+)
 
 
 def query(
