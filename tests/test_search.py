@@ -95,7 +95,7 @@ def no_backbone(name: str) -> Backbone:
 
 def test_a_query_on_an_indexed_frame_runs_no_backbone(indexed: Context) -> None:
     frame_id = frame_ids(indexed, "street")[1]
-    state = answered(replace(indexed, backbone=no_backbone), frame_id=frame_id)
+    state = answered(replace(indexed, backbone=no_backbone), frame_id=frame_id, close_looks=0)
     hits = hits_of(state)
     assert hits
     assert state.query.stats is not None

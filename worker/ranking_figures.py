@@ -19,7 +19,9 @@ from worker.ranked_frame import RankedFrame
 STAGE1_DEPTHS = (50, 200)
 STATED_FALSE_MATCHES = (0.3, 1.0, 3.0, 10.0)
 ANSWER_FRAMES = 50
-"""Frames of an answer: on these boxes are compared and appearances joined."""
+"""Frames of an answer: of these appearances are joined."""
+BOXES_AT = 20
+"""Hits, from the first, whose boxes are compared."""
 DUPLICATES_AT = 20
 APPEARANCE_GAP_S = 5.0
 SAME_SCALE = (0.8, 1.25)
@@ -72,7 +74,7 @@ def score_ranking(
             [hit for hit, image in zip(kept, images, strict=True) if image not in query.positives]
         ),
         duplicates=_duplicates(kept[:ANSWER_FRAMES]),
-        ious=_ious(kept[:ANSWER_FRAMES], images[:ANSWER_FRAMES], query, labels, grid),
+        ious=_ious([hit for hit in kept if hit.region], image_of, query, labels, grid),
         query_ms=query_ms,
     )
 
@@ -140,18 +142,20 @@ def _duplicates(kept: Sequence[RankedFrame]) -> dict[str, float]:
 
 
 def _ious(
-    ranked: Sequence[RankedFrame],
-    images: Sequence[str],
+    hits: Sequence[RankedFrame],
+    image_of: Mapping[int, str],
     query: LabelledQuery,
     labels: Mapping[str, Mapping[str, Box]],
     grid: GridSize,
 ) -> list[float]:
-    """IoU of the returned box with the label, on hits that are true and labelled."""
-    return [
-        box_iou(hit.box or cells_box(hit.region.cell_index, grid), labels[image][query.identity])
-        for hit, image in zip(ranked, images, strict=True)
-        if hit.region is not None and image in query.positives and query.identity in labels[image]
-    ]
+    """IoU of the returned box with the label, on the true and labelled ones of the first hits."""
+    ious = []
+    for hit in hits[:BOXES_AT]:
+        image = image_of[hit.frame_id]
+        label = labels[image].get(query.identity) if image in query.positives else None
+        if hit.region is not None and label is not None:
+            ious.append(box_iou(hit.box or cells_box(hit.region.cell_index, grid), label))
+    return ious
 
 
 def summarise(scored: Sequence[Scored]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from models.repositories import videos as video_record
 from models.repositories.jobs import ClaimedJob
 from models.search import SearchHit, SearchQuery
 from models.session import Session
+from worker.closer_look import look_closer
 from worker.context import Context
 from worker.core.appearances import join_appearances
 from worker.core.geometry import cells_box, roi_box, roi_cells, validate_roi
@@ -31,6 +32,7 @@ from worker.index.shard import read_blocks
 from worker.jobs import Lease, Outcome
 from worker.messages import QUERY_QUEUE
 from worker.pinning import pin_shards, spec_of
+from worker.query_picture import cut_out, query_picture
 from worker.ranked_frame import QueryDescriptors, RankedFrame
 from worker.two_stage import search_shards
 from worker.video.picture import load_query_picture
@@ -142,9 +144,23 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
     )
     # A hit is shown with its proof: without any match at tau there is nothing to show.
     hits = _grouped([hit for hit in ranked if hit.region is not None][: params.limit], params)
+    searched_s = time.perf_counter()
+    looks = 0 if params.strategy.is_paper else params.close_looks
+    looked_at = look_closer(
+        context,
+        generation,
+        [shown.hit for shown in hits[:looks]],
+        roi_box(roi),
+        frame_id=query.frame_id,
+        picture_sha256=query.picture_sha256,
+    )
+    hits[:looks] = [
+        replace(shown, hit=hit) for shown, hit in zip(hits[:looks], looked_at, strict=True)
+    ]
     stats = {
         "describe_ms": round(1000 * (described_s - started_s), 3),
-        "search_ms": round(1000 * (time.perf_counter() - described_s), 3),
+        "search_ms": round(1000 * (searched_s - described_s), 3),
+        "look_ms": round(1000 * (time.perf_counter() - searched_s), 3),
         "frames_searched": frames_searched,
         "candidates": len(ranked),
         "query_patches": int(descriptors.patches_qd.shape[0]),
@@ -252,10 +268,7 @@ def describe_query(
     if frame_id is not None:
         global_d, patches_cd = _stored_descriptors(context, generation, frame_id)
     else:
-        assert picture_sha256 is not None
-        img_hwc = load_query_picture(
-            context.uploads.load(picture_sha256), context.settings.query_picture_max_px
-        )
+        img_hwc = query_picture(context, None, picture_sha256)
         embedded = backbone_of(context, generation).embed([img_hwc])
         global_d, patches_cd = embedded.global_nd[0], embedded.patches_ncd[0]
     patches_qd = np.ascontiguousarray(patches_cd[patch_ids])
@@ -263,8 +276,8 @@ def describe_query(
         global_d = _mean_descriptor(patches_qd, spec_of(generation).global_dim)
     elif params.query_descriptor == "roi-crop":
         if img_hwc is None:
-            img_hwc = _frame_picture(context, frame_id)
-        crop_hwc = _cut_out(img_hwc, roi)
+            img_hwc = query_picture(context, frame_id, picture_sha256)
+        crop_hwc = cut_out(img_hwc, roi_box(roi))
         global_d = backbone_of(context, generation).embed([crop_hwc]).global_nd[0]
     return QueryDescriptors(patches_qd, cells, global_d, roi_box(roi))
 
@@ -286,15 +299,6 @@ def _stored_descriptors(
     return stored_global, read_blocks(layout, "patch", block, 1)[0]
 
 
-def _frame_picture(context: Context, frame_id: int | None) -> ImageArray:
-    assert frame_id is not None
-    with context.db.transaction() as session:
-        frame = video_record.find_frame(session, frame_id)
-    if frame is None:
-        raise NotFound(f"frame {frame_id} is not known")
-    return context.pictures.load(frame.picture_sha256)
-
-
 def _mean_descriptor(patches_qd: FloatArray, global_dim: int) -> FloatArray:
     if patches_qd.shape[1] != global_dim:
         raise InputInvalid(
@@ -302,11 +306,3 @@ def _mean_descriptor(patches_qd: FloatArray, global_dim: int) -> FloatArray:
             f" {patches_qd.shape[1]} numbers, its global descriptors {global_dim}: use frame"
         )
     return l2_normalise(patches_qd.mean(axis=0, dtype=np.float32))
-
-
-def _cut_out(img_hwc: ImageArray, roi: Roi) -> ImageArray:
-    h_px, w_px = img_hwc.shape[:2]
-    box = roi_box(roi)
-    x0, y0 = int(box.x0 * w_px), int(box.y0 * h_px)
-    x1, y1 = max(x0 + 1, round(box.x1 * w_px)), max(y0 + 1, round(box.y1 * h_px))
-    return np.ascontiguousarray(img_hwc[y0:y1, x0:x1])

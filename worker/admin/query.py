@@ -17,7 +17,7 @@ from worker.context import Context
 from worker.core.geometry import cells_box, roi_from_xyxy
 from worker.core.roi_json import roi_from_json
 from worker.core.search_params import search_params_from_json
-from worker.core.types import Box, GridSize, ImageArray, Roi
+from worker.core.types import Box, GridSize, Roi
 from worker.errors import (
     InputInvalid,
     NotFound,
@@ -26,9 +26,10 @@ from worker.errors import (
     Timeout,
     error_of_code,
 )
+from worker.query_picture import query_picture
 from worker.runtime import process_context
 from worker.search import QueryState, query_state, submit_query
-from worker.video.picture import HitPicture, draw_hits, load_query_picture
+from worker.video.picture import HitPicture, draw_hits
 
 PICTURED_HITS = 12
 MAX_PICTURE_BYTES = 256 * 1024 * 1024
@@ -69,6 +70,9 @@ def query(
     appearance_gap: Annotated[
         float, typer.Option(help="Seconds between hits of one appearance, at most.")
     ] = 5.0,
+    close_looks: Annotated[
+        int, typer.Option(help="Hits whose box is found by a closer look at their pictures.")
+    ] = 20,
     without: Annotated[
         list[str] | None,
         typer.Option(help="Leave out: background, trail, exemplars, time or whole-frame."),
@@ -92,6 +96,7 @@ def query(
             "limit": limit,
             "group": group,
             "appearance_gap_s": appearance_gap,
+            "close_looks": close_looks,
             "without": without or [],
             "camera_ids": _camera_ids(context, camera),
             "t_from_utc": from_time,
@@ -239,22 +244,13 @@ def draw_result(context: Context, state: QueryState, roi: Roi, out: Path) -> Pat
                 score=hit.score,
                 cell_index=np.array(hit.region_cell_index, dtype=np.int64),
                 grid=GridSize(hit.grid_h, hit.grid_w),
+                box=None if hit.box is None else Box(*hit.box),
             )
         )
     out = out.resolve()
-    draw_hits(_query_picture(context, state), roi, hits, out)
+    query_img_hwc = query_picture(context, state.query.frame_id, state.query.picture_sha256)
+    draw_hits(query_img_hwc, roi, hits, out)
     return out
-
-
-def _query_picture(context: Context, state: QueryState) -> ImageArray:
-    if state.query.picture_sha256 is not None:
-        raw = context.uploads.load(state.query.picture_sha256)
-        return load_query_picture(raw, context.settings.query_picture_max_px)
-    assert state.query.frame_id is not None
-    with context.db.transaction() as session:
-        frame = video_record.find_frame(session, state.query.frame_id)
-    assert frame is not None
-    return context.pictures.load(frame.picture_sha256)
 
 
 def _parse_roi(roi: str | None, polygon: str | None) -> Roi:

@@ -71,9 +71,10 @@ class SearchParams:
     exponent of the coverage (eq. 6). ``epsilon``: of the weighted votes (table 1). ``vote_scope``:
     where votes look. ``limit``: frames in the answer. ``group``: what a hit is;
     ``appearance_gap_s``: hits of one camera at most this far apart are one appearance.
-    ``without``: levers left out. ``camera_ids``, ``t_from_utc`` (inclusive), ``t_to_utc``
-    (exclusive): filters; None is no filter. Times are aware. Raises ``InputInvalid`` naming field,
-    bounds and value.
+    ``close_looks``: hits, from the first, whose box comes from a closer look at their pictures;
+    none with ``paper-*``. ``without``: levers left out. ``camera_ids``, ``t_from_utc`` (inclusive),
+    ``t_to_utc`` (exclusive): filters; None is no filter. Times are aware. Raises ``InputInvalid``
+    naming field, bounds and value.
     """
 
     strategy: Strategy = Strategy.DEFAULT
@@ -89,6 +90,7 @@ class SearchParams:
     limit: int = 50
     group: Grouping = "appearance"
     appearance_gap_s: float = 5.0
+    close_looks: int = 20
     without: tuple[Lever, ...] = ()
     camera_ids: tuple[int, ...] | None = None
     t_from_utc: datetime | None = None
@@ -114,6 +116,7 @@ class SearchParams:
         if self.group not in get_args(Grouping):
             raise _not_one_of("group", get_args(Grouping), self.group)
         check_float("appearance_gap_s", self.appearance_gap_s, 0.0, 3600.0)
+        check_int("close_looks", self.close_looks, 0, 1000)
         if not isinstance(self.without, tuple):
             raise InputInvalid(f"without must be a list of levers, got {self.without!r}")
         for lever in self.without:
