@@ -23,9 +23,9 @@ from worker.core.ranking import max_similarity_score, rank
 from worker.core.region_growing import grow_from_seed, region_score, select_seeds
 from worker.core.search_params import SearchParams, Strategy
 from worker.core.similarity import cosine_matrix, global_scores, l2_normalise
-from worker.core.types import Descriptors, FloatArray, GridSize
+from worker.core.types import Descriptors, FloatArray, GridSize, IntArray
 from worker.index.codec import codec_named
-from worker.index.shard import ShardLayout, append_blocks, read_patches
+from worker.index.shard import ShardLayout, append_blocks
 from worker.index.store import IndexStore, PinnedShard
 from worker.ranked_frame import QueryDescriptors
 from worker.two_stage import search_shards
@@ -37,14 +37,16 @@ TOP_N, QUERY_CELLS, TAU = 200, (4, 6), 0.12
 
 def make_shard(folder: Path, frames: int, rng: np.random.Generator) -> PinnedShard:
     layout = ShardLayout(folder, "random", codec_named("fp16"), GLOBAL_DIM, PATCH_DIM, GRID.cells)
+    sums: list[IntArray] = []
     for start in range(0, frames, 100):
         n = min(100, frames - start)
         made = Descriptors(unit(rng, (n, GLOBAL_DIM)), unit(rng, (n, GRID.cells, PATCH_DIM)))
-        append_blocks(layout, start, made)
+        sums.append(append_blocks(layout, start, made))
     block = np.arange(frames, dtype=np.int64)
     cells = np.full(frames, GRID.cells, dtype=np.int64)
     f_map = FMapRuns(block * GRID.cells, cells, block + 1, np.zeros(frames, dtype=np.int64))
-    return PinnedShard(1, 1, frames, layout, f_map, block.astype(np.float64))
+    t_epoch_s = block.astype(np.float64)
+    return PinnedShard(1, 1, frames, layout, f_map, t_epoch_s, block, np.concatenate(sums))
 
 
 def unit(rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
@@ -65,7 +67,7 @@ def plain_search(
     chosen = np.argsort(-scores, kind="stable")[:TOP_N]
     score_n = np.zeros(len(chosen))
     for place, block in enumerate(chosen):
-        patches_cd = read_patches(shard.layout, [int(block)])[0]
+        patches_cd = shard.read("patch", [int(block)])[0]
         similarity_qc = cosine_matrix(query.patches_qd, patches_cd)
         if strategy is Strategy.MAX_SIM:
             score_n[place] = max_similarity_score(similarity_qc)

@@ -35,7 +35,7 @@ class Shard(Base):
     """Vector files of one camera and time span in one generation.
 
     ``frame_count`` and ``row_count`` are the valid length of the global and the patch file; bytes
-    behind them do not exist for anyone.
+    behind them do not exist for anyone. ``revision`` names the files: a repair writes new ones.
     """
 
     __tablename__ = "shards"
@@ -52,6 +52,7 @@ class Shard(Base):
     state: Mapped[str] = mapped_column(server_default="open")
     frame_count: Mapped[int] = mapped_column(server_default="0")
     row_count: Mapped[int] = mapped_column(server_default="0")
+    revision: Mapped[int] = mapped_column(server_default="0")
     created_at: Mapped[datetime] = created_at_column()
 
 
@@ -60,7 +61,7 @@ class FMapRun(Base):
 
     Paper eq. 3, stored as runs: one row per frame instead of one per patch. Overlap of two runs of
     a shard is impossible (exclusion constraint over range types, no extension needed).
-    ``crc32`` covers the frame's stored global and patch bytes.
+    ``crc32`` covers the frame's stored global and patch bytes, ``global_crc32`` the global ones.
     """
 
     __tablename__ = "f_map_runs"
@@ -82,3 +83,4 @@ class FMapRun(Base):
     frame_id: Mapped[int] = mapped_column(ForeignKey("frames.id"))
     view: Mapped[int] = mapped_column(server_default="0")
     crc32: Mapped[int]
+    global_crc32: Mapped[int | None]

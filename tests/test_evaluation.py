@@ -188,10 +188,10 @@ def rankings(context: Context, dataset: Dataset, strategy: Strategy) -> dict[str
     for query in dataset.queries:
         frame_id = frame_ids[query.image]
         descriptors = describe_query(context, generation, query.roi, params, frame_id=frame_id)
-        ranked, _ = search_generation(
+        searched = search_generation(
             context, generation, descriptors, params, exclude_frame_id=frame_id
         )
-        images = [image_of[hit.frame_id] for hit in ranked]
+        images = [image_of[hit.frame_id] for hit in searched.ranked]
         found[query.image] = [image for image in images if image not in query.ignore]
     return found
 

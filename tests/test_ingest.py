@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -41,7 +42,7 @@ from worker.core.search_params import SearchParams
 from worker.core.types import Descriptors, ImageArray
 from worker.errors import GenerationSwitched, InputInvalid, LeaseLost, VideoUnreadable
 from worker.generations import ensure_live_generation
-from worker.index.shard import HEADER_BYTES, read_blocks
+from worker.index.shard import HEADER_BYTES
 from worker.ingest import Submission, run_ingest, submit_file
 from worker.jobs import Handler, Lease, run_job
 from worker.pinning import pin_shards, spec_of
@@ -99,8 +100,8 @@ def stored_rows(context: Context) -> dict[datetime, tuple[np.ndarray, np.ndarray
         shards = pin_shards(session, context.index, context.f_maps, generation, SearchParams())
     return {
         datetime.fromtimestamp(t_epoch_s, UTC): (
-            read_blocks(shard.layout, "global", block, 1)[0],
-            read_blocks(shard.layout, "patch", block, 1)[0],
+            shard.read("global", [block])[0],
+            shard.read("patch", [block])[0],
         )
         for shard in shards
         for block, t_epoch_s in enumerate(shard.t_epoch_s)
@@ -236,8 +237,12 @@ def test_a_batch_that_was_written_but_not_committed_does_not_count(
     img_hwc = np.full((32, 32, 3), 77, np.uint8)
     batch = PictureBatch([START], [0], [img_hwc], [img_hwc])
     prepared = prepare_batch(tiny, tiny.backbone("tiny-a"), batch)
-    with pytest.raises(InterruptedError), tiny.db.transaction() as session:
-        record_batch(tiny, session, segment, generation, prepared)
+    with (
+        pytest.raises(InterruptedError),
+        ExitStack() as held,
+        tiny.db.transaction() as session,
+    ):
+        record_batch(tiny, session, segment, generation, prepared, held)
         raise InterruptedError
     assert frames(tiny) == []
     run_jobs(tiny)
@@ -256,8 +261,8 @@ def test_a_batch_recorded_again_adds_nothing(tiny: Context, clip: Path) -> None:
     prepared = prepare_batch(tiny, tiny.backbone("tiny-a"), batch)
     ids = []
     for _ in range(2):
-        with tiny.db.transaction() as session:
-            ids.append(record_batch(tiny, session, segment, generation, prepared))
+        with ExitStack() as held, tiny.db.transaction() as session:
+            ids.append(record_batch(tiny, session, segment, generation, prepared, held))
     assert ids[0] == ids[1]
     assert sql(tiny, "select frame_count, row_count from shards") == [(2, 32)]
     assert verify_index(tiny).problems == ()

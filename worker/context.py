@@ -11,6 +11,7 @@ from worker.backbones.base import Backbone
 from worker.config import Settings
 from worker.index.backgrounds import BackgroundCache
 from worker.index.compact_cache import CompactCache
+from worker.index.damage import KnownDamage
 from worker.index.store import IndexStore
 from worker.messages import JobKind
 from worker.pinning import FMapCache
@@ -36,3 +37,4 @@ class Context:
     ring: Callable[[uuid.UUID, JobKind], None]
     backgrounds: BackgroundCache = field(default_factory=BackgroundCache)
     compact: CompactCache = field(default_factory=CompactCache)
+    damage: KnownDamage = field(default_factory=KnownDamage)

@@ -6,6 +6,9 @@ not (bad input). Codes are part of the API; the list is checked against docs/err
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 
 class RisError(Exception):
     """Base of all typed errors. ``code`` is stable; the message is for people."""
@@ -72,6 +75,14 @@ class IndexDamaged(RisError):
     """A shard file is missing, shorter than Postgres says, or fails its checksum."""
 
     code = "index_damaged"
+
+    def __init__(
+        self, message: str, *, folder: Path | None = None, blocks: Sequence[int] = ()
+    ) -> None:
+        """``folder``, ``blocks``: which stored blocks cannot be read, where that is known."""
+        super().__init__(message)
+        self.folder = folder
+        self.blocks = tuple(blocks)
 
 
 class StorageFull(RisError):

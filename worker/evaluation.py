@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
@@ -88,8 +89,8 @@ def index_dataset(
                 imgs_hwc,
             )
             prepared = prepare_batch(context, backbone, batch)
-            with context.db.transaction() as session:
-                ids = record_batch(context, session, segment, generation, prepared)
+            with ExitStack() as held, context.db.transaction() as session:
+                ids = record_batch(context, session, segment, generation, prepared, held)
             frame_ids |= {f.image: frame_id for f, frame_id in zip(part, ids, strict=True)}
             tell(f"indexed {len(frame_ids)} of {len(dataset.frames)} frames")
     return generation, frame_ids
@@ -186,7 +187,7 @@ def _run_query(
     frame_id = frame_ids[query.image]
     roi = scaled_box(query.roi, variant.roi_scale)
     descriptors = describe_query(context, generation, roi, variant.params, frame_id=frame_id)
-    ranked, _ = search_generation(
+    searched = search_generation(
         context,
         generation,
         descriptors,
@@ -194,8 +195,10 @@ def _run_query(
         exclude_frame_id=frame_id,
     )
     query_ms = 1000 * (time.perf_counter() - started_s)
-    counted = [hit for hit in ranked if hit.region and image_of[hit.frame_id] not in query.ignore]
+    counted = [
+        hit for hit in searched.ranked if hit.region and image_of[hit.frame_id] not in query.ignore
+    ]
     looked_at = look_closer(context, generation, counted[: variant.looks], roi, frame_id=frame_id)
     found = {hit.frame_id: hit for hit in looked_at}
-    ranked = [found.get(hit.frame_id, hit) for hit in ranked]
+    ranked = [found.get(hit.frame_id, hit) for hit in searched.ranked]
     return score_ranking(ranked, image_of, query, dataset, spec_of(generation).grid, query_ms)

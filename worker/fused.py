@@ -27,7 +27,6 @@ from worker.core.trail import moved_box, shifted_box
 from worker.core.types import BoolArray, Box, FloatArray, GridSize, IntArray, Region
 from worker.index.candidates import Candidates
 from worker.index.scorer import candidate_patches
-from worker.index.shard import read_patches
 from worker.kernels.region_growing import grow_seedless_chunk
 from worker.scenes import CameraScenes, Place
 from worker.trails import Trail, follow
@@ -136,7 +135,7 @@ def _exemplars(scenes: CameraScenes, trail: Trail) -> tuple[Exemplar, ...]:
     for place in chosen:
         belief_c = trail.points[place].belief_c
         at = np.flatnonzero(belief_c > EXEMPLAR_BELIEF)
-        patches_cd = read_patches(scenes.shards[place.shard_position].layout, [place.block])[0]
+        patches_cd = scenes.shards[place.shard_position].read("patch", [place.block])[0]
         exemplars.append(Exemplar(patches_cd[at], belief_c[at]))
     return tuple(exemplars)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -223,10 +224,10 @@ def _commit(run: _Run, sampled: Sequence[SampledFrame], report: DecodeReport) ->
     )
     prepared = prepare_batch(run.context, run.backbone, batch)
     frame_count = run.segment.frame_count + len(sampled)
-    with run.context.db.transaction() as session:
+    with ExitStack() as held, run.context.db.transaction() as session:
         progress = {"frames": frame_count, "t_utc": batch.t_utc[-1].isoformat()}
         run.lease.record_progress(session, progress)
-        record_batch(run.context, session, run.segment, run.generation, prepared)
+        record_batch(run.context, session, run.segment, run.generation, prepared, held)
         video_record.set_segment(
             session,
             run.segment.id,

@@ -15,6 +15,7 @@ from worker.core.backbone_spec import BackboneSpec, spec_from_json
 from worker.core.f_map import FMapRuns
 from worker.core.search_params import SearchParams
 from worker.errors import IndexDamaged
+from worker.index.damage import KnownDamage, sound
 from worker.index.store import IndexStore, PinnedShard
 
 
@@ -27,7 +28,7 @@ def spec_of(generation: IndexGeneration) -> BackboneSpec:
 class FMapCache:
     """f_map runs this process has already read; runs never change once committed."""
 
-    _runs: dict[int, ShardRuns] = field(default_factory=dict)
+    _runs: dict[tuple[int, int], ShardRuns] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self, session: Session, shard: Shard) -> ShardRuns:
@@ -36,14 +37,14 @@ class FMapCache:
         Raises :class:`IndexDamaged` when they leave a gap.
         """
         with self._lock:
-            known = self._runs.get(shard.id)
+            known = self._runs.get((shard.id, shard.revision))
         if known is None or known.start_row.size < shard.frame_count:
             from_row = 0 if known is None else int(known.start_row[-1] + known.row_count[-1])
             fresh = index_record.read_runs(session, shard.id, from_row)
             known = _first(fresh if known is None else _joined(known, fresh), shard.frame_count)
             _check_gapless(known, shard)
             with self._lock:
-                self._runs[shard.id] = known
+                self._runs[shard.id, shard.revision] = known
         return _first(known, shard.frame_count)
 
 
@@ -75,8 +76,12 @@ def pin_shards(
     cache: FMapCache,
     generation: IndexGeneration,
     params: SearchParams,
+    damage: KnownDamage | None = None,
 ) -> list[PinnedShard]:
-    """The shards a search with these filters may look into, each with its valid length."""
+    """The shards a search with these filters may look into, each with its valid length.
+
+    Frames of known ``damage`` are left out; a shard of which nothing is left is still listed.
+    """
     shards = index_record.select_shards(
         session,
         generation.id,
@@ -84,7 +89,7 @@ def pin_shards(
         t_from_utc=params.t_from_utc,
         t_to_utc=params.t_to_utc,
     )
-    return [pin_shard(session, store, cache, generation, shard) for shard in shards]
+    return [pin_shard(session, store, cache, generation, shard, damage) for shard in shards]
 
 
 def pin_shard(
@@ -93,14 +98,26 @@ def pin_shard(
     cache: FMapCache,
     generation: IndexGeneration,
     shard: Shard,
+    damage: KnownDamage | None = None,
 ) -> PinnedShard:
-    """One shard as this transaction sees it."""
+    """One shard as this transaction sees it, without the frames of known damage."""
     runs = cache.read(session, shard)
+    layout = store.layout(
+        generation.id, shard.id, shard.revision, spec_of(generation), generation.codec
+    )
+    lost = frozenset[int]() if damage is None else damage.lost(layout.folder)
+    lost = frozenset(block for block in lost if block < shard.frame_count)
+    kept = np.flatnonzero(sound(lost, shard.frame_count)).astype(np.int64)
     return PinnedShard(
         shard_id=shard.id,
         camera_id=shard.camera_id,
-        blocks=shard.frame_count,
-        layout=store.layout(generation.id, shard.id, spec_of(generation), generation.codec),
-        f_map=FMapRuns(runs.start_row, runs.row_count, runs.frame_id, runs.view),
-        t_epoch_s=runs.t_epoch_s,
+        blocks=kept.size,
+        layout=layout,
+        f_map=FMapRuns(
+            runs.start_row[kept], runs.row_count[kept], runs.frame_id[kept], runs.view[kept]
+        ),
+        t_epoch_s=runs.t_epoch_s[kept],
+        stored_n=kept,
+        sums_n2=np.stack((runs.global_crc32, runs.crc32), axis=1)[kept],
+        lost=tuple(sorted(lost)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -17,7 +18,7 @@ from worker.backbones.embedder import embed_batched
 from worker.context import Context
 from worker.core.types import Descriptors, ImageArray
 from worker.errors import GenerationSwitched
-from worker.index.shard import append_blocks
+from worker.index.shard import append_blocks, hold_shard
 from worker.pinning import spec_of
 
 
@@ -73,10 +74,12 @@ def record_batch(
     segment: VideoSegment,
     generation: IndexGeneration,
     prepared: PreparedBatch,
+    held: ExitStack,
 ) -> list[int]:
     """Record frames and append their descriptors, in the caller's transaction; returns frame ids.
 
-    Raises :class:`GenerationSwitched` when ``generation`` is no longer live.
+    ``held`` keeps the shards' locks; the caller closes it after its transaction. Raises
+    :class:`GenerationSwitched` when ``generation`` is no longer live.
     """
     index_record.lock_generations(session, exclusive=False)
     live = index_record.live_generation(session)
@@ -94,14 +97,22 @@ def record_batch(
             [frame.t_utc for frame in prepared.frames],
             prepared.descriptors,
         ),
+        held,
     )
     return frame_ids
 
 
 def append_frames(
-    context: Context, session: Session, generation: IndexGeneration, frames: IndexedFrames
+    context: Context,
+    session: Session,
+    generation: IndexGeneration,
+    frames: IndexedFrames,
+    held: ExitStack,
 ) -> None:
-    """Append descriptors to the camera's shards of a generation, skipping frames it holds."""
+    """Append descriptors to the camera's shards of a generation, skipping frames it holds.
+
+    ``held`` keeps the shards' locks; the caller closes it after its transaction.
+    """
     present = index_record.indexed_frames(session, generation.id, frames.frame_ids)
     by_bucket: dict[datetime, list[int]] = {}
     for position, frame_id in enumerate(frames.frame_ids):
@@ -109,7 +120,7 @@ def append_frames(
             bucket = bucket_of(frames.t_utc[position], context.settings.shard_span_s)
             by_bucket.setdefault(bucket, []).append(position)
     for bucket, positions in sorted(by_bucket.items()):
-        _append_to_shard(context, session, generation, frames, (bucket, positions))
+        _append_to_shard(context, session, generation, frames, (bucket, positions), held)
 
 
 def _append_to_shard(
@@ -118,21 +129,26 @@ def _append_to_shard(
     generation: IndexGeneration,
     frames: IndexedFrames,
     bucket_positions: tuple[datetime, list[int]],
+    held: ExitStack,
 ) -> None:
     bucket, positions = bucket_positions
     shard = index_record.lock_shard(session, generation.id, frames.camera_id, bucket)
-    layout = context.index.layout(generation.id, shard.id, spec_of(generation), generation.codec)
+    layout = context.index.layout(
+        generation.id, shard.id, shard.revision, spec_of(generation), generation.codec
+    )
+    held.enter_context(hold_shard(layout))
     descriptors = Descriptors(
         frames.descriptors.global_nd[positions], frames.descriptors.patches_ncd[positions]
     )
-    crc32s = append_blocks(layout, shard.frame_count, descriptors)
+    sums_n2 = append_blocks(layout, shard.frame_count, descriptors)
     runs = [
         index_record.NewRun(
             start_row=shard.row_count + i * layout.cells,
             row_count=layout.cells,
             frame_id=frames.frame_ids[position],
             view=0,
-            crc32=crc32s[i],
+            crc32=int(sums_n2[i, 1]),
+            global_crc32=int(sums_n2[i, 0]),
         )
         for i, position in enumerate(positions)
     ]

@@ -8,6 +8,7 @@ is one transaction that first makes sure that none is missing.
 from __future__ import annotations
 
 import uuid
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -117,14 +118,14 @@ def _embed_batch(
         members = list(group)
         imgs_hwc = [context.pictures.load(frame.picture_sha256) for frame in members]
         descriptors = embed_batched(backbone, imgs_hwc, context.settings.embed_batch)
-        with context.db.transaction() as session:
+        with ExitStack() as held, context.db.transaction() as session:
             done = index_record.count_indexed(session, generation.id) + len(members)
             total = index_record.count_frames(session)
             lease.record_progress(session, {"frames": done, "of": total})
             frame_ids = [frame.id for frame in members]
             times = [frame.t_utc for frame in members]
             embedded = IndexedFrames(camera_id, frame_ids, times, descriptors)
-            append_frames(context, session, generation, embedded)
+            append_frames(context, session, generation, embedded, held)
 
 
 def _switch(

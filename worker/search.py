@@ -6,9 +6,11 @@ import time
 import uuid
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 
 from models.index import IndexGeneration
 from models.repositories import index as index_record
@@ -26,16 +28,18 @@ from worker.core.roi_json import roi_from_json, roi_to_json
 from worker.core.search_params import SearchParams, search_params_from_json
 from worker.core.similarity import l2_normalise
 from worker.core.types import FloatArray, GridSize, ImageArray, Roi
-from worker.errors import InputInvalid, NotFound
+from worker.errors import IndexDamaged, InputInvalid, NotFound
 from worker.generations import backbone_of, require_live_generation
 from worker.index.shard import read_blocks
 from worker.jobs import Lease, Outcome
 from worker.messages import QUERY_QUEUE
 from worker.pinning import pin_shards, spec_of
-from worker.query_picture import cut_out, query_picture
+from worker.query_picture import cut_out, frame_picture, query_picture
 from worker.ranked_frame import QueryDescriptors, RankedFrame
 from worker.two_stage import search_shards
 from worker.video.picture import load_query_picture
+
+log = structlog.get_logger()
 
 MAX_PROOFS = 1000
 """Frames, from the top, that a proof is sought for; those without one are no hits."""
@@ -134,7 +138,7 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         picture_sha256=query.picture_sha256,
     )
     described_s = time.perf_counter()
-    ranked, frames_searched = search_generation(
+    searched = search_generation(
         context,
         generation,
         descriptors,
@@ -143,7 +147,9 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         regions_for=MAX_PROOFS,
     )
     # A hit is shown with its proof: without any match at tau there is nothing to show.
-    hits = _grouped([hit for hit in ranked if hit.region is not None][: params.limit], params)
+    hits = _grouped(
+        [hit for hit in searched.ranked if hit.region is not None][: params.limit], params
+    )
     searched_s = time.perf_counter()
     looks = 0 if params.strategy.is_paper else params.close_looks
     looked_at = look_closer(
@@ -161,8 +167,9 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         "describe_ms": round(1000 * (described_s - started_s), 3),
         "search_ms": round(1000 * (searched_s - described_s), 3),
         "look_ms": round(1000 * (time.perf_counter() - searched_s), 3),
-        "frames_searched": frames_searched,
-        "candidates": len(ranked),
+        "frames_searched": searched.frames,
+        "frames_lost": searched.frames_lost,
+        "candidates": len(searched.ranked),
         "query_patches": int(descriptors.patches_qd.shape[0]),
     }
     grid = spec_of(generation).grid
@@ -222,6 +229,16 @@ def _hit_row(place: int, shown: _Shown, grid: GridSize) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """A search's outcome: every candidate in order, how many frames were searched, and how many
+    that the filters let in could not be, because their vectors are damaged."""
+
+    ranked: list[RankedFrame]
+    frames: int
+    frames_lost: int
+
+
 def search_generation(
     context: Context,
     generation: IndexGeneration,
@@ -230,24 +247,40 @@ def search_generation(
     *,
     exclude_frame_id: int | None = None,
     regions_for: int | None = None,
-) -> tuple[list[RankedFrame], int]:
-    """Pin, search, rank: every candidate in order, and how many frames the filters let in."""
-    with context.db.transaction() as session:
-        shards = pin_shards(session, context.index, context.f_maps, generation, params)
+) -> Searched:
+    """Pin, search, rank. A shard in which damage turns up is examined, and searched again without
+    its damaged frames: no hit is computed from one. Raises what :func:`search_shards` raises."""
     spec = spec_of(generation)
-    ranked = search_shards(
-        context.index,
-        shards,
-        descriptors,
-        params,
-        tau=spec.tau,
-        grid=spec.grid,
-        exclude_frame_id=exclude_frame_id,
-        regions_for=regions_for,
-        backgrounds=context.backgrounds,
-        compact=context.compact,
-    )
-    return ranked, sum(shard.blocks for shard in shards)
+    examined: set[Path] = set()
+    while True:
+        with context.db.transaction() as session:
+            pinned = pin_shards(
+                session, context.index, context.f_maps, generation, params, context.damage
+            )
+        shards = [shard for shard in pinned if shard.blocks]
+        try:
+            ranked = search_shards(
+                context.index,
+                shards,
+                descriptors,
+                params,
+                tau=spec.tau,
+                grid=spec.grid,
+                exclude_frame_id=exclude_frame_id,
+                regions_for=regions_for,
+                backgrounds=context.backgrounds,
+                compact=context.compact,
+            )
+        except IndexDamaged as error:
+            if error.folder is None or error.folder in examined:
+                raise
+            examined.add(error.folder)
+            damaged = next(shard for shard in shards if shard.layout.folder == error.folder)
+            found = context.damage.examine(damaged)
+            log.error("index_damaged", folder=str(error.folder), frames=found, detail=str(error))
+            continue
+        lost = sum(len(shard.lost) for shard in pinned)
+        return Searched(ranked, sum(shard.blocks for shard in shards), lost)
 
 
 def describe_query(
@@ -293,10 +326,21 @@ def _stored_descriptors(
             " `ris verify` says why"
         )
     shard, run = found
-    layout = context.index.layout(generation.id, shard.id, spec_of(generation), generation.codec)
-    block = run.start_row // layout.cells
-    stored_global = read_blocks(layout, "global", block, 1)[0]
-    return stored_global, read_blocks(layout, "patch", block, 1)[0]
+    layout = context.index.layout(
+        generation.id, shard.id, shard.revision, spec_of(generation), generation.codec
+    )
+    at = [run.start_row // layout.cells]
+    known = -1 if run.global_crc32 is None else run.global_crc32
+    sums_n2 = np.array([[known, run.crc32]], dtype=np.int64)
+    try:
+        global_nd, patches_ncd = (
+            read_blocks(layout, kind, at, sums_n2) for kind in ("global", "patch")
+        )
+    except IndexDamaged as error:
+        log.error("index_damaged", folder=str(error.folder), frame_id=frame_id, detail=str(error))
+        embedded = backbone_of(context, generation).embed([frame_picture(context, frame_id)])
+        global_nd, patches_ncd = embedded.global_nd, embedded.patches_ncd
+    return global_nd[0], patches_ncd[0]
 
 
 def _mean_descriptor(patches_qd: FloatArray, global_dim: int) -> FloatArray:

@@ -15,7 +15,6 @@ from worker.core.trail import (
     resemblance,
 )
 from worker.core.types import FloatArray, GridSize, IntArray
-from worker.index.shard import read_patches
 from worker.scenes import CameraScenes, Place
 
 MAX_STEPS = 200
@@ -76,7 +75,5 @@ def follow(
 
 
 def _patches(scenes: CameraScenes, place: Place) -> FloatArray:
-    patches_cd: FloatArray = read_patches(
-        scenes.shards[place.shard_position].layout, [place.block]
-    )[0]
+    patches_cd: FloatArray = scenes.shards[place.shard_position].read("patch", [place.block])[0]
     return patches_cd

@@ -87,16 +87,15 @@ def _verify_shard(context: Context, generation: IndexGeneration, shard: Shard) -
     try:
         with context.db.transaction() as session:
             pinned = pin_shard(session, context.index, FMapCache(), generation, shard)
-            runs = index_record.read_runs(session, shard.id)
         problems = []
         if shard.row_count != shard.frame_count * cells:
             rows = f"{shard.row_count} rows for {shard.frame_count} x {cells} cells"
             problems.append(f"{name}: {rows} in {pinned.layout.folder}")
-        wrong = damaged_blocks(pinned.layout, runs.crc32[: shard.frame_count].tolist())
+        wrong = damaged_blocks(pinned.layout, pinned.sums_n2)
         problems += [
-            f"{name}: block {block} (frame {runs.frame_id[block]}) in {pinned.layout.folder}"
-            " does not match its checksum"
-            for block in wrong
+            f"{name}: block {block} (frame {pinned.f_map.frame_id[block]}) in"
+            f" {pinned.layout.path(kind)} is damaged; `ris repair` rebuilds it"
+            for block, kind in sorted(wrong.items())
         ]
         return problems + ([] if problems else _faiss_problems(context, name, pinned))
     except RisError as error:

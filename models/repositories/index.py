@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,7 @@ from models.video import Frame
 
 # Ingest commits hold it shared, the switch of the live generation holds it exclusively.
 GENERATION_LOCK = 7_268_143_002
+_FRESH = {"populate_existing": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class NewRun:
     frame_id: int
     view: int
     crc32: int
+    global_crc32: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class ShardRuns:
     frame_id: NDArray[np.int64]
     view: NDArray[np.int64]
     crc32: NDArray[np.int64]
+    global_crc32: NDArray[np.int64]
+    """-1 where it is not known."""
     t_epoch_s: NDArray[np.float64]
 
 
@@ -102,6 +106,36 @@ def lock_shard(session: Session, generation_id: int, camera_id: int, bucket_utc:
     ).one()
 
 
+def find_shard(session: Session, shard_id: int) -> Shard:
+    """A shard as it stands now."""
+    return session.scalars(select(Shard).filter_by(id=shard_id), execution_options=_FRESH).one()
+
+
+def lock_shard_by_id(session: Session, shard_id: int) -> Shard:
+    """A shard as it stands now, locked for its only writer."""
+    return session.scalars(
+        select(Shard).filter_by(id=shard_id).with_for_update(), execution_options=_FRESH
+    ).one()
+
+
+def replace_files(session: Session, shard: Shard, sums: Mapping[int, tuple[int, int]]) -> None:
+    """A locked shard's files are those of the next revision; ``sums``: start_row -> the checksums
+    (``global_crc32``, ``crc32``) of the blocks that differ."""
+    for start_row, (global_crc32, crc32) in sums.items():
+        session.execute(
+            update(FMapRun)
+            .where(FMapRun.shard_id == shard.id, FMapRun.start_row == start_row)
+            .values(global_crc32=global_crc32, crc32=crc32)
+            .execution_options(synchronize_session=False)
+        )
+    session.execute(
+        update(Shard)
+        .where(Shard.id == shard.id)
+        .values(revision=Shard.revision + 1)
+        .execution_options(synchronize_session=False)
+    )
+
+
 def append_runs(session: Session, shard: Shard, runs: Sequence[NewRun]) -> None:
     """Record runs at the end of a locked shard and advance its valid length."""
     session.execute(
@@ -114,6 +148,7 @@ def append_runs(session: Session, shard: Shard, runs: Sequence[NewRun]) -> None:
                 "frame_id": run.frame_id,
                 "view": run.view,
                 "crc32": run.crc32,
+                "global_crc32": run.global_crc32,
             }
             for run in runs
         ],
@@ -176,15 +211,18 @@ def read_runs(session: Session, shard_id: int, from_row: int = 0) -> ShardRuns:
             FMapRun.frame_id,
             FMapRun.view,
             FMapRun.crc32,
+            func.coalesce(FMapRun.global_crc32, -1),
             func.extract("epoch", Frame.t_utc),
         )
         .join(Frame, Frame.id == FMapRun.frame_id)
         .where(FMapRun.shard_id == shard_id, FMapRun.start_row >= from_row)
         .order_by(FMapRun.start_row)
     ).all()
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 6
-    start, count, frame_id, view, crc32 = (np.array(c, dtype=np.int64) for c in columns[:5])
-    return ShardRuns(start, count, frame_id, view, crc32, np.array(columns[5], dtype=np.float64))
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 7
+    whole = [np.array(column, dtype=np.int64) for column in columns[:6]]
+    start, count, frame_id, view, crc32, global_crc32 = whole
+    t_epoch_s = np.array(columns[6], dtype=np.float64)
+    return ShardRuns(start, count, frame_id, view, crc32, global_crc32, t_epoch_s)
 
 
 def find_run(session: Session, generation_id: int, frame_id: int) -> tuple[Shard, FMapRun] | None:

@@ -9,9 +9,10 @@ import numpy as np
 
 from worker.core.f_map import FMapRuns
 from worker.core.similarity import l2_normalise
-from worker.core.types import Descriptors
+from worker.core.types import Descriptors, FloatArray
+from worker.index import shard
 from worker.index.codec import codec_named
-from worker.index.shard import ShardLayout, append_blocks
+from worker.index.shard import FileKind, ShardLayout, append_blocks
 from worker.index.store import PinnedShard
 
 CELLS, GLOBAL_DIM, PATCH_DIM = 6, 5, 4
@@ -47,7 +48,7 @@ def pinned(
     camera_id: int = 1,
 ) -> PinnedShard:
     """Write a shard and pin all of it."""
-    append_blocks(layout, 0, descriptors)
+    sums_n2 = append_blocks(layout, 0, descriptors)
     n = len(frame_ids)
     f_map = FMapRuns(
         np.arange(n, dtype=np.int64) * CELLS,
@@ -56,4 +57,10 @@ def pinned(
         np.zeros(n, dtype=np.int64),
     )
     times = np.array(range(n) if t_epoch_s is None else t_epoch_s, dtype=np.float64)
-    return PinnedShard(shard_id, camera_id, n, layout, f_map, times)
+    return PinnedShard(shard_id, camera_id, n, layout, f_map, times, np.arange(n), sums_n2[:n])
+
+
+def read_blocks(layout: ShardLayout, kind: FileKind, start: int, count: int) -> FloatArray:
+    """Neighbouring blocks as float32, not checked against checksums."""
+    unknown_n2 = np.full((count, 2), -1, dtype=np.int64)
+    return shard.read_blocks(layout, kind, range(start, start + count), unknown_n2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.index.shards import CELLS, few_valued, layout_in, pinned, random_descriptors
+from tests.index.shards import (
+    CELLS,
+    few_valued,
+    layout_in,
+    pinned,
+    random_descriptors,
+    read_blocks,
+)
 from worker.core.types import Descriptors
 from worker.errors import IndexDamaged
 from worker.index.candidates import global_candidates, patch_neighbours
-from worker.index.shard import append_blocks, read_blocks
+from worker.index.shard import append_blocks
 from worker.index.store import IndexStore, PinnedShard
 
 # Times of frames are halves: bounds fall on them, between them and outside.
@@ -125,7 +133,7 @@ def test_rows_appended_later_are_seen_and_older_pins_do_not_see_them(tmp_path: P
     assert global_candidates(store, [first], query_d, 9).count == 3
     later = pinned(layout_in(tmp_path / "other"), made, [1, 2, 3, 4, 5])
     append_blocks(layout, 3, Descriptors(made.global_nd[3:], made.patches_ncd[3:]))
-    later = PinnedShard(1, 1, 5, layout, later.f_map, later.t_epoch_s)
+    later = replace(later, layout=layout)
     assert global_candidates(store, [later], query_d, 9).frame_id[0] == 5
     assert global_candidates(store, [first], query_d, 9).count == 3
     np.testing.assert_array_equal(store.global_descriptors(later), made.global_nd)

@@ -72,14 +72,15 @@ def shard(folder: Path, patches_ncd: FloatArray, camera_id: int, first_id: int) 
     rng = np.random.default_rng(camera_id)
     made = Descriptors(l2_normalise(1 + 0.1 * rng.normal(size=(n, 4))), patches_ncd)
     layout = ShardLayout(folder, "a" * 64, codec_named("fp32"), 4, DIM, GRID.cells)
-    append_blocks(layout, 0, made)
+    sums_n2 = append_blocks(layout, 0, made)
     f_map = FMapRuns(
         np.arange(n, dtype=np.int64) * GRID.cells,
         np.full(n, GRID.cells, dtype=np.int64),
         np.arange(first_id, first_id + n, dtype=np.int64),
         np.zeros(n, dtype=np.int64),
     )
-    return PinnedShard(camera_id, camera_id, n, layout, f_map, np.arange(n, dtype=np.float64))
+    t_epoch_s = np.arange(n, dtype=np.float64)
+    return PinnedShard(camera_id, camera_id, n, layout, f_map, t_epoch_s, np.arange(n), sums_n2)
 
 
 @pytest.fixture

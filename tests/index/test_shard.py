@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import resource
 import signal
@@ -16,17 +15,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.index.shards import CELLS, GLOBAL_DIM, PATCH_DIM, layout_in, random_descriptors
+from tests.index.shards import (
+    CELLS,
+    GLOBAL_DIM,
+    PATCH_DIM,
+    layout_in,
+    random_descriptors,
+    read_blocks,
+)
 from worker.core.types import Descriptors
 from worker.errors import IndexDamaged, InputInvalid, StorageFailed, StorageFull
+from worker.index import shard
 from worker.index.codec import codec_named
 from worker.index.shard import (
     HEADER_BYTES,
     ShardLayout,
     append_blocks,
     damaged_blocks,
-    read_blocks,
-    read_patches,
+    hold_shard,
 )
 
 
@@ -37,13 +43,15 @@ def layout(tmp_path: Path) -> ShardLayout:
 
 def test_fp32_comes_back_to_the_bit(layout: ShardLayout) -> None:
     made = random_descriptors(5)
-    append_blocks(layout, 0, Descriptors(made.global_nd[:2], made.patches_ncd[:2]))
-    append_blocks(layout, 2, Descriptors(made.global_nd[2:], made.patches_ncd[2:]))
+    parts = (slice(2), slice(2, 5))
+    first, last = (Descriptors(made.global_nd[p], made.patches_ncd[p]) for p in parts)
+    sums_n2 = np.concatenate([append_blocks(layout, 0, first), append_blocks(layout, 2, last)])
     np.testing.assert_array_equal(read_blocks(layout, "global", 0, 5), made.global_nd)
     np.testing.assert_array_equal(read_blocks(layout, "patch", 0, 5), made.patches_ncd)
     np.testing.assert_array_equal(read_blocks(layout, "patch", 3, 1), made.patches_ncd[3:4])
     np.testing.assert_array_equal(
-        read_patches(layout, [4, 0, 4]), made.patches_ncd[np.array([4, 0, 4])]
+        shard.read_blocks(layout, "patch", [4, 0, 4], sums_n2[[4, 0, 4]]),
+        made.patches_ncd[np.array([4, 0, 4])],
     )
     assert read_blocks(layout, "global", 0, 5).dtype == np.float32
 
@@ -52,7 +60,7 @@ def test_fp16_keeps_cosines_within_its_promise(tmp_path: Path) -> None:
     layout = layout_in(tmp_path, "fp16")
     made = random_descriptors(40)
     append_blocks(layout, 0, made)
-    back = read_patches(layout, range(40))
+    back = read_blocks(layout, "patch", 0, 40)
     assert back.dtype == np.float32
     cosine = np.einsum("nqd,ncd->nqc", made.patches_ncd, back)
     exact = np.einsum("nqd,ncd->nqc", made.patches_ncd, made.patches_ncd)
@@ -79,8 +87,8 @@ def test_checksums_are_of_the_stored_bytes(layout: ShardLayout) -> None:
     made = random_descriptors(2)
     crc32s = append_blocks(layout, 0, made)
     first = zlib.crc32(made.patches_ncd[0].tobytes(), zlib.crc32(made.global_nd[0].tobytes()))
-    assert crc32s[0] == first
-    assert damaged_blocks(layout, crc32s) == []
+    assert crc32s[0].tolist() == [zlib.crc32(made.global_nd[0].tobytes()), first]
+    assert damaged_blocks(layout, crc32s) == {}
 
 
 @pytest.mark.parametrize(
@@ -99,11 +107,11 @@ def test_files_of_another_spec_are_refused(
     before = layout.path("patch").read_bytes()
     other = change(layout)
     with pytest.raises(IndexDamaged, match=r"patch\.vec"):
-        read_patches(other, [0])
+        read_blocks(other, "patch", 0, 1)
     with pytest.raises(IndexDamaged, match=r"global\.vec|do not fit"):
         append_blocks(other, 4, random_descriptors(1))
     with pytest.raises(IndexDamaged, match="header"):
-        damaged_blocks(other, [0])
+        damaged_blocks(other, np.zeros((1, 2), dtype=np.int64))
     assert layout.path("patch").read_bytes() == before
 
 
@@ -133,12 +141,13 @@ def test_bytes_behind_the_valid_length_do_not_exist_and_are_overwritten(
     append_blocks(layout, 3, lost)  # and its commit never came
     with layout.path("patch").open("ab") as file:
         file.write(b"half a block")
-    assert damaged_blocks(layout, crc32s) == []
+    assert damaged_blocks(layout, crc32s) == {}
     np.testing.assert_array_equal(read_blocks(layout, "patch", 0, 3), kept.patches_ncd)
-    crc32s += append_blocks(layout, 3, Descriptors(new.global_nd[:1], new.patches_ncd[:1]))
-    assert damaged_blocks(layout, crc32s) == []
+    last = append_blocks(layout, 3, Descriptors(new.global_nd[:1], new.patches_ncd[:1]))
+    crc32s = np.concatenate([crc32s, last])
+    assert damaged_blocks(layout, crc32s) == {}
     np.testing.assert_array_equal(read_blocks(layout, "patch", 3, 1), new.patches_ncd[:1])
-    with pytest.raises(IndexDamaged, match="Postgres says"):
+    with pytest.raises(IndexDamaged, match=r"1 blocks are damaged or missing \(4\)"):
         read_blocks(layout, "patch", 3, 2)
 
 
@@ -146,7 +155,7 @@ def test_a_first_append_starts_over_whatever_lies_there(layout: ShardLayout) -> 
     layout.folder.mkdir(parents=True)
     layout.path("global").write_bytes(b"rubbish" * 5000)
     made = random_descriptors(2)
-    assert damaged_blocks(layout, append_blocks(layout, 0, made)) == []
+    assert damaged_blocks(layout, append_blocks(layout, 0, made)) == {}
     np.testing.assert_array_equal(read_blocks(layout, "global", 0, 2), made.global_nd)
 
 
@@ -170,8 +179,7 @@ def test_a_short_file_is_damage(layout: ShardLayout, kind: str) -> None:
     crc32s = append_blocks(layout, 0, random_descriptors(3))
     path = layout.path(kind)  # type: ignore[arg-type]
     os.truncate(path, path.stat().st_size - 1)
-    with pytest.raises(IndexDamaged, match=str(path)):
-        damaged_blocks(layout, crc32s)
+    assert damaged_blocks(layout, crc32s) == {2: kind}
     with pytest.raises(IndexDamaged, match=str(path)):
         append_blocks(layout, 3, random_descriptors(1))
     with pytest.raises(IndexDamaged, match=str(path)):
@@ -190,7 +198,7 @@ def test_one_flipped_bit_names_its_block(layout: ShardLayout, kind: str, block: 
         byte = file.read(1)[0]
         file.seek(at)
         file.write(bytes([byte ^ 1]))
-    assert damaged_blocks(layout, crc32s) == [block]
+    assert damaged_blocks(layout, crc32s) == {block: kind}
 
 
 @pytest.mark.parametrize("at", [0, 30, 200])
@@ -202,27 +210,24 @@ def test_a_flipped_bit_in_the_header_is_damage(layout: ShardLayout, at: int) -> 
         file.seek(at)
         file.write(bytes([byte ^ 4]))
     with pytest.raises(IndexDamaged, match="header"):
-        read_patches(layout, [0])
+        read_blocks(layout, "patch", 0, 1)
 
 
-def test_a_file_has_one_writer_at_a_time(layout: ShardLayout) -> None:
+def test_a_shard_has_one_writer_at_a_time(layout: ShardLayout) -> None:
     made = random_descriptors(2)
-    crc32s = append_blocks(layout, 0, made)
-    with layout.path("global").open("rb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(StorageFailed, match="another worker"):
-            append_blocks(layout, 2, made)
-        with pytest.raises(StorageFailed, match="another worker"):
-            append_blocks(layout, 0, made)
-        np.testing.assert_array_equal(read_blocks(layout, "global", 0, 2), made.global_nd)
-    assert damaged_blocks(layout, crc32s) == []
-    append_blocks(layout, 2, made)
+    with hold_shard(layout):
+        with pytest.raises(StorageFailed, match="another worker"), hold_shard(layout):
+            raise AssertionError("two writers")
+        crc32s = append_blocks(layout, 0, made)
+        assert damaged_blocks(layout, crc32s) == {}, "readers are not kept out"
+    with hold_shard(layout):
+        append_blocks(layout, 2, made)
 
 
 def test_something_else_in_a_files_place_is_a_storage_error(layout: ShardLayout) -> None:
     layout.path("patch").mkdir(parents=True)
     with pytest.raises(StorageFailed, match=r"patch\.vec"):
-        read_patches(layout, [0])
+        read_blocks(layout, "patch", 0, 1)
     with pytest.raises(StorageFailed, match=str(layout.folder)):
         append_blocks(layout, 0, random_descriptors(1))
 
@@ -254,11 +259,11 @@ def test_a_full_disk_refuses_the_append_and_keeps_what_is_valid(tmp_path: Path) 
         big = random_descriptors(200, seed=1)
         with pytest.raises(StorageFull, match=str(layout.folder)):
             append_blocks(layout, 40, big)
-        assert damaged_blocks(layout, crc32s) == []
+        assert damaged_blocks(layout, crc32s) == {}
         np.testing.assert_array_equal(read_blocks(layout, "patch", 0, 40), made.patches_ncd)
         filler.unlink()
-        crc32s += append_blocks(layout, 40, big)
-        assert damaged_blocks(layout, crc32s) == []
+        crc32s = np.concatenate([crc32s, append_blocks(layout, 40, big)])
+        assert damaged_blocks(layout, crc32s) == {}
 
 
 def test_a_full_disk_refuses_a_new_shard(tmp_path: Path) -> None:
@@ -288,6 +293,6 @@ def test_a_write_that_fails_half_way_keeps_what_is_valid(
     with pytest.raises(StorageFailed, match="too large"):
         append_blocks(layout, 3, random_descriptors(9, seed=1))
     file_size_limit(resource.RLIM_INFINITY)
-    assert damaged_blocks(layout, crc32s) == []
-    crc32s += append_blocks(layout, 3, random_descriptors(9, seed=1))
-    assert damaged_blocks(layout, crc32s) == []
+    assert damaged_blocks(layout, crc32s) == {}
+    crc32s = np.concatenate([crc32s, append_blocks(layout, 3, random_descriptors(9, seed=1))])
+    assert damaged_blocks(layout, crc32s) == {}

@@ -37,6 +37,7 @@ app.command()(video.cameras)
 app.command()(index.backbones)
 app.command()(index.reindex)
 app.command()(index.verify)
+app.command()(index.repair)
 app.command()(services.doctor)
 app.command(name="eval")(evaluation.evaluate)
 

@@ -1,4 +1,4 @@
-"""`ris backbones`, `ris reindex`, `ris verify`."""
+"""`ris backbones`, `ris reindex`, `ris verify`, `ris repair`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from worker.admin.video import wait_for_jobs
 from worker.config import settings
 from worker.context import Context
 from worker.reindex import submit_reindex
+from worker.repair import repair_index
 from worker.runtime import process_context
 from worker.verify import verify_index
 
@@ -101,5 +102,18 @@ def verify(
             f"{verdict}: {report.frames} frames, {report.shards} shards, {report.rows} patch rows,"
             f" {report.pictures} pictures"
         )
+    if report.problems:
+        raise SystemExit(1)
+
+
+def repair(as_json: Json = False) -> None:
+    """Make damaged vectors anew from the kept pictures; exit 1 and say what stays damaged."""
+    report = repair_index(process_context())
+    if as_json:
+        emit_json(asdict(report))
+    else:
+        for problem in report.problems:
+            console.print(problem, markup=False, soft_wrap=True)
+        console.print(f"{report.shards} shards checked, {report.frames} frames made anew")
     if report.problems:
         raise SystemExit(1)

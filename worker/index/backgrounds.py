@@ -15,8 +15,8 @@ SAMPLED_FRAMES = 64
 MAX_CAMERAS = 512
 """Backgrounds kept; about 200 kB each with the default backbone."""
 
-_Key = tuple[tuple[int, int], ...]
-"""(shard id, block) of each sampled frame: blocks never change."""
+_Key = tuple[tuple[tuple[str, tuple[int, ...]], int], ...]
+"""(contents, block) of each sampled frame: blocks never change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class BackgroundCache:
         """
         place = (str(shards[0].layout.folder.parent), shards[0].camera_id)
         sample = even_sample(shards, SAMPLED_FRAMES)
-        key = tuple((shards[at].shard_id, block) for at, block in sample)
+        key = tuple((shards[at].contents, block) for at, block in sample)
         with self._lock:
             found = self._made.get(place)
         if found is None or found[0] != key:

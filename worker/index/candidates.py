@@ -15,7 +15,6 @@ import numpy as np
 
 from worker.core.types import BoolArray, FloatArray, IntArray
 from worker.errors import IndexDamaged
-from worker.index.shard import read_patches
 from worker.index.store import IndexStore, PinnedShard
 
 
@@ -152,7 +151,7 @@ def patch_neighbours(
         inside = inside[shard.f_map.frame_id[inside] != exclude_frame_id]
         for start in range(0, inside.size, blocks_per_read):
             blocks = inside[start : start + blocks_per_read]
-            patches = read_patches(shard.layout, blocks.tolist())
+            patches = shard.read("patch", blocks)
             score, row = faiss.knn(
                 query_qd,
                 patches.reshape(-1, shard.layout.patch_dim),
@@ -161,7 +160,7 @@ def patch_neighbours(
             )
             _refuse_lost(row, shard)
             place, patch_id = np.divmod(row.ravel(), shard.layout.cells)
-            frame_id, _, _ = shard.f_map.resolve(blocks[place] * shard.layout.cells + patch_id)
+            frame_id, _, _ = shard.f_map.resolve(shard.f_map.start_row[blocks[place]] + patch_id)
             best, frames = _merge(best, frames, score, frame_id.reshape(row.shape), k)
     return best, frames
 

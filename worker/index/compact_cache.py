@@ -11,13 +11,12 @@ import numpy as np
 
 from worker.core.compact import CODE_DIM, Codes, CompactBasis, fit_basis
 from worker.index.sample import even_sample, read_sample
-from worker.index.shard import read_patches
 from worker.index.store import PinnedShard
 
 BASIS_FRAMES = 64
 FRAMES_PER_READ = 64
 
-_Key = tuple[str, int]
+_Key = tuple[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +51,15 @@ class CompactCache:
 
     def codes(self, shard: PinnedShard, basis: CompactBasis) -> Codes:
         """int8 (blocks, cells, k) of a shard; only blocks that are new since are read."""
-        key = (str(shard.layout.folder.parent), shard.shard_id)
+        key = shard.contents
         with self._lock:
             known = self._codes.get(key)
         have = 0 if known is None else known.shape[0]
         if known is None or have < shard.blocks:
             fresh = [
                 basis.encode(
-                    read_patches(
-                        shard.layout, range(start, min(start + FRAMES_PER_READ, shard.blocks))
+                    shard.read(
+                        "patch", np.arange(start, min(start + FRAMES_PER_READ, shard.blocks))
                     )
                 )
                 for start in range(have, shard.blocks, FRAMES_PER_READ)

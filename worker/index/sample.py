@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from worker.core.types import FloatArray
-from worker.index.shard import read_patches
 from worker.index.store import PinnedShard
 
 GROWTH = 1.05
@@ -44,4 +43,4 @@ def read_sample(shards: Sequence[PinnedShard], sample: Sample) -> FloatArray:
     blocks: dict[int, list[int]] = {}
     for position, block in sample:
         blocks.setdefault(position, []).append(block)
-    return np.concatenate([read_patches(shards[at].layout, b) for at, b in blocks.items()])
+    return np.concatenate([shards[at].read("patch", b) for at, b in blocks.items()])

@@ -9,7 +9,6 @@ import numpy as np
 
 from worker.core.types import FloatArray, IntArray
 from worker.index.candidates import Candidates
-from worker.index.shard import read_patches
 from worker.index.store import PinnedShard
 
 
@@ -48,8 +47,7 @@ def candidate_patches(
     for shard_position in np.unique(candidates.shard_position):
         members = np.flatnonzero(candidates.shard_position == shard_position)
         members = members[np.argsort(candidates.block[members], kind="stable")]
-        layout = shards[shard_position].layout
         for start in range(0, members.size, frames_per_chunk):
             part = members[start : start + frames_per_chunk]
-            patches = read_patches(layout, candidates.block[part].tolist())
+            patches = shards[shard_position].read("patch", candidates.block[part])
             yield int(shard_position), part.astype(np.int64), patches

@@ -13,22 +13,26 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from isal import isal_zlib
 
-from worker.core.types import Descriptors, FloatArray
+from worker.core.types import BoolArray, Descriptors, FloatArray, IntArray
 from worker.errors import IndexDamaged, StorageFailed, StorageFull
 from worker.index.codec import Codec
 
 FORMAT_VERSION = 1
 HEADER_BYTES = 4096
 _MAGIC = b"RISVEC\n"
+_REWRITTEN_AT_ONCE = 64
 
 FileKind = Literal["global", "patch"]
 
@@ -70,16 +74,17 @@ class ShardLayout:
         return body.ljust(HEADER_BYTES, b"\0")
 
 
-def append_blocks(layout: ShardLayout, valid_blocks: int, descriptors: Descriptors) -> list[int]:
-    """Write n blocks behind ``valid_blocks`` and fsync them; returns n CRC-32s over both blocks.
+def append_blocks(layout: ShardLayout, valid_blocks: int, descriptors: Descriptors) -> IntArray:
+    """Write n blocks behind ``valid_blocks`` and fsync them; returns their checksums.
 
-    The caller holds the shard's row lock and commits afterwards. Nothing before ``valid_blocks``
-    is touched. Raises :class:`StorageFull`, :class:`StorageFailed` or :class:`IndexDamaged`; the
-    valid part is intact in every case.
+    Checksums are int64 (n, 2): CRC-32 of the stored global block, and of it and the patch block.
+    The caller holds the shard's row lock and :func:`hold_shard`, and commits afterwards. Nothing
+    before ``valid_blocks`` is touched. Raises :class:`StorageFull`, :class:`StorageFailed` or
+    :class:`IndexDamaged`; the valid part is intact in every case.
     """
     stored_global = layout.codec.encode(descriptors.global_nd)
     stored_patches = layout.codec.encode(descriptors.patches_ncd)
-    n = stored_global.shape[0]
+    n = descriptors.global_nd.shape[0]
     expected = ((n, *layout.block_shape("global")), (n, *layout.block_shape("patch")))
     if (stored_global.shape, stored_patches.shape) != expected:
         raise IndexDamaged(
@@ -89,10 +94,40 @@ def append_blocks(layout: ShardLayout, valid_blocks: int, descriptors: Descripto
     with _storage_errors(layout.folder):
         _append_file(layout, "global", valid_blocks, stored_global.tobytes())
         _append_file(layout, "patch", valid_blocks, stored_patches.tobytes())
-    return [
-        zlib.crc32(stored_patches[i].tobytes(), zlib.crc32(stored_global[i].tobytes()))
-        for i in range(n)
-    ]
+    return _checksums(stored_global, stored_patches)
+
+
+def _checksums(stored_global: np.ndarray, stored_patches: np.ndarray) -> IntArray:
+    sums_n2 = np.empty((len(stored_global), 2), dtype=np.int64)
+    for i, (global_block, patch_block) in enumerate(
+        zip(stored_global, stored_patches, strict=True)
+    ):
+        sums_n2[i, 0] = isal_zlib.crc32(global_block)
+        sums_n2[i, 1] = isal_zlib.crc32(patch_block, int(sums_n2[i, 0]))
+    return sums_n2
+
+
+@contextmanager
+def hold_shard(layout: ShardLayout) -> Iterator[None]:
+    """Be the shard's only writing process until the block is left, after the commit or rollback.
+
+    Second fence behind the row lock: a writer that lost Postgres may still be writing, and what it
+    writes must not land on what another one has committed since. Raises :class:`StorageFailed`
+    while another process holds it.
+    """
+    with _storage_errors(layout.folder):
+        layout.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(layout.folder / "writer.lock", os.O_RDWR | os.O_CREAT, 0o640)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StorageFailed(
+                f"{layout.folder} is being written by another worker; tried again"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _append_file(layout: ShardLayout, kind: FileKind, valid_blocks: int, body: bytes) -> None:
@@ -101,7 +136,6 @@ def _append_file(layout: ShardLayout, kind: FileKind, valid_blocks: int, body: b
         layout.folder.mkdir(parents=True, exist_ok=True)
     descriptor = _open(path, os.O_RDWR | (os.O_CREAT if valid_blocks == 0 else 0))
     try:
-        _lock(descriptor, path)
         if valid_blocks == 0:
             os.ftruncate(descriptor, 0)
             _write_all(descriptor, layout.header(kind), 0)
@@ -134,20 +168,10 @@ def _write_all(descriptor: int, body: bytes, offset: int) -> None:
         offset += written
 
 
-def _lock(descriptor: int, path: Path) -> None:
-    """Second fence behind the row lock: a writer that lost Postgres may still be writing."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise StorageFailed(f"{path} is being written by another worker; tried again") from error
-
-
 def _check_file(descriptor: int, layout: ShardLayout, kind: FileKind, blocks: int) -> None:
     path = layout.path(kind)
-    if os.pread(descriptor, HEADER_BYTES, 0) != layout.header(kind):
-        raise IndexDamaged(
-            f"{path}: header is damaged or of another format, spec or codec; run `ris verify`"
-        )
+    if _header(descriptor) != layout.header(kind):
+        raise IndexDamaged(_bad_header(layout, kind))
     need = HEADER_BYTES + blocks * layout.block_bytes(kind)
     have = os.fstat(descriptor).st_size
     if have < need:
@@ -173,60 +197,161 @@ def _storage_errors(place: Path) -> Iterator[None]:
         raise StorageFailed(f"{place}: {error.strerror or error}; check the disk") from error
 
 
-def read_blocks(layout: ShardLayout, kind: FileKind, start: int, count: int) -> FloatArray:
-    """Blocks [start, start + count) as float32 (count, *block_shape), by pread.
+def rewrite_blocks(
+    old: ShardLayout, new: ShardLayout, count: int, blocks: Sequence[int], made: Descriptors
+) -> IntArray:
+    """Write files of ``new`` that hold the first ``count`` blocks of ``old``, byte for byte, but
+    ``blocks`` from ``made``; returns the checksums of those, int64 (n, 2).
 
-    Raises :class:`IndexDamaged` when the file is missing, too short or of another spec.
+    What cannot be read of ``old`` becomes zeros, which match no checksum. Everything is synced,
+    folders included. Raises as :func:`append_blocks`.
     """
-    with _opened(layout, kind, start + count) as descriptor:
-        return layout.codec.decode(_read(descriptor, layout, kind, start, count))
+    stored: dict[FileKind, np.ndarray] = {
+        "global": new.codec.encode(made.global_nd),
+        "patch": new.codec.encode(made.patches_ncd),
+    }
+    with _storage_errors(new.folder):
+        shutil.rmtree(new.folder, ignore_errors=True)  # of an attempt that did not end
+        new.folder.mkdir(parents=True)
+        for kind in ("global", "patch"):
+            with new.path(kind).open("wb") as file:
+                file.write(new.header(kind))
+                for start in range(0, count, _REWRITTEN_AT_ONCE):
+                    at = np.arange(start, min(start + _REWRITTEN_AT_ONCE, count))
+                    try:
+                        part, _ = _read(old, kind, at)
+                    except IndexDamaged:
+                        part = np.zeros((at.size, *old.block_shape(kind)), old.codec.dtype)
+                    for position, block in enumerate(blocks):
+                        if start <= block < start + at.size:
+                            part[block - start] = stored[kind][position]
+                    file.write(part.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+        for folder in (new.folder, new.folder.parent):
+            fsync_folder(folder)
+    return _checksums(stored["global"], stored["patch"])
 
 
-@contextmanager
-def _opened(layout: ShardLayout, kind: FileKind, blocks: int) -> Iterator[int]:
-    """A file to read, checked to hold ``blocks`` blocks; its I/O errors become typed ones."""
+def read_blocks(
+    layout: ShardLayout, kind: FileKind, blocks: Sequence[int] | IntArray, sums_n2: IntArray
+) -> FloatArray:
+    """Some blocks as float32 (n, *block_shape), in that order, each checked against its checksum.
+
+    ``sums_n2``: int64 (n, 2), checksums of these blocks as :func:`append_blocks` gave them; -1 in
+    the first column: not known, not checked. Raises :class:`IndexDamaged` naming every block that
+    is missing, cut off or not what was written.
+    """
+    at = np.asarray(blocks, dtype=np.int64)
+    stored, sound = _read(layout, kind, at)
+    for i in np.flatnonzero(sound & (sums_n2[:, 0] >= 0)):
+        if kind == "global":
+            sound[i] = isal_zlib.crc32(stored[i]) == sums_n2[i, 0]
+        else:
+            sound[i] = isal_zlib.crc32(stored[i], int(sums_n2[i, 0])) == sums_n2[i, 1]
+    if not sound.all():
+        raise _damaged(layout, kind, at[~sound].tolist())
+    return layout.codec.decode(stored)
+
+
+def damaged_blocks(layout: ShardLayout, sums_n2: IntArray, step: int = 64) -> dict[int, FileKind]:
+    """Which of the first n blocks do not match their checksums, int64 (n, 2), and in which file.
+
+    Where the checksum of the global block is not known (-1), damage of either is laid to the patch
+    file. Raises :class:`IndexDamaged`, with all of them, for a file without its header.
+    """
+    wrong: dict[int, FileKind] = {}
+    for start in range(0, len(sums_n2), step):
+        at = np.arange(start, min(start + step, len(sums_n2)))
+        stored_global, sound_global = _read(layout, "global", at)
+        stored_patches, sound_patch = _read(layout, "patch", at)
+        found_n2, asked_n2 = _checksums(stored_global, stored_patches), sums_n2[at]
+        sound_global &= (asked_n2[:, 0] < 0) | (found_n2[:, 0] == asked_n2[:, 0])
+        sound_patch &= ~sound_global | (found_n2[:, 1] == asked_n2[:, 1])
+        wrong |= dict.fromkeys(at[~sound_patch].tolist(), "patch")
+        wrong |= dict.fromkeys(at[~sound_global].tolist(), "global")
+    return wrong
+
+
+def _damaged(layout: ShardLayout, kind: FileKind, blocks: Sequence[int]) -> IndexDamaged:
+    shown = ", ".join(map(str, blocks[:5])) + (", ..." if len(blocks) > 5 else "")
+    return IndexDamaged(
+        f"{layout.path(kind)}: {len(blocks)} blocks are damaged or missing ({shown}); run"
+        " `ris verify`, then `ris repair`",
+        folder=layout.folder,
+        blocks=blocks,
+    )
+
+
+def _read(layout: ShardLayout, kind: FileKind, at: IntArray) -> tuple[np.ndarray, BoolArray]:
+    """Stored blocks (n, *block_shape), and which of them were there to read: bool (n,)."""
+    stored = np.zeros((at.size, *layout.block_shape(kind)), dtype=layout.codec.dtype)
+    sound = np.zeros(at.size, dtype=np.bool_)
     with _storage_errors(layout.path(kind)):
-        descriptor = _open(layout.path(kind), os.O_RDONLY)
         try:
-            _check_file(descriptor, layout, kind, blocks)
-            yield descriptor
+            descriptor = _open(layout.path(kind), os.O_RDONLY)
+        except IndexDamaged as error:
+            raise IndexDamaged(str(error), folder=layout.folder, blocks=at.tolist()) from error
+        try:
+            _fill_all(descriptor, layout, kind, at, stored, sound)
         finally:
             os.close(descriptor)
+    return stored, sound
 
 
-def _read(
-    descriptor: int, layout: ShardLayout, kind: FileKind, start: int, count: int
-) -> np.ndarray:
-    size = layout.block_bytes(kind)
-    body = os.pread(descriptor, count * size, HEADER_BYTES + start * size)
-    if len(body) != count * size:
-        raise IndexDamaged(f"{layout.path(kind)}: short read at block {start}; run `ris verify`")
-    stored = np.frombuffer(body, dtype=layout.codec.dtype)
-    return stored.reshape(count, *layout.block_shape(kind))
+def _fill_all(
+    descriptor: int,
+    layout: ShardLayout,
+    kind: FileKind,
+    at: IntArray,
+    stored: np.ndarray,
+    sound: BoolArray,
+) -> None:
+    if _header(descriptor) != layout.header(kind):
+        raise IndexDamaged(_bad_header(layout, kind), folder=layout.folder, blocks=at.tolist())
+    # Neighbouring blocks are read at once.
+    edges = [0, *(np.flatnonzero(np.diff(at) != 1) + 1).tolist(), at.size]
+    for first, end in pairwise(edges):
+        _fill(descriptor, layout, kind, at[first:end], stored[first:end], sound[first:end])
 
 
-def read_patches(layout: ShardLayout, blocks: Sequence[int]) -> FloatArray:
-    """Patch descriptors of some blocks, float32 (len(blocks), cells, patch_dim), in that order."""
-    out = np.empty((len(blocks), layout.cells, layout.patch_dim), dtype=np.float32)
-    with _opened(layout, "patch", max(blocks, default=-1) + 1) as descriptor:
-        for position, block in enumerate(blocks):
-            out[position] = _read(descriptor, layout, "patch", block, 1)[0]
-    return out
+def _fill(
+    descriptor: int,
+    layout: ShardLayout,
+    kind: FileKind,
+    at: IntArray,
+    stored: np.ndarray,
+    sound: BoolArray,
+) -> None:
+    """Read neighbouring blocks into place; what is cut off or unreadable stays unsound."""
+    if at.size == 0:
+        return
+    view = stored.data.cast("B")
+    offset, have = HEADER_BYTES + int(at[0]) * layout.block_bytes(kind), 0
+    try:
+        while have < len(view) and (count := os.preadv(descriptor, [view[have:]], offset + have)):
+            have += count
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        if at.size > 1:  # one bad sector must not cost its neighbours
+            for i in range(at.size):
+                _fill(descriptor, layout, kind, at[i : i + 1], stored[i : i + 1], sound[i : i + 1])
+        return
+    sound[: have // layout.block_bytes(kind)] = True
 
 
-def damaged_blocks(layout: ShardLayout, crc32s: Sequence[int], step: int = 64) -> list[int]:
-    """Blocks whose stored bytes do not match their CRC-32. Raises :class:`IndexDamaged`."""
-    n = len(crc32s)
-    wrong = []
-    with _opened(layout, "global", n) as global_file, _opened(layout, "patch", n) as patch_file:
-        for start in range(0, n, step):
-            count = min(step, n - start)
-            stored_global = _read(global_file, layout, "global", start, count)
-            stored_patches = _read(patch_file, layout, "patch", start, count)
-            for i in range(count):
-                crc = zlib.crc32(
-                    stored_patches[i].tobytes(), zlib.crc32(stored_global[i].tobytes())
-                )
-                if crc != crc32s[start + i]:
-                    wrong.append(start + i)
-    return wrong
+def _header(descriptor: int) -> bytes:
+    try:
+        return os.pread(descriptor, HEADER_BYTES, 0)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return b""
+
+
+def _bad_header(layout: ShardLayout, kind: FileKind) -> str:
+    return (
+        f"{layout.path(kind)}: header is damaged or of another format, spec or codec; run"
+        " `ris verify`"
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,15 +16,20 @@ import numpy as np
 
 from worker.core.backbone_spec import BackboneSpec
 from worker.core.f_map import FMapRuns
-from worker.core.types import FloatArray
+from worker.core.types import FloatArray, IntArray
 from worker.errors import StorageFull
 from worker.index.codec import codec_named
-from worker.index.shard import ShardLayout, read_blocks
+from worker.index.shard import FileKind, ShardLayout, read_blocks
 
 
 @dataclass(frozen=True, slots=True)
 class PinnedShard:
-    """A shard as one transaction saw it: the first ``blocks`` blocks are valid."""
+    """A shard as one transaction saw it: ``blocks`` frames, in the order they were written.
+
+    Frames that are known to be damaged are not among them, so "block" here is a position in this
+    list; ``stored_n`` int64 (blocks,) says which block of the files it is. ``sums_n2``: int64
+    (blocks, 2), their checksums. ``lost``: the file blocks left out.
+    """
 
     shard_id: int
     camera_id: int
@@ -32,6 +38,20 @@ class PinnedShard:
     f_map: FMapRuns
     t_epoch_s: np.ndarray
     """Frame time per block, float64 (blocks,)."""
+    stored_n: IntArray
+    sums_n2: IntArray
+    lost: tuple[int, ...] = ()
+
+    @property
+    def contents(self) -> tuple[str, tuple[int, ...]]:
+        """What a cache may be kept by: equal for pins of the same files with the same frames lost,
+        whose blocks are then the same as far as both go."""
+        return str(self.layout.folder), self.lost
+
+    def read(self, kind: FileKind, blocks: Sequence[int] | IntArray) -> FloatArray:
+        """Some blocks as float32 (n, *shape), checked. Raises :class:`IndexDamaged`."""
+        at = np.asarray(blocks, dtype=np.int64)
+        return read_blocks(self.layout, kind, self.stored_n[at], self.sums_n2[at])
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +59,21 @@ class IndexStore:
     """Vector files under ``root``. Building one does no I/O; safe to share between threads."""
 
     root: Path
-    _globals: dict[int, FloatArray] = field(default_factory=dict)
+    _globals: dict[tuple[str, tuple[int, ...]], FloatArray] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def layout(
-        self, generation_id: int, shard_id: int, spec: BackboneSpec, codec_name: str
+        self,
+        generation_id: int,
+        shard_id: int,
+        revision: int,
+        spec: BackboneSpec,
+        codec_name: str,
     ) -> ShardLayout:
-        """The layout of one shard's files."""
+        """The layout of one shard's files. A repaired shard's files are of a higher revision."""
+        name = f"s{shard_id}" if revision == 0 else f"s{shard_id}.{revision}"
         return ShardLayout(
-            folder=self.generation_folder(generation_id) / f"s{shard_id}",
+            folder=self.generation_folder(generation_id) / name,
             spec_hash=spec.spec_hash,
             codec=codec_named(codec_name),
             global_dim=spec.global_dim,
@@ -62,13 +88,13 @@ class IndexStore:
     def global_descriptors(self, shard: PinnedShard) -> FloatArray:
         """float32 (blocks, global_dim); only rows that are new since the last call are read."""
         with self._lock:
-            known = self._globals.get(shard.shard_id)
+            known = self._globals.get(shard.contents)
         have = 0 if known is None else known.shape[0]
         if known is None or have < shard.blocks:
-            fresh = read_blocks(shard.layout, "global", have, shard.blocks - have)
+            fresh = shard.read("global", np.arange(have, shard.blocks))
             known = fresh if known is None else np.concatenate([known, fresh])
             with self._lock:
-                self._globals[shard.shard_id] = known
+                self._globals[shard.contents] = known
         return known[: shard.blocks]
 
     def require_free(self, min_free_bytes: int) -> None:

@@ -1,0 +1,304 @@
+"""Damaged vector files: found by whoever reads, searched around, named, and repaired."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.parts import HANDLERS, ingested, loaded, loaded_backbone, sql, with_settings
+from worker.admin.query import show_result
+from worker.context import Context
+from worker.core.search_params import SearchParams, Strategy
+from worker.core.types import Box
+from worker.errors import IndexDamaged, StorageFailed, WeightsMissing
+from worker.generations import require_live_generation
+from worker.index.compact_cache import CompactCache
+from worker.index.damage import KnownDamage
+from worker.index.shard import HEADER_BYTES, hold_shard
+from worker.index.store import IndexStore
+from worker.jobs import run_job
+from worker.pinning import FMapCache
+from worker.repair import repair_index
+from worker.search import QueryState, query_state, submit_query
+from worker.verify import verify_index
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+FRAMES = 12
+FLIPS = 60
+
+
+@pytest.fixture
+def indexed(context: Context, footage: dict[str, Path]) -> Context:
+    """Ten frames of one camera in shard 1, two of another in shard 2."""
+    made = loaded(with_settings(context, backbone="tiny-a"))
+    ingested(made, footage["car"], "call", 0.4, start_utc=START)
+    ingested(made, footage["bikes"], "street", 5.0, start_utc=START)
+    assert sql(made, "select frame_count from shards order by id") == [(10,), (2,)]
+    return made
+
+
+def fresh(context: Context) -> Context:
+    """As another process sees it: nothing read before, nothing known to be damaged."""
+    return replace(
+        context,
+        index=IndexStore(context.index.root),
+        f_maps=FMapCache(),
+        compact=CompactCache(),
+        damage=KnownDamage(),
+    )
+
+
+def vector_files(context: Context) -> list[Path]:
+    return sorted(context.index.root.rglob("*.vec"))
+
+
+def flip(path: Path, offset: int, bit: int = 0) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ (1 << bit)]))
+
+
+def asked(context: Context, *, uploaded: bool = False, **params: object) -> QueryState:
+    """Search from the first frame, or from an upload of its picture."""
+    frame_id, sha256 = sql(context, "select id, picture_sha256 from frames order by id limit 1")[0]
+    given = {"group": "frame", "tau": -1.0, "close_looks": 0, **params}
+    query_id = submit_query(
+        context,
+        Box(0.2, 0.2, 0.8, 0.8),
+        SearchParams(**given),  # type: ignore[arg-type]
+        frame_id=None if uploaded else frame_id,
+        picture=context.pictures.path(sha256).read_bytes() if uploaded else None,
+    )
+    run_job(context, query_state(context, query_id).query.job_id, HANDLERS)
+    state = query_state(context, query_id)
+    assert state.state == "done", (state.error_code, state.error_detail)
+    return state
+
+
+def lost(state: QueryState) -> int:
+    assert state.query.stats is not None
+    return int(state.query.stats["frames_lost"])
+
+
+def scores(state: QueryState) -> dict[int, float]:
+    return {hit.frame_id: hit.score for hit in state.hits}
+
+
+def test_every_flipped_bit_and_cut_is_found_named_and_searched_around(indexed: Context) -> None:
+    """Whole-index MaxSim reads every block: hits are those of the sound index less the damaged."""
+    rng = random.Random(7)
+    whole = scores(asked(indexed, uploaded=True, strategy=Strategy.MAX_SIM, top_n=100))
+    assert len(whole) == FRAMES
+    paths = vector_files(indexed)
+    for number in range(FLIPS):
+        path = paths[number % len(paths)]
+        content = path.read_bytes()
+        if number % 5 == 4:
+            os.truncate(path, rng.randrange(len(content)))
+        else:
+            offset = rng.choice((rng.randrange(len(content)), rng.randrange(200)))
+            flip(path, offset, rng.randrange(8))
+        reader = fresh(indexed)
+        state = asked(reader, uploaded=True, strategy=Strategy.MAX_SIM, top_n=100)
+        found, left = lost(state), scores(state)
+        if path.read_bytes() != content:
+            assert found > 0, (path, number)
+            assert any(str(path) in problem for problem in verify_index(reader).problems)
+        assert len(left) >= len(whole) - found
+        assert left == {frame_id: whole[frame_id] for frame_id in left}
+        path.write_bytes(content)
+    assert verify_index(indexed).problems == ()
+
+
+@pytest.mark.parametrize("strategy", ["default", "vote-majority", "grow-rigid", "whole-frame"])
+def test_no_strategy_shows_a_damaged_frame(indexed: Context, strategy: str) -> None:
+    call = indexed.index.root / "g1" / "s1"
+    damaged = sql(indexed, "select frame_id from f_map_runs where shard_id = 1 order by start_row")
+    size = (call / "patch.vec").stat().st_size - HEADER_BYTES
+    for block in (3, 7):
+        flip(call / "patch.vec", HEADER_BYTES + block * size // 10 + 5)
+    flip(call / "global.vec", (call / "global.vec").stat().st_size - 1)
+    state = asked(indexed, strategy=Strategy(strategy), vote_scope="index", top_n=100)
+    if strategy != "whole-frame":
+        assert lost(state) == 3
+    assert {damaged[block][0] for block in (3, 7, 9)}.isdisjoint(scores(state))
+    assert len(state.hits) >= 5
+
+
+def test_the_answer_says_that_it_is_degraded(
+    indexed: Context, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = asked(indexed)
+    os.truncate(vector_files(indexed)[1], HEADER_BYTES)
+    state = asked(fresh(indexed))
+    capsys.readouterr()
+    show_result(state, None, as_json=False)
+    assert f"the vectors of {lost(state)} frames are damaged" in capsys.readouterr().out
+    show_result(state, None, as_json=True)
+    assert json.loads(capsys.readouterr().out)["degraded"] is True
+    show_result(whole, None, as_json=True)
+    assert json.loads(capsys.readouterr().out)["degraded"] is False
+
+
+def test_a_file_put_back_by_hand_counts_again(indexed: Context) -> None:
+    path = indexed.index.root / "g1" / "s1" / "patch.vec"
+    content = path.read_bytes()
+    for remembered_s, after in ((600.0, 1), (1.5, 0)):
+        reader = replace(fresh(indexed), damage=KnownDamage(remembered_s))
+        flip(path, len(content) - 1)
+        assert lost(asked(reader)) == 1
+        path.write_bytes(content)
+        time.sleep(0 if after else 2 * remembered_s)
+        assert lost(asked(reader)) == after
+
+
+def test_the_querys_own_damaged_frame_is_described_from_its_picture(indexed: Context) -> None:
+    before = [hit.frame_id for hit in asked(indexed, strategy=Strategy.MAX_SIM).hits]
+    flip(indexed.index.root / "g1" / "s1" / "patch.vec", HEADER_BYTES + 1)
+    state = asked(fresh(indexed), strategy=Strategy.MAX_SIM)
+    assert [hit.frame_id for hit in state.hits][:3] == before[:3]
+
+
+def damage_header(path: Path) -> None:
+    flip(path, 20)
+
+
+def damage_block(path: Path) -> None:
+    flip(path, path.stat().st_size - 3)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, HEADER_BYTES + 10)
+
+
+@pytest.mark.parametrize("harm", [damage_header, damage_block, cut, Path.unlink])
+@pytest.mark.parametrize("name", ["global.vec", "patch.vec"])
+def test_repair_makes_it_whole_again(
+    indexed: Context, name: str, harm: Callable[[Path], None]
+) -> None:
+    before = scores(asked(indexed, strategy=Strategy.MAX_SIM))
+    path = indexed.index.root / "g1" / "s1" / name
+    harm(path)
+    reader = fresh(indexed)
+    damaged = lost(asked(reader, strategy=Strategy.MAX_SIM, top_n=100))
+    assert damaged > 0
+    report = repair_index(reader)
+    assert (report.shards, report.frames, report.problems) == (2, damaged, ())
+    assert verify_index(reader).problems == ()
+    assert not path.parent.exists(), "the old files are gone"
+    assert sql(reader, "select revision from shards order by id") == [(1,), (0,)]
+    for again in (reader, fresh(indexed)):  # a process that knew of the damage, and another
+        state = asked(again, strategy=Strategy.MAX_SIM)
+        assert lost(state) == 0
+        assert scores(state) == pytest.approx(before, abs=0.05)  # made from JPEG, not from video
+    assert repair_index(reader).frames == 0
+
+
+def test_a_repaired_shard_takes_new_frames(indexed: Context, footage: dict[str, Path]) -> None:
+    flip(indexed.index.root / "g1" / "s1" / "patch.vec", HEADER_BYTES + 1)
+    assert repair_index(indexed).frames == 1
+    ingested(indexed, footage["car"], "call", 2.0, start_utc=START.replace(minute=20))
+    assert verify_index(indexed).problems == ()
+    assert lost(asked(fresh(indexed))) == 0
+
+
+def test_what_has_no_picture_stays_damaged_and_out_of_answers(indexed: Context) -> None:
+    size = (indexed.index.root / "g1" / "s1" / "patch.vec").stat().st_size - HEADER_BYTES
+    for block in (2, 5):
+        flip(indexed.index.root / "g1" / "s1" / "patch.vec", HEADER_BYTES + block * size // 10)
+    frame_id, sha256 = sql(
+        indexed,
+        "select f.id, picture_sha256 from frames f join f_map_runs r on r.frame_id = f.id"
+        " where shard_id = 1 order by start_row offset 5 limit 1",
+    )[0]
+    indexed.pictures.path(sha256).unlink()
+    report = repair_index(indexed)
+    assert report.frames == 1
+    (problem,) = report.problems
+    assert f"frame {frame_id} stays damaged" in problem
+    state = asked(indexed)
+    assert lost(state) == 1 and frame_id not in scores(state)
+
+
+def test_without_weights_nothing_is_touched(indexed: Context) -> None:
+    def missing(name: str) -> object:
+        raise WeightsMissing(f"no {name}")
+
+    path = indexed.index.root / "g1" / "s1" / "patch.vec"
+    flip(path, HEADER_BYTES + 1)
+    report = repair_index(replace(indexed, backbone=missing))  # type: ignore[arg-type]
+    assert report.frames == 0
+    assert "no tiny-a" in report.problems[0]
+    assert path.exists()
+    assert sql(indexed, "select max(revision) from shards") == [(0,)]
+
+
+def test_a_bad_sector_costs_its_own_frame(
+    indexed: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk says EIO for whatever touches one block, alone or among its neighbours."""
+    path = indexed.index.root / "g1" / "s1" / "patch.vec"
+    size = (path.stat().st_size - HEADER_BYTES) // 10
+    bad = range(HEADER_BYTES + 4 * size, HEADER_BYTES + 5 * size)
+    inode, real = path.stat().st_ino, os.preadv
+
+    def preadv(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        end = offset + sum(len(buffer) for buffer in buffers)
+        if os.fstat(descriptor).st_ino == inode and offset < bad.stop and end > bad.start:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    state = asked(indexed, strategy=Strategy.MAX_SIM, top_n=100)
+    assert lost(state) == 1
+    assert len(state.hits) == FRAMES - 2
+
+
+def test_rows_of_an_older_version_are_searched_unchecked(indexed: Context) -> None:
+    """They have no checksum of the global block: verify finds their damage, as it always did."""
+    sql(indexed, "update f_map_runs set global_crc32 = null")
+    assert verify_index(indexed).problems == ()
+    whole = scores(asked(fresh(indexed)))
+    path = indexed.index.root / "g1" / "s1" / "patch.vec"
+    flip(path, HEADER_BYTES + 9, 3)
+    (problem,) = verify_index(indexed).problems
+    assert str(path) in problem
+    state = asked(fresh(indexed))
+    assert lost(state) == 0 and len(scores(state)) == len(whole)
+
+
+def test_damage_that_examination_does_not_find_is_an_error(
+    indexed: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No endless search: a shard is examined once."""
+    flip(indexed.index.root / "g1" / "s1" / "patch.vec", HEADER_BYTES + 1)
+    monkeypatch.setattr(KnownDamage, "examine", lambda _self, _shard: 0)
+    frame_id = sql(indexed, "select max(id) from frames")[0][0]
+    query_id = submit_query(indexed, Box(0.2, 0.2, 0.8, 0.8), SearchParams(), frame_id=frame_id)
+    run_job(indexed, query_state(indexed, query_id).query.job_id, HANDLERS)
+    assert query_state(indexed, query_id).error_code == IndexDamaged.code
+
+
+def test_a_writer_holds_the_shard_until_its_commit(indexed: Context) -> None:
+    """A frozen writer that lost Postgres keeps others out until it finds that out itself."""
+    layout = indexed.index.layout(
+        require_live_generation(indexed).id, 1, 0, loaded_backbone("tiny-a").spec, "fp16"
+    )
+    with ExitStack() as held:
+        held.enter_context(hold_shard(layout))
+        with pytest.raises(StorageFailed, match="another worker"):
+            flip(layout.path("patch"), HEADER_BYTES + 1)
+            repair_index(indexed)
+    assert repair_index(indexed).frames == 1
