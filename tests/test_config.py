@@ -49,7 +49,7 @@ def test_empty_variables_are_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("commit_batch", "0", "greater than or equal to 1"),
         ("commit_batch", "many", "valid integer"),
-        ("codec", "int4", "'fp32' or 'fp16'"),
+        ("codec", "int4", "'fp32', 'fp16' or 'int8'"),
         ("dtype", "float64", "'float32', 'bfloat16' or 'float16'"),
         ("job_lease_s", "nan", "less than or equal to 3600"),
         ("job_lease_s", "-1", "greater than 0.2"),

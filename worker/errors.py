@@ -7,7 +7,6 @@ not (bad input). Codes are part of the API; the list is checked against docs/err
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 
 class RisError(Exception):
@@ -77,7 +76,7 @@ class IndexDamaged(RisError):
     code = "index_damaged"
 
     def __init__(
-        self, message: str, *, folder: Path | None = None, blocks: Sequence[int] = ()
+        self, message: str, *, folder: str | None = None, blocks: Sequence[int] = ()
     ) -> None:
         """``folder``, ``blocks``: which stored blocks cannot be read, where that is known."""
         super().__init__(message)

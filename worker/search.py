@@ -6,7 +6,6 @@ import time
 import uuid
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -251,7 +250,7 @@ def search_generation(
     """Pin, search, rank. A shard in which damage turns up is examined, and searched again without
     its damaged frames: no hit is computed from one. Raises what :func:`search_shards` raises."""
     spec = spec_of(generation)
-    examined: set[Path] = set()
+    examined: set[str] = set()
     while True:
         with context.db.transaction() as session:
             pinned = pin_shards(
@@ -275,9 +274,9 @@ def search_generation(
             if error.folder is None or error.folder in examined:
                 raise
             examined.add(error.folder)
-            damaged = next(shard for shard in shards if shard.layout.folder == error.folder)
+            damaged = next(shard for shard in shards if str(shard.layout.folder) == error.folder)
             found = context.damage.examine(damaged)
-            log.error("index_damaged", folder=str(error.folder), frames=found, detail=str(error))
+            log.error("index_damaged", folder=error.folder, frames=found, detail=str(error))
             continue
         lost = sum(len(shard.lost) for shard in pinned)
         return Searched(ranked, sum(shard.blocks for shard in shards), lost)
@@ -337,7 +336,7 @@ def _stored_descriptors(
             read_blocks(layout, kind, at, sums_n2) for kind in ("global", "patch")
         )
     except IndexDamaged as error:
-        log.error("index_damaged", folder=str(error.folder), frame_id=frame_id, detail=str(error))
+        log.error("index_damaged", folder=error.folder, frame_id=frame_id, detail=str(error))
         embedded = backbone_of(context, generation).embed([frame_picture(context, frame_id)])
         global_nd, patches_ncd = embedded.global_nd, embedded.patches_ncd
     return global_nd[0], patches_ncd[0]

@@ -139,7 +139,7 @@ def test_rows_appended_later_are_seen_and_older_pins_do_not_see_them(tmp_path: P
     np.testing.assert_array_equal(store.global_descriptors(later), made.global_nd)
 
 
-@pytest.mark.parametrize("codec", ["fp32", "fp16"])
+@pytest.mark.parametrize("codec", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("blocks_per_read", [1, 3, 64])
 def test_patch_neighbours_are_those_of_brute_force(
     tmp_path: Path, codec: str, blocks_per_read: int

@@ -24,7 +24,13 @@ from tests.index.shards import (
     read_blocks,
 )
 from worker.core.types import Descriptors
-from worker.errors import IndexDamaged, InputInvalid, StorageFailed, StorageFull
+from worker.errors import (
+    DescriptorInvalid,
+    IndexDamaged,
+    InputInvalid,
+    StorageFailed,
+    StorageFull,
+)
 from worker.index import shard
 from worker.index.codec import codec_named
 from worker.index.shard import (
@@ -56,18 +62,23 @@ def test_fp32_comes_back_to_the_bit(layout: ShardLayout) -> None:
     assert read_blocks(layout, "global", 0, 5).dtype == np.float32
 
 
-def test_fp16_keeps_cosines_within_its_promise(tmp_path: Path) -> None:
-    layout = layout_in(tmp_path, "fp16")
+@pytest.mark.parametrize(("codec", "promise"), [("fp16", 5e-4), ("int8", 1e-2)])
+def test_a_codec_keeps_cosines_within_its_promise(
+    tmp_path: Path, codec: str, promise: float
+) -> None:
+    """With rows of four numbers, where rounding to 8 bits costs most."""
+    layout = layout_in(tmp_path, codec)
     made = random_descriptors(40)
     append_blocks(layout, 0, made)
     back = read_blocks(layout, "patch", 0, 40)
     assert back.dtype == np.float32
     cosine = np.einsum("nqd,ncd->nqc", made.patches_ncd, back)
     exact = np.einsum("nqd,ncd->nqc", made.patches_ncd, made.patches_ncd)
-    assert 0 < np.abs(cosine - exact).max() < 5e-4
+    assert 0 < np.abs(cosine - exact).max() < promise
+    np.testing.assert_allclose(np.linalg.norm(back, axis=-1), 1, atol=1e-3)
 
 
-@pytest.mark.parametrize(("codec", "item_bytes"), [("fp32", 4), ("fp16", 2)])
+@pytest.mark.parametrize(("codec", "item_bytes"), [("fp32", 4), ("fp16", 2), ("int8", 1)])
 def test_a_file_is_a_header_and_blocks_of_one_size(
     tmp_path: Path, codec: str, item_bytes: int
 ) -> None:
@@ -79,7 +90,7 @@ def test_a_file_is_a_header_and_blocks_of_one_size(
 
 
 def test_an_unknown_codec_is_refused() -> None:
-    with pytest.raises(InputInvalid, match="fp16, fp32"):
+    with pytest.raises(InputInvalid, match="fp16, fp32, int8"):
         codec_named("int4")
 
 
@@ -296,3 +307,12 @@ def test_a_write_that_fails_half_way_keeps_what_is_valid(
     assert damaged_blocks(layout, crc32s) == {}
     crc32s = np.concatenate([crc32s, append_blocks(layout, 3, random_descriptors(9, seed=1))])
     assert damaged_blocks(layout, crc32s) == {}
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_int8_refuses_what_has_no_direction(tmp_path: Path, value: float) -> None:
+    made = random_descriptors(2)
+    made.patches_ncd[1, 2] = value
+    with pytest.raises(DescriptorInvalid, match="no direction"):
+        append_blocks(layout_in(tmp_path / "s1", "int8"), 0, made)
+    assert not (tmp_path / "s1").exists()

@@ -278,7 +278,7 @@ def _damaged(layout: ShardLayout, kind: FileKind, blocks: Sequence[int]) -> Inde
     return IndexDamaged(
         f"{layout.path(kind)}: {len(blocks)} blocks are damaged or missing ({shown}); run"
         " `ris verify`, then `ris repair`",
-        folder=layout.folder,
+        folder=str(layout.folder),
         blocks=blocks,
     )
 
@@ -291,7 +291,7 @@ def _read(layout: ShardLayout, kind: FileKind, at: IntArray) -> tuple[np.ndarray
         try:
             descriptor = _open(layout.path(kind), os.O_RDONLY)
         except IndexDamaged as error:
-            raise IndexDamaged(str(error), folder=layout.folder, blocks=at.tolist()) from error
+            raise IndexDamaged(str(error), folder=str(layout.folder), blocks=at.tolist()) from error
         try:
             _fill_all(descriptor, layout, kind, at, stored, sound)
         finally:
@@ -308,7 +308,7 @@ def _fill_all(
     sound: BoolArray,
 ) -> None:
     if _header(descriptor) != layout.header(kind):
-        raise IndexDamaged(_bad_header(layout, kind), folder=layout.folder, blocks=at.tolist())
+        raise IndexDamaged(_bad_header(layout, kind), folder=str(layout.folder), blocks=at.tolist())
     # Neighbouring blocks are read at once.
     edges = [0, *(np.flatnonzero(np.diff(at) != 1) + 1).tolist(), at.size]
     for first, end in pairwise(edges):
