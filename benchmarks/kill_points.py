@@ -1,0 +1,237 @@
+"""kill -9 of an ingest at every step that touches disk or database: is any frame lost or doubled?
+
+    .venv/bin/python -m benchmarks.kill_points [--kills 100] [--seed 1]
+
+A process of its own ingests a short clip and kills itself at its n-th step: before a file is
+opened, written (or half written), cut, synced, renamed, a folder made, a transaction committed, or
+just after the commit. Another process then takes the job over and ends it. The next job dies at
+step n + 1; when a job survives its last step, counting starts over. The peer is an undisturbed
+ingest. Everything runs on own services and a throw-away folder, with the default backbone. Prints
+one JSON object; exit 1 when anything is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import io
+import json
+import os
+import random
+import signal
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+
+from benchmarks.machine import machine
+from benchmarks.scratch import scratch_context
+from models.repositories import jobs as job_record
+from worker.admin.demo import packaged_footage
+from worker.context import Context
+from worker.core.sampling import IntervalPolicy
+from worker.generations import ensure_live_generation
+from worker.ingest import fail_ingest, run_ingest, submit_file
+from worker.jobs import Handler, run_job
+from worker.logs import configure_logging
+from worker.runtime import make_context
+from worker.verify import verify_index
+
+CLIP = next(clip.path for clip in packaged_footage() if clip.camera == "street")
+EVERY_S = 2.5
+HANDLERS = {"ingest": Handler(run_ingest, fail_ingest)}
+STEPS = ("open", "pwrite", "ftruncate", "fsync", "replace", "mkdir")
+FRAMES = """
+    select f.pts, f.picture_sha256, count(r.frame_id) from frames f
+    join cameras c on c.id = f.camera_id left join f_map_runs r on r.frame_id = f.id
+    where c.name = %s group by f.id order by f.pts
+"""
+
+
+class Killer:
+    """Counts steps of this process and ends it at the chosen one."""
+
+    def __init__(self, step: int, half: bool, said: int) -> None:
+        self.step, self.half, self.said = step, half, said
+        self.counted = 0
+
+    def count(self, name: str, before_dying: Callable[[], object] = lambda: None) -> None:
+        self.counted += 1
+        if self.counted == self.step:
+            before_dying()
+            os.write(self.said, name.encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch(self) -> None:
+        """From here on every step of this process counts."""
+        for name in STEPS:
+            setattr(os, name, self._watched(name, getattr(os, name)))
+        builtins.open = io.open = self._watched("file", io.open)
+        commit = psycopg.Connection.commit
+
+        def watched(connection: Any) -> None:
+            self.count("commit")
+            commit(connection)
+            self.count("committed")
+
+        psycopg.Connection.commit = watched  # type: ignore[method-assign, assignment]
+
+    def _watched(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*given: Any, **named: Any) -> Any:
+            def half() -> None:
+                descriptor, body, offset = given
+                call(descriptor, body[: len(body) // 2], offset)
+
+            self.count(name, half if name == "pwrite" and self.half else lambda: None)
+            return call(*given, **named)
+
+        return watched
+
+
+def in_child(work: Callable[[int], None]) -> tuple[bool, str]:
+    """Run ``work`` in a forked process; whether it ended by itself, and what it said."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work(writing)
+            os._exit(0)
+        except BaseException as error:
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+            os._exit(1)
+    os.close(writing)
+    said = os.read(reading, 64).decode()
+    os.close(reading)
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        return False, said
+    if os.WEXITSTATUS(status) != 0:
+        raise SystemExit("an ingest process failed; see above")
+    return True, said
+
+
+class Bench:
+    """Kills jobs of one database, and what came of it."""
+
+    def __init__(self, context: Context, seed: int) -> None:
+        self.context = context
+        self.chance = random.Random(seed)
+        self.kills: Counter[str] = Counter()
+        self.jobs = self.missing = self.doubled = self.other = 0
+        self.recovery_s: list[float] = []
+
+    def own(self) -> Context:
+        """A context with connections of this process; the loaded backbone is inherited."""
+        url = str(self.context.settings.database_url)
+        made = make_context(self.context.settings, url, application_name="ris kill_points")
+        return replace(made, backbone=self.context.backbone, ring=self.context.ring)
+
+    def submit(self, camera: str) -> uuid.UUID:
+        return uuid.UUID(submit_file(self.context, CLIP, camera, IntervalPolicy(EVERY_S)).job_id)
+
+    def end(self, job_id: uuid.UUID) -> None:
+        """Let undisturbed processes take the job over until it is done."""
+        began_s = time.monotonic()
+        while True:
+            in_child(lambda _said: run_job(self.own(), job_id, HANDLERS))
+            with self.context.db.transaction() as session:
+                job = job_record.find(session, job_id)
+                assert job is not None
+                if job.state in ("done", "failed"):
+                    break
+            time.sleep(0.02)  # the dead worker's lease is still running
+        self.recovery_s.append(time.monotonic() - began_s)
+
+    def kill_at(self, step: int) -> bool:
+        """One job, killed at its ``step``-th step; False when it had fewer."""
+        job_id = self.submit(camera := f"killed-{self.jobs}")
+        self.jobs += 1
+        half = self.chance.random() < 0.5
+
+        def work(said: int) -> None:
+            own = self.own()
+            Killer(step, half, said).watch()
+            run_job(own, job_id, HANDLERS)
+
+        survived, name = in_child(work)
+        if survived:
+            return False
+        self.kills[name] += 1
+        self.end(job_id)
+        self.compare(camera)
+        return True
+
+    def rows(self, camera: str) -> list[tuple[Any, ...]]:
+        url = str(self.context.settings.database_url).replace("+psycopg", "")
+        with psycopg.connect(url) as connection:
+            return connection.execute(FRAMES, (camera,)).fetchall()
+
+    def compare(self, camera: str) -> None:
+        found = self.rows(camera)
+        frames = {(pts, sha256) for pts, sha256, _ in found}
+        expected = {(pts, sha256) for pts, sha256, _ in self.rows("undisturbed")}
+        self.missing += len(expected - frames) + sum(runs == 0 for _, _, runs in found)
+        self.other += len(frames - expected)
+        self.doubled += len(found) - len(frames) + sum(max(0, runs - 1) for _, _, runs in found)
+
+
+def measure(bench: Bench, kills: int) -> None:
+    bench.end(bench.submit("undisturbed"))
+    bench.recovery_s.clear()
+    step = 0
+    while bench.kills.total() < kills:
+        step += 1
+        if not bench.kill_at(step):
+            sys.stderr.write(f"a job has {step - 1} steps; {bench.kills.total()} kills so far\n")
+            step = 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=None, help="of the half-written blocks")
+    given = parser.parse_args()
+    seed = random.randrange(2**32) if given.seed is None else given.seed
+    began_s = time.monotonic()
+    configure_logging("ERROR")
+    with scratch_context(
+        threads=1,  # forked processes must find no half of a thread pool
+        commit_batch=2,
+        job_lease_s=0.3,
+        job_max_attempts=100,
+    ) as context:
+        ensure_live_generation(context)
+        bench = Bench(context, seed)
+        measure(bench, given.kills)
+        problems = verify_index(context).problems
+    wrong = bench.missing + bench.doubled + bench.other
+    figure = {
+        "name": "kill_points_frames_wrong",
+        "value": wrong,
+        "unit": "frames",
+        "peer": "undisturbed ingest of the same clip",
+        "peer_value": 0,
+        "ratio": None,
+        "n": bench.kills.total(),
+        "machine": machine(),
+        "kills": dict(bench.kills),
+        "frames_missing": bench.missing,
+        "frames_doubled": bench.doubled,
+        "frames_other": bench.other,
+        "verify_problems": len(problems),
+        "slowest_recovery_s": round(max(bench.recovery_s), 2),
+        "seconds": round(time.monotonic() - began_s, 1),
+        "seed": seed,
+    }
+    sys.stdout.write(json.dumps(figure) + "\n")
+    sys.stderr.writelines(f"{problem}\n" for problem in problems)
+    return int(bool(wrong or problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
