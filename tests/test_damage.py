@@ -294,7 +294,7 @@ def test_damage_that_examination_does_not_find_is_an_error(
 def test_a_writer_holds_the_shard_until_its_commit(indexed: Context) -> None:
     """A frozen writer that lost Postgres keeps others out until it finds that out itself."""
     layout = indexed.index.layout(
-        require_live_generation(indexed).id, 1, 0, loaded_backbone("tiny-a").spec, "fp16"
+        require_live_generation(indexed).id, 1, 0, loaded_backbone("tiny-a").spec, "int8"
     )
     with ExitStack() as held:
         held.enter_context(hold_shard(layout))

@@ -129,7 +129,7 @@ def test_the_same_backbone_rebuilds_every_row_in_another_codec(tiny: Context) ->
     submit_reindex(with_settings(tiny, codec="fp32"), "tiny-a")
     run_jobs(tiny)
     assert sql(tiny, "select codec, state from index_generations order by id") == [
-        ("fp16", "retired"),
+        ("int8", "retired"),
         ("fp32", "live"),
     ]
     assert verify_index(tiny).problems == ()

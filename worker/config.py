@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     embed_batch: int = Field(8, ge=1, le=512, description="Frames per backbone call.")
     commit_batch: int = Field(32, ge=1, le=4096, description="Frames per append and commit.")
     codec: Literal["fp32", "fp16", "int8"] = Field(
-        "fp16", description="Number type of stored descriptors."
+        "int8", description="Number type of stored descriptors."
     )
     shard_span_s: int = Field(
         3600, ge=60, le=86400 * 31, description="Time span of one shard, in seconds."

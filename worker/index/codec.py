@@ -44,10 +44,12 @@ class Codec:
 
     def decode(self, stored: NDArray[np.generic]) -> FloatArray:
         """Stored type (..., d) -> float32. A cosine stays within about 5e-4 (fp16), 5e-3 (int8)."""
-        decoded = np.asarray(stored, dtype=np.float32)
-        if self.dtype == np.int8:
-            norm = np.sqrt(np.einsum("...d,...d->...", decoded, decoded))
-            decoded /= np.maximum(norm, 1)[..., None]  # a copy of what was stored; zeros stay
+        if self.dtype != np.int8:
+            return np.asarray(stored, dtype=np.float32)
+        decoded = stored.astype(np.float32)
+        rows_nd = decoded.reshape(-1, decoded.shape[-1])
+        norm_n = np.sqrt(np.einsum("nd,nd->n", rows_nd, rows_nd))
+        rows_nd *= (1 / np.maximum(norm_n, 1))[:, None]
         return decoded
 
 

@@ -1,6 +1,6 @@
-"""kill -9 of the ingest worker at random moments of ingest jobs: is any frame lost or doubled?
+"""kill -9 of random processes at random moments of ingest jobs: is any frame lost or doubled?
 
-    .venv/bin/python -m benchmarks.kill_worker [--kills 20] [--every 0.04] [--seed 1]
+    .venv/bin/python -m benchmarks.kill_processes [--kills 20] [--victims postgres redis ...]
 
 Uses the RIS that runs on RIS_DATA_DIR, or one of its own on a throw-away folder. The peer is an
 undisturbed ingest of the same clip. Prints one JSON object; exit 1 when anything is wrong.
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from worker.admin.demo import packaged_footage
 from worker.embedded.state import ServiceState, read_state
 
 CLIP = next(clip.path for clip in packaged_footage() if clip.camera == "street")
+VICTIMS = ("worker-ingest", "postgres", "redis")
 LATEST_KILL_S = 2.0
 PATIENCE_S = 300.0
 OWN_SETTINGS = {
@@ -60,6 +62,8 @@ class Tally:
     doubled: int = 0
     other: int = 0
     delays_s: list[float] = field(default_factory=list)
+    victims: list[str] = field(default_factory=list)
+    recovery_s: list[float] = field(default_factory=list)
 
 
 def ris(*arguments: str) -> Any:
@@ -92,9 +96,17 @@ def state_of(data_dir: Path) -> ServiceState:
 
 
 def rows(data_dir: Path, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
-    url = str(state_of(data_dir).database_url).replace("+psycopg", "")
-    with psycopg.connect(url, autocommit=True) as connection:
-        return connection.execute(statement, parameters).fetchall()
+    """Rows of one statement; while Postgres is down or recovering it is asked again."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        url = str(state_of(data_dir).database_url).replace("+psycopg", "")
+        try:
+            with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+                return connection.execute(statement, parameters).fetchall()
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def wait_until(found: Callable[[], bool], what: str) -> None:
@@ -120,46 +132,56 @@ def attempt_of(data_dir: Path, job_id: str) -> tuple[str, str | None]:
 
 
 def kill_until_done(
-    data_dir: Path, job_id: str, tally: Tally, kills: int, chance: random.Random
+    data_dir: Path, job_id: str, tally: Tally, given: argparse.Namespace, chance: random.Random
 ) -> None:
-    """Kill the worker a random time into each attempt of a job, ``kills`` times in all."""
+    """Kill a random victim a random time into each attempt of a job, until the kills are used up.
+
+    After each kill nothing is killed until the victim is up again and an attempt runs.
+    """
     killed_token: str | None = None
 
     def next_attempt_or_end() -> bool:
         state, token = attempt_of(data_dir, job_id)
         return state in {"done", "failed"} or (token is not None and token != killed_token)
 
-    while tally.kills < kills:
+    while tally.kills < given.kills:
         wait_until(next_attempt_or_end, f"the next attempt of job {job_id}")
         token = attempt_of(data_dir, job_id)[1]
         if token is None:
             return
         delay_s = chance.uniform(0.0, LATEST_KILL_S)
         time.sleep(delay_s)
-        pid = state_of(data_dir).pids["worker-ingest"]
+        if attempt_of(data_dir, job_id) != ("running", token):
+            continue  # it had just ended
+        victim = chance.choice(given.victims)
+        pid = state_of(data_dir).pids[victim]
         os.kill(pid, signal.SIGKILL)
-        if attempt_of(data_dir, job_id) == ("running", token):  # else it had just ended
-            killed_token = token
-            tally.kills += 1
-            tally.delays_s.append(round(delay_s, 3))
-            sys.stderr.write(f"kill {tally.kills} of {kills}, {delay_s:.2f} s into an attempt\n")
+        killed_s = time.monotonic()
+        tally.kills += 1
+        tally.delays_s.append(round(delay_s, 3))
+        tally.victims.append(victim)
+        sys.stderr.write(f"kill {tally.kills}: {victim}, {delay_s:.2f} s into an attempt\n")
         wait_until(
-            lambda pid=pid: state_of(data_dir).pids.get("worker-ingest", pid) != pid,  # type: ignore[misc]
-            "the supervisor to start the worker again",
+            lambda victim=victim, pid=pid: state_of(data_dir).pids.get(victim, pid) != pid,  # type: ignore[misc]
+            f"the supervisor to start {victim} again",
         )
+        rows(data_dir, "select 1")
+        tally.recovery_s.append(round(time.monotonic() - killed_s, 2))
+        if victim == "worker-ingest":
+            killed_token = token
 
 
-def measure(data_dir: Path, kills: int, every_s: float, seed: int) -> tuple[Tally, list[str]]:
-    chance = random.Random(seed)
+def measure(data_dir: Path, given: argparse.Namespace) -> tuple[Tally, list[str]]:
+    chance = random.Random(given.seed)
     run = uuid.uuid4().hex[:8]
-    ingest(f"undisturbed-{run}", every_s, wait=True)
+    ingest(f"undisturbed-{run}", given.every, wait=True)
     undisturbed = {(pts, sha256) for pts, sha256, _ in rows(data_dir, FRAMES, f"undisturbed-{run}")}
     tally = Tally()
-    while tally.kills < kills:
+    while tally.kills < given.kills:
         camera = f"killed-{run}-{tally.jobs}"
-        job_id = ingest(camera, every_s, wait=False)
+        job_id = ingest(camera, given.every, wait=False)
         tally.jobs += 1
-        kill_until_done(data_dir, job_id, tally, kills, chance)
+        kill_until_done(data_dir, job_id, tally, given, chance)
         wait_until(
             lambda job_id=job_id: attempt_of(data_dir, job_id)[0] in {"done", "failed"},  # type: ignore[misc]
             f"the end of job {job_id}",
@@ -180,15 +202,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--every", type=float, default=0.04, help="sample every so many seconds")
-    parser.add_argument("--seed", type=int, default=None, help="of the random moments")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    parser.add_argument("--victims", nargs="+", choices=VICTIMS, default=list(VICTIMS))
     given = parser.parse_args()
-    seed = random.randrange(2**32) if given.seed is None else given.seed
     began_s = time.monotonic()
     with running_ris() as data_dir:
-        tally, problems = measure(data_dir, given.kills, given.every, seed)
+        tally, problems = measure(data_dir, given)
     wrong = tally.missing + tally.doubled + tally.other
     figure = {
-        "name": "kill_worker_frames_wrong",
+        "name": "kill_processes_frames_wrong",
         "value": wrong,
         "unit": "frames",
         "peer": "undisturbed ingest of the same clip",
@@ -204,7 +226,9 @@ def main() -> int:
         "frames_other": tally.other,
         "verify_problems": len(problems),
         "seconds": round(time.monotonic() - began_s, 1),
-        "seed": seed,
+        "seed": given.seed,
+        "victims": dict(Counter(tally.victims)),
+        "slowest_restart_s": max(tally.recovery_s, default=None),
         "kill_delays_s": tally.delays_s,
     }
     sys.stdout.write(json.dumps(figure) + "\n")

@@ -1,23 +1,25 @@
-"""kill -9 of an ingest at every step that touches disk or database: is any frame lost or doubled?
+"""Faults at every step of an ingest that touches disk or database: is a frame lost or doubled?
 
-    .venv/bin/python -m benchmarks.kill_points [--kills 100] [--seed 1]
+    .venv/bin/python -m benchmarks.fault_points [--kind kill|ENOSPC|EIO] [--faults 100] [--seed 1]
 
-A process of its own ingests a short clip and kills itself at its n-th step: before a file is
-opened, written (or half written), cut, synced, renamed, a folder made, a transaction committed, or
-just after the commit. Another process then takes the job over and ends it. The next job dies at
-step n + 1; when a job survives its last step, counting starts over. The peer is an undisturbed
-ingest. Everything runs on own services and a throw-away folder, with the default backbone. Prints
-one JSON object; exit 1 when anything is wrong.
+A process of its own ingests a short clip. At its n-th step it kills itself (-9), or the disk says
+that it is full or broken: before a file is opened, written (or half written), cut, synced, renamed,
+a folder made; kills also come before and just after a commit. Other processes then take the job
+over and end it. The next job is disturbed at step n + 1; when one ends undisturbed, counting starts
+over. The peer is an undisturbed ingest. Everything runs on own services and a throw-away folder,
+with the default backbone. Prints one JSON object; exit 1 when anything is wrong.
 """
 
 from __future__ import annotations
 
 import argparse
 import builtins
+import errno
 import io
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -53,19 +55,27 @@ FRAMES = """
 """
 
 
-class Killer:
-    """Counts steps of this process and ends it at the chosen one."""
+class Fault:
+    """Counts steps of this process; at the chosen one it dies, or the disk answers with an error.
 
-    def __init__(self, step: int, half: bool, said: int) -> None:
-        self.step, self.half, self.said = step, half, said
+    ``kind``: ``kill``, or the name of an errno. Commits count for kills only.
+    """
+
+    def __init__(self, kind: str, step: int, half: bool, said: int) -> None:
+        self.kind, self.step, self.half, self.said = kind, step, half, said
         self.counted = 0
 
-    def count(self, name: str, before_dying: Callable[[], object] = lambda: None) -> None:
+    def count(self, name: str, first: Callable[[], object] = lambda: None) -> None:
+        if self.kind != "kill" and name.startswith("commit"):
+            return
         self.counted += 1
         if self.counted == self.step:
-            before_dying()
+            first()
             os.write(self.said, name.encode())
-            os.kill(os.getpid(), signal.SIGKILL)
+            if self.kind == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            number = int(getattr(errno, self.kind))
+            raise OSError(number, os.strerror(number))
 
     def watch(self) -> None:
         """From here on every step of this process counts."""
@@ -93,8 +103,8 @@ class Killer:
         return watched
 
 
-def in_child(work: Callable[[int], None]) -> tuple[bool, str]:
-    """Run ``work`` in a forked process; whether it ended by itself, and what it said."""
+def in_child(work: Callable[[int], None]) -> str:
+    """Run ``work`` in a forked process until it ends or dies; what it said."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -108,20 +118,19 @@ def in_child(work: Callable[[int], None]) -> tuple[bool, str]:
     said = os.read(reading, 64).decode()
     os.close(reading)
     _, status = os.waitpid(pid, 0)
-    if os.WIFSIGNALED(status):
-        return False, said
-    if os.WEXITSTATUS(status) != 0:
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
         raise SystemExit("an ingest process failed; see above")
-    return True, said
+    return said
 
 
 class Bench:
     """Kills jobs of one database, and what came of it."""
 
-    def __init__(self, context: Context, seed: int) -> None:
-        self.context = context
+    def __init__(self, context: Context, kind: str, seed: int) -> None:
+        self.context, self.kind = context, kind
         self.chance = random.Random(seed)
-        self.kills: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+        self.answers: Counter[str] = Counter()
         self.jobs = self.missing = self.doubled = self.other = 0
         self.recovery_s: list[float] = []
 
@@ -147,21 +156,27 @@ class Bench:
             time.sleep(0.02)  # the dead worker's lease is still running
         self.recovery_s.append(time.monotonic() - began_s)
 
-    def kill_at(self, step: int) -> bool:
-        """One job, killed at its ``step``-th step; False when it had fewer."""
-        job_id = self.submit(camera := f"killed-{self.jobs}")
+    def fault_at(self, step: int) -> bool:
+        """One job, disturbed at its ``step``-th step; False when it had fewer."""
+        # Every job keeps the same pictures: without this only the first would write any.
+        shutil.rmtree(self.context.settings.data_dir / "pictures", ignore_errors=True)
+        job_id = self.submit(camera := f"disturbed-{self.jobs}")
         self.jobs += 1
         half = self.chance.random() < 0.5
 
         def work(said: int) -> None:
             own = self.own()
-            Killer(step, half, said).watch()
+            Fault(self.kind, step, half, said).watch()
             run_job(own, job_id, HANDLERS)
 
-        survived, name = in_child(work)
-        if survived:
+        name = in_child(work)
+        if not name:
             return False
-        self.kills[name] += 1
+        self.faults[name] += 1
+        with self.context.db.transaction() as session:
+            job = job_record.find(session, job_id)
+            assert job is not None
+            self.answers[job.retry_code or job.error_code or job.state] += 1
         self.end(job_id)
         self.compare(camera)
         return True
@@ -180,20 +195,21 @@ class Bench:
         self.doubled += len(found) - len(frames) + sum(max(0, runs - 1) for _, _, runs in found)
 
 
-def measure(bench: Bench, kills: int) -> None:
+def measure(bench: Bench, faults: int) -> None:
     bench.end(bench.submit("undisturbed"))
     bench.recovery_s.clear()
     step = 0
-    while bench.kills.total() < kills:
+    while bench.faults.total() < faults:
         step += 1
-        if not bench.kill_at(step):
-            sys.stderr.write(f"a job has {step - 1} steps; {bench.kills.total()} kills so far\n")
+        if not bench.fault_at(step):
+            sys.stderr.write(f"a job has {step - 1} steps; {bench.faults.total()} faults so far\n")
             step = 0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--faults", type=int, default=100)
+    parser.add_argument("--kind", choices=("kill", "ENOSPC", "EIO"), default="kill")
     parser.add_argument("--seed", type=int, default=None, help="of the half-written blocks")
     given = parser.parse_args()
     seed = random.randrange(2**32) if given.seed is None else given.seed
@@ -204,22 +220,24 @@ def main() -> int:
         commit_batch=2,
         job_lease_s=0.3,
         job_max_attempts=100,
+        job_retry_base_s=0.05,
     ) as context:
         ensure_live_generation(context)
-        bench = Bench(context, seed)
-        measure(bench, given.kills)
+        bench = Bench(context, given.kind, seed)
+        measure(bench, given.faults)
         problems = verify_index(context).problems
     wrong = bench.missing + bench.doubled + bench.other
     figure = {
-        "name": "kill_points_frames_wrong",
+        "name": f"fault_points_{given.kind}_frames_wrong",
         "value": wrong,
         "unit": "frames",
         "peer": "undisturbed ingest of the same clip",
         "peer_value": 0,
         "ratio": None,
-        "n": bench.kills.total(),
+        "n": bench.faults.total(),
         "machine": machine(),
-        "kills": dict(bench.kills),
+        "faults": dict(bench.faults),
+        "answers": dict(bench.answers),
         "frames_missing": bench.missing,
         "frames_doubled": bench.doubled,
         "frames_other": bench.other,
