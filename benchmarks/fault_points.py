@@ -195,11 +195,12 @@ class Bench:
         self.doubled += len(found) - len(frames) + sum(max(0, runs - 1) for _, _, runs in found)
 
 
-def measure(bench: Bench, faults: int) -> None:
+def measure(bench: Bench, faults: int, seconds: float) -> None:
     bench.end(bench.submit("undisturbed"))
     bench.recovery_s.clear()
     step = 0
-    while bench.faults.total() < faults:
+    end_s = time.monotonic() + seconds
+    while bench.faults.total() < faults and time.monotonic() < end_s:
         step += 1
         if not bench.fault_at(step):
             sys.stderr.write(f"a job has {step - 1} steps; {bench.faults.total()} faults so far\n")
@@ -209,6 +210,7 @@ def measure(bench: Bench, faults: int) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faults", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after that")
     parser.add_argument("--kind", choices=("kill", "ENOSPC", "EIO"), default="kill")
     parser.add_argument("--seed", type=int, default=None, help="of the half-written blocks")
     given = parser.parse_args()
@@ -224,7 +226,7 @@ def main() -> int:
     ) as context:
         ensure_live_generation(context)
         bench = Bench(context, given.kind, seed)
-        measure(bench, given.faults)
+        measure(bench, given.faults, given.seconds)
         problems = verify_index(context).problems
     wrong = bench.missing + bench.doubled + bench.other
     figure = {
