@@ -131,7 +131,7 @@ def test_rows_are_frames_times_cells(street: Context) -> None:
     runs = sql(street, "select sum(row_count), count(*), count(distinct frame_id) from f_map_runs")
     assert runs == [(10 * cells, 10, 10)]
     for path in (street.settings.data_dir / "index").glob("*/*/patch.vec"):
-        assert path.stat().st_size == HEADER_BYTES + 5 * cells * 192 * 2
+        assert path.stat().st_size == HEADER_BYTES + 5 * cells * 192
 
 
 def test_stored_descriptors_are_the_backbones(street: Context, footage: dict[str, Path]) -> None:

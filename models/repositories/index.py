@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import exists, func, select, text, update
+from sqlalchemy import BigInteger, exists, func, literal, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from models.bulk import unnested
 from models.index import FMapRun, IndexGeneration, Shard
 from models.video import Frame
 
@@ -138,20 +139,18 @@ def replace_files(session: Session, shard: Shard, sums: Mapping[int, tuple[int, 
 
 def append_runs(session: Session, shard: Shard, runs: Sequence[NewRun]) -> None:
     """Record runs at the end of a locked shard and advance its valid length."""
+    columns = {
+        "start_row": [run.start_row for run in runs],
+        "row_count": [run.row_count for run in runs],
+        "frame_id": [run.frame_id for run in runs],
+        "view": [run.view for run in runs],
+        "crc32": [run.crc32 for run in runs],
+        "global_crc32": [run.global_crc32 for run in runs],
+    }
+    rows = unnested(FMapRun, columns)
+    names = ["shard_id", *columns]
     session.execute(
-        insert(FMapRun),
-        [
-            {
-                "shard_id": shard.id,
-                "start_row": run.start_row,
-                "row_count": run.row_count,
-                "frame_id": run.frame_id,
-                "view": run.view,
-                "crc32": run.crc32,
-                "global_crc32": run.global_crc32,
-            }
-            for run in runs
-        ],
+        insert(FMapRun).from_select(names, select(literal(shard.id, BigInteger), *rows))
     )
     session.execute(
         update(Shard)

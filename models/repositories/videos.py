@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import BigInteger, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload
 
+from models.bulk import unnested
 from models.video import Camera, Frame, VideoSegment
 
 
@@ -139,19 +140,17 @@ def insert_frames(
     session: Session, segment: VideoSegment, frames: Sequence[NewFrame]
 ) -> dict[int, int]:
     """Record frames and return their ids by pts. Frames already recorded keep their id."""
-    rows = [
-        {
-            "segment_id": segment.id,
-            "camera_id": segment.camera_id,
-            "t_utc": frame.t_utc,
-            "pts": frame.pts,
-            "h_px": frame.h_px,
-            "w_px": frame.w_px,
-            "picture_sha256": frame.picture_sha256,
-        }
-        for frame in frames
-    ]
-    session.execute(insert(Frame).on_conflict_do_nothing(), rows)
+    columns: dict[str, list[Any]] = {
+        "t_utc": [frame.t_utc for frame in frames],
+        "pts": [frame.pts for frame in frames],
+        "h_px": [frame.h_px for frame in frames],
+        "w_px": [frame.w_px for frame in frames],
+        "picture_sha256": [frame.picture_sha256 for frame in frames],
+    }
+    rows = unnested(Frame, columns)
+    chosen = select(literal(segment.id, BigInteger), literal(segment.camera_id, BigInteger), *rows)
+    names = ["segment_id", "camera_id", *columns]
+    session.execute(insert(Frame).from_select(names, chosen).on_conflict_do_nothing())
     found = session.execute(
         select(Frame.pts, Frame.id).where(
             Frame.segment_id == segment.id, Frame.pts.in_([frame.pts for frame in frames])

@@ -36,11 +36,13 @@ class Codec:
         """
         if self.dtype != np.int8:
             return np.ascontiguousarray(descriptors, dtype=self.dtype)
-        peak = np.abs(descriptors).max(axis=-1, keepdims=True)
+        peak = np.maximum(descriptors.max(axis=-1), -descriptors.min(axis=-1))
         if not (np.isfinite(peak) & (peak > 0)).all():
             raise DescriptorInvalid("a descriptor is NaN, infinite or zero: it has no direction")
-        stretched = descriptors * (np.float32(_INT8_PEAK) / peak)
-        return np.ascontiguousarray(np.rint(stretched).astype(np.int8))
+        stretched = descriptors * (np.float32(_INT8_PEAK) / peak)[..., None]
+        np.rint(stretched, out=stretched)
+        stored: NDArray[np.generic] = stretched.astype(np.int8, order="C")
+        return stored
 
     def decode(self, stored: NDArray[np.generic]) -> FloatArray:
         """Stored type (..., d) -> float32. A cosine stays within about 5e-4 (fp16), 5e-3 (int8)."""

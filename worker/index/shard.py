@@ -92,8 +92,8 @@ def append_blocks(layout: ShardLayout, valid_blocks: int, descriptors: Descripto
             f" do not fit the shard's blocks {expected}"
         )
     with _storage_errors(layout.folder):
-        _append_file(layout, "global", valid_blocks, stored_global.tobytes())
-        _append_file(layout, "patch", valid_blocks, stored_patches.tobytes())
+        _append_file(layout, "global", valid_blocks, stored_global.data.cast("B"))
+        _append_file(layout, "patch", valid_blocks, stored_patches.data.cast("B"))
     return _checksums(stored_global, stored_patches)
 
 
@@ -130,7 +130,9 @@ def hold_shard(layout: ShardLayout) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _append_file(layout: ShardLayout, kind: FileKind, valid_blocks: int, body: bytes) -> None:
+def _append_file(
+    layout: ShardLayout, kind: FileKind, valid_blocks: int, body: memoryview | bytes
+) -> None:
     path = layout.path(kind)
     if valid_blocks == 0:
         layout.folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +162,7 @@ def _open(path: Path, flags: int) -> int:
         raise IndexDamaged(f"{path} is missing; run `ris verify`") from error
 
 
-def _write_all(descriptor: int, body: bytes, offset: int) -> None:
+def _write_all(descriptor: int, body: memoryview | bytes, offset: int) -> None:
     view = memoryview(body)
     while view:
         written = os.pwrite(descriptor, view, offset)
