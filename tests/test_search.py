@@ -179,6 +179,20 @@ def test_a_camera_filter_lets_only_its_frames_in(indexed: Context) -> None:
     assert len(state.hits) == 3
 
 
+def test_filters_leave_the_scene_of_the_querys_frame_to_learn_from(indexed: Context) -> None:
+    """The same likeness as without the filter, and no hit from outside it."""
+    frame_id = frame_ids(indexed, "street")[2]
+    everywhere = {hit.frame_id: hit for hit in hits_of(answered(indexed, frame_id=frame_id))}
+    state = answered(indexed, frame_id=frame_id, camera_ids=(camera_id(indexed, "call"),))
+    assert state.query.stats is not None
+    assert state.query.stats["frames_searched"] == 5
+    assert {hit.frame.camera.name for hit in hits_of(state)} == {"call"}
+    both = [hit for hit in state.hits if hit.frame_id in everywhere]
+    assert both
+    for hit in both:
+        assert hit.score == pytest.approx(everywhere[hit.frame_id].score, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("t_from_s", "t_to_s", "expected"),
     [

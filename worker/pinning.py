@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from datetime import timedelta
 
 import numpy as np
 
@@ -11,12 +12,16 @@ from models.index import IndexGeneration, Shard
 from models.repositories import index as index_record
 from models.repositories.index import ShardRuns
 from models.session import Session
+from models.video import Frame
 from worker.core.backbone_spec import BackboneSpec, spec_from_json
 from worker.core.f_map import FMapRuns
 from worker.core.search_params import SearchParams
 from worker.errors import IndexDamaged
 from worker.index.damage import KnownDamage, sound
 from worker.index.store import IndexStore, PinnedShard
+
+SCENE_S = 3600.0
+"""How far around the query's frame its camera is looked at whatever the filters say."""
 
 
 def spec_of(generation: IndexGeneration) -> BackboneSpec:
@@ -90,6 +95,27 @@ def pin_shards(
         t_to_utc=params.t_to_utc,
     )
     return [pin_shard(session, store, cache, generation, shard, damage) for shard in shards]
+
+
+def pin_scene(
+    session: Session,
+    store: IndexStore,
+    cache: FMapCache,
+    generation: IndexGeneration,
+    frame: Frame,
+    damage: KnownDamage | None = None,
+) -> list[PinnedShard]:
+    """Shards of a frame's camera around its time, to learn from and to follow through only."""
+    around = timedelta(seconds=SCENE_S)
+    shards = index_record.select_shards(
+        session,
+        generation.id,
+        camera_ids=[frame.camera_id],
+        t_from_utc=frame.t_utc - around,
+        t_to_utc=frame.t_utc + around,
+    )
+    pinned = [pin_shard(session, store, cache, generation, shard, damage) for shard in shards]
+    return [replace(shard, searched=False) for shard in pinned]
 
 
 def pin_shard(

@@ -30,9 +30,10 @@ from worker.core.types import FloatArray, GridSize, ImageArray, Roi
 from worker.errors import IndexDamaged, InputInvalid, NotFound
 from worker.generations import backbone_of, require_live_generation
 from worker.index.shard import read_blocks
+from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
 from worker.messages import QUERY_QUEUE
-from worker.pinning import pin_shards, spec_of
+from worker.pinning import pin_scene, pin_shards, spec_of
 from worker.query_picture import cut_out, frame_picture, query_picture
 from worker.ranked_frame import QueryDescriptors, RankedFrame
 from worker.two_stage import search_shards
@@ -253,9 +254,7 @@ def search_generation(
     examined: set[str] = set()
     while True:
         with context.db.transaction() as session:
-            pinned = pin_shards(
-                session, context.index, context.f_maps, generation, params, context.damage
-            )
+            pinned = _pinned(context, session, generation, params, exclude_frame_id)
         shards = [shard for shard in pinned if shard.blocks]
         try:
             ranked = search_shards(
@@ -278,8 +277,28 @@ def search_generation(
             found = context.damage.examine(damaged)
             log.error("index_damaged", folder=error.folder, frames=found, detail=str(error))
             continue
-        lost = sum(len(shard.lost) for shard in pinned)
-        return Searched(ranked, sum(shard.blocks for shard in shards), lost)
+        asked = [shard for shard in pinned if shard.searched]
+        lost = sum(len(shard.lost) for shard in asked)
+        return Searched(ranked, sum(shard.blocks for shard in asked), lost)
+
+
+def _pinned(
+    context: Context,
+    session: Session,
+    generation: IndexGeneration,
+    params: SearchParams,
+    frame_id: int | None,
+) -> list[PinnedShard]:
+    """What the filters let in, and beside it the scene of the query's own frame."""
+    given = (session, context.index, context.f_maps, generation)
+    pinned = pin_shards(*given, params, context.damage)
+    filtered = params.camera_ids or params.t_from_utc or params.t_to_utc
+    frame = video_record.find_frame(session, frame_id) if frame_id and filtered else None
+    if frame is None:
+        return pinned
+    inside = {shard.shard_id for shard in pinned}
+    scene = pin_scene(*given, frame, context.damage)
+    return [*pinned, *(shard for shard in scene if shard.shard_id not in inside)]
 
 
 def describe_query(

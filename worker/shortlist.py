@@ -59,7 +59,9 @@ def shortlist(
         _Part(
             np.full(int(kept.sum()), position, dtype=np.int64),
             np.flatnonzero(kept).astype(np.int64),
-            _coarse_appearance(subject, compact, basis, position)[kept],
+            _coarse_appearance(subject, compact, basis, position)[kept]
+            if kept.any()
+            else np.empty(0, dtype=np.float32),
             (store.global_descriptors(shards[position]) @ global_d)[kept],
         )
         for position, kept in enumerate(inside)

@@ -151,11 +151,28 @@ def test_without_the_query_frame_there_is_no_trail(shards: list[PinnedShard]) ->
     assert max(hit.score for hit in ranked) < 1.1 + 1e-6
 
 
-def test_a_filter_that_leaves_the_query_frame_out_leaves_the_trail_out(
-    shards: list[PinnedShard],
-) -> None:
+def test_without_the_query_frames_shard_there_is_no_trail(shards: list[PinnedShard]) -> None:
     ranked = searched(shards[1:])
     assert {hit.frame_id for hit in ranked[:3]} == {100 + frame for frame in OTHER_WALK}
+
+
+@pytest.mark.parametrize("strategy", ["fused", "grow-rigid", "max-sim", "vote-majority"])
+@pytest.mark.parametrize("top_n", [4, 500])
+def test_a_shard_that_the_filters_leave_out_is_learnt_from_and_gives_no_hits(
+    shards: list[PinnedShard], strategy: str, top_n: int
+) -> None:
+    """The query's own camera: what it knows of the box is used for the other one."""
+    chosen, scene = Strategy(strategy), replace(shards[0], searched=False)
+    beside = searched([scene, shards[1]], strategy=chosen, top_n=top_n)
+    assert all(hit.frame_id >= 100 for hit in beside)
+    assert len(beside) == min(top_n, FRAMES)
+    if strategy in ("fused", "grow-rigid"):
+        assert {hit.frame_id for hit in beside[:3]} == {100 + frame for frame in OTHER_WALK}
+        both = {hit.frame_id: hit.appearance for hit in searched(shards, strategy=chosen)}
+        alone = {hit.frame_id: hit.appearance for hit in searched(shards[1:], strategy=chosen)}
+        for hit in beside[:3]:
+            assert hit.appearance == pytest.approx(both[hit.frame_id], abs=0.005)
+            assert hit.appearance != pytest.approx(alone[hit.frame_id], abs=0.02)
 
 
 def test_a_camera_with_one_frame_is_searched_as_it_is(tmp_path: Path) -> None:

@@ -113,8 +113,8 @@ def in_time(
     t_from_epoch_s: float | None = None,
     t_to_epoch_s: float | None = None,
 ) -> BoolArray:
-    """Which frames of a shard lie in [t_from, t_to): bool (blocks,)."""
-    inside = np.ones(shard.blocks, dtype=np.bool_)
+    """Which frames of a shard the filters let in, those in [t_from, t_to): bool (blocks,)."""
+    inside = np.full(shard.blocks, shard.searched, dtype=np.bool_)
     if t_from_epoch_s is not None:
         inside &= shard.t_epoch_s >= t_from_epoch_s
     if t_to_epoch_s is not None:

@@ -28,7 +28,8 @@ class PinnedShard:
 
     Frames that are known to be damaged are not among them, so "block" here is a position in this
     list; ``stored_n`` int64 (blocks,) says which block of the files it is. ``sums_n2``: int64
-    (blocks, 2), their checksums. ``lost``: the file blocks left out.
+    (blocks, 2), their checksums. ``lost``: the file blocks left out. ``searched``: False for a
+    shard that the filters leave out: it is learnt from and followed through, and gives no hits.
     """
 
     shard_id: int
@@ -41,6 +42,7 @@ class PinnedShard:
     stored_n: IntArray
     sums_n2: IntArray
     lost: tuple[int, ...] = ()
+    searched: bool = True
 
     @property
     def contents(self) -> tuple[str, tuple[int, ...]]:
