@@ -47,7 +47,7 @@ from worker.verify import verify_index
 CLIP = next(clip.path for clip in packaged_footage() if clip.camera == "street")
 EVERY_S = 2.5
 HANDLERS = {"ingest": Handler(run_ingest, fail_ingest)}
-STEPS = ("open", "pwrite", "ftruncate", "fsync", "replace", "mkdir")
+STEPS = ("open", "pread", "pwrite", "ftruncate", "fsync", "replace", "mkdir")
 FRAMES = """
     select f.pts, f.picture_sha256, count(r.frame_id) from frames f
     join cameras c on c.id = f.camera_id left join f_map_runs r on r.frame_id = f.id
@@ -137,7 +137,7 @@ class Bench:
     def own(self) -> Context:
         """A context with connections of this process; the loaded backbone is inherited."""
         url = str(self.context.settings.database_url)
-        made = make_context(self.context.settings, url, application_name="ris kill_points")
+        made = make_context(self.context.settings, url, application_name="ris fault_points")
         return replace(made, backbone=self.context.backbone, ring=self.context.ring)
 
     def submit(self, camera: str) -> uuid.UUID:

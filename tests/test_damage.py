@@ -3,36 +3,52 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import random
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.parts import HANDLERS, ingested, loaded, loaded_backbone, sql, with_settings
+from tests.parts import (
+    HANDLERS,
+    ingested,
+    job,
+    loaded,
+    loaded_backbone,
+    run_jobs,
+    sql,
+    with_settings,
+)
 from worker.admin.query import show_result
+from worker.backbones.base import Backbone
 from worker.context import Context
+from worker.core.sampling import IntervalPolicy
 from worker.core.search_params import SearchParams, Strategy
 from worker.core.types import Box
-from worker.errors import IndexDamaged, StorageFailed, WeightsMissing
+from worker.errors import IndexDamaged, WeightsMissing
 from worker.generations import require_live_generation
 from worker.index.compact_cache import CompactCache
 from worker.index.damage import KnownDamage
-from worker.index.shard import HEADER_BYTES, hold_shard
+from worker.index.shard import HEADER_BYTES, ShardLayout, hold_shard
 from worker.index.store import IndexStore
+from worker.ingest import submit_file
 from worker.jobs import run_job
 from worker.pinning import FMapCache
 from worker.repair import repair_index
+from worker.runtime import make_context
 from worker.search import QueryState, query_state, submit_query
 from worker.verify import verify_index
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+LATER = START + timedelta(minutes=20)
 FRAMES = 12
 FLIPS = 60
 
@@ -195,7 +211,9 @@ def test_repair_makes_it_whole_again(
     damaged = lost(asked(reader, strategy=Strategy.MAX_SIM, top_n=100))
     assert damaged > 0
     report = repair_index(reader)
-    assert (report.shards, report.frames, report.problems) == (2, damaged, ())
+    assert (report.shards, report.repaired, report.problems) == (2, 1, ())
+    # Behind a broken header every block is sound: nothing is made anew.
+    assert report.frames == (0 if harm is damage_header else damaged)
     assert verify_index(reader).problems == ()
     assert not path.parent.exists(), "the old files are gone"
     assert sql(reader, "select revision from shards order by id") == [(1,), (0,)]
@@ -226,10 +244,16 @@ def test_what_has_no_picture_stays_damaged_and_out_of_answers(indexed: Context) 
     indexed.pictures.path(sha256).unlink()
     report = repair_index(indexed)
     assert report.frames == 1
-    (problem,) = report.problems
+    problem, kept = report.problems
     assert f"frame {frame_id} stays damaged" in problem
-    state = asked(indexed)
-    assert lost(state) == 1 and frame_id not in scores(state)
+    assert str(indexed.index.root) in kept and (indexed.index.root / "g1" / "s1").exists()
+    for reader in (indexed, fresh(indexed)):
+        state = asked(reader)
+        assert lost(state) == 1 and frame_id not in scores(state)
+    assert len(verify_index(indexed).problems) == 2  # the block and the picture
+    again = repair_index(indexed)
+    assert (again.repaired, again.frames, len(again.problems)) == (0, 0, 1)
+    assert sql(indexed, "select revision from shards order by id") == [(1,), (0,)]
 
 
 def test_without_weights_nothing_is_touched(indexed: Context) -> None:
@@ -284,21 +308,141 @@ def test_damage_that_examination_does_not_find_is_an_error(
 ) -> None:
     """No endless search: a shard is examined once."""
     flip(indexed.index.root / "g1" / "s1" / "patch.vec", HEADER_BYTES + 1)
-    monkeypatch.setattr(KnownDamage, "examine", lambda _self, _shard: 0)
+    monkeypatch.setattr(KnownDamage, "examine", lambda _self, _shard, _blocks: 0)
     frame_id = sql(indexed, "select max(id) from frames")[0][0]
     query_id = submit_query(indexed, Box(0.2, 0.2, 0.8, 0.8), SearchParams(), frame_id=frame_id)
     run_job(indexed, query_state(indexed, query_id).query.job_id, HANDLERS)
     assert query_state(indexed, query_id).error_code == IndexDamaged.code
 
 
-def test_a_writer_holds_the_shard_until_its_commit(indexed: Context) -> None:
-    """A frozen writer that lost Postgres keeps others out until it finds that out itself."""
-    layout = indexed.index.layout(
-        require_live_generation(indexed).id, 1, 0, loaded_backbone("tiny-a").spec, "int8"
-    )
-    with ExitStack() as held:
-        held.enter_context(hold_shard(layout))
-        with pytest.raises(StorageFailed, match="another worker"):
-            flip(layout.path("patch"), HEADER_BYTES + 1)
-            repair_index(indexed)
+def current(context: Context) -> ShardLayout:
+    revision = sql(context, "select revision from shards where id = 1")[0][0]
+    spec = loaded_backbone("tiny-a").spec
+    return context.index.layout(require_live_generation(context).id, 1, revision, spec, "int8")
+
+
+def test_a_shard_that_is_held_is_written_later(
+    indexed: Context, footage: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brief = functools.partial(hold_shard, wait_s=0.1)
+    monkeypatch.setattr("worker.recording.hold_shard", brief)
+    made = submit_file(indexed, footage["car"], "call", IntervalPolicy(2.0), start_utc=LATER)
+    with hold_shard(current(indexed)):
+        run_job(indexed, uuid.UUID(made.job_id), HANDLERS)
+        waiting = job(indexed, made.job_id)
+        assert (waiting.state, waiting.retry_code) == ("queued", "storage_failed")
+    run_jobs(indexed)
+    assert job(indexed, made.job_id).state == "done"
+    assert verify_index(indexed).problems == ()
+
+
+def test_a_frozen_writer_does_not_write_over_what_another_committed(
+    indexed: Context, footage: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the row lock and its valid length, freezes, loses Postgres; another one commits."""
+    thawed: list[bool] = []
+
+    @contextmanager
+    def frozen(layout: ShardLayout) -> Iterator[None]:
+        if not thawed:
+            thawed.append(True)
+            sql(indexed, "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where datname = current_database() and pid <> pg_backend_pid()")  # fmt: skip
+            other = make_context(
+                indexed.settings, str(indexed.settings.database_url), application_name="other"
+            )
+            ingested(
+                replace(other, backbone=indexed.backbone, ring=indexed.ring),
+                footage["car"], "call", 1.0, start_utc=LATER,
+            )  # fmt: skip
+            other.db.close()
+        with hold_shard(layout):
+            yield
+
+    monkeypatch.setattr("worker.recording.hold_shard", frozen)
+    made = submit_file(indexed, footage["car"], "call", IntervalPolicy(2.0), start_utc=LATER)
+    run_job(indexed, uuid.UUID(made.job_id), HANDLERS)
+    assert thawed
+    assert job(indexed, made.job_id).retry_code == "service_unavailable"
+    assert verify_index(indexed).problems == ()
+    run_jobs(indexed)
+    assert job(indexed, made.job_id).state == "done"
+    assert verify_index(indexed).problems == ()
+    assert sql(indexed, "select frame_count from shards where id = 1") == [(10 + 4 + 2,)]
+
+
+def test_large_shards_are_repaired_whatever_is_broken(
+    indexed: Context, footage: dict[str, Path]
+) -> None:
+    """More blocks than are read at a time, a picture that is gone, and frames that arrive late."""
+    ingested(indexed, footage["bikes"], "call", 0.08, start_utc=LATER)
+    blocks = sql(indexed, "select frame_count from shards where id = 1")[0][0]
+    assert blocks > 100
+    path = current(indexed).path("patch")
+    (sha256,) = sql(
+        indexed,
+        "select picture_sha256 from frames f join f_map_runs r on r.frame_id = f.id"
+        " where shard_id = 1 order by start_row offset 70 limit 1",
+    )[0]
+    kept = indexed.pictures.path(sha256).read_bytes()
+    indexed.pictures.path(sha256).unlink()
+    damage_header(path)
+    assert lost(asked(fresh(indexed))) == blocks
+    report = repair_index(indexed)
+    assert (report.repaired, report.frames, report.problems) == (1, 0, ())
+    assert verify_index(indexed, pictures=False).problems == ()
+    current(indexed).path("patch").unlink()
+    assert lost(asked(fresh(indexed))) == blocks
+    report = repair_index(indexed)
+    assert (report.repaired, report.frames, len(report.problems)) == (1, blocks - 1, 2)
+    assert lost(asked(fresh(indexed))) == 1
+    indexed.pictures.path(sha256).write_bytes(kept)
     assert repair_index(indexed).frames == 1
+    assert verify_index(indexed).problems == ()
+
+
+def test_frames_that_arrive_during_a_repair_are_in_it(
+    indexed: Context, footage: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flip(current(indexed).path("global"), HEADER_BYTES + 1)
+    real = indexed.backbone
+
+    def slow(name: str) -> Backbone:
+        if sql(indexed, "select count(*) from frames") == [(FRAMES,)]:
+            ingested(indexed, footage["car"], "call", 2.0, start_utc=LATER)
+        return real(name)
+
+    report = repair_index(replace(indexed, backbone=slow))
+    assert (report.repaired, report.frames, report.problems) == (1, 1, ())
+    assert sql(indexed, "select frame_count, revision from shards where id = 1") == [(12, 1)]
+    assert verify_index(indexed).problems == ()
+    assert lost(asked(fresh(indexed))) == 0
+
+
+def test_damage_outside_the_time_span_does_not_degrade(indexed: Context) -> None:
+    path = current(indexed).path("patch")
+    flip(path, HEADER_BYTES + (path.stat().st_size - HEADER_BYTES) // 10)  # 0.4 s after the start
+    reader = fresh(indexed)
+    assert lost(asked(reader)) == 1
+    later = START + timedelta(seconds=0.6)
+    assert lost(asked(reader, t_from_utc=later)) == 0
+    assert lost(asked(reader, t_to_utc=later)) == 1
+
+
+def test_a_repair_gives_rows_of_an_older_version_their_checksum(indexed: Context) -> None:
+    """What cannot be repaired is not read as a frame of zeros afterwards."""
+    sql(indexed, "update f_map_runs set global_crc32 = null")
+    path = current(indexed).path("patch")
+    os.truncate(path, path.stat().st_size - 1)
+    (sha256,) = sql(
+        indexed,
+        "select picture_sha256 from frames f join f_map_runs r on r.frame_id = f.id"
+        " where shard_id = 1 order by start_row desc limit 1",
+    )[0]
+    damage_header(path)
+    indexed.pictures.path(sha256).unlink()
+    report = repair_index(indexed)
+    assert (report.repaired, report.frames, len(report.problems)) == (1, 0, 2)
+    assert lost(asked(fresh(indexed))) == 1
+    query = "select count(*) from f_map_runs where shard_id = 1 and global_crc32 is null"
+    assert sql(indexed, query) == [(0,)]

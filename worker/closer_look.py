@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import structlog
 
 from models.index import IndexGeneration
-from worker.backbones.embedder import embed_batched
 from worker.context import Context
 from worker.core.closer_look import locate, look_window, make_template
 from worker.core.geometry import cells_box
@@ -42,8 +41,6 @@ def look_closer(
         query_img_hwc = query_picture(context, frame_id, picture_sha256)
         return _located(context, generation, hits, query_img_hwc, box)
     except RisError as error:
-        if error.retryable:
-            raise
         log.warning("no_closer_look", frame_id=frame_id, code=error.code, detail=str(error))
         return list(hits)
 
@@ -52,8 +49,6 @@ def _picture(context: Context, frame_id: int) -> ImageArray | None:
     try:
         return frame_picture(context, frame_id)
     except RisError as error:
-        if error.retryable:
-            raise
         log.warning("no_closer_look", frame_id=frame_id, code=error.code, detail=str(error))
         return None
 
@@ -68,20 +63,22 @@ def _located(
     backbone = backbone_of(context, generation)
     grid = backbone.spec.grid
     query_window = look_window(box, _size(query_img_hwc))
-    views, asked = [cut_out(query_img_hwc, query_window)], []
-    for position, hit in enumerate(hits):
-        img_hwc, expected = _picture(context, hit.frame_id), _expected(hit, box, grid)
-        if img_hwc is None or expected is None:
-            continue
-        window = look_window(expected, _size(img_hwc))
-        views.append(cut_out(img_hwc, window))
-        asked.append((position, window, expected))
-    patches_ncd = embed_batched(backbone, views, context.settings.embed_batch).patches_ncd
-    template = make_template(patches_ncd[0], grid, query_window, box)
+    query_patches_cd = backbone.embed([cut_out(query_img_hwc, query_window)]).patches_ncd[0]
+    template = make_template(query_patches_cd, grid, query_window, box)
     located = list(hits)
-    for (position, window, expected), patches_cd in zip(asked, patches_ncd[1:], strict=True):
-        found = locate(template, patches_cd, grid, window, expected)
-        located[position] = dataclasses.replace(hits[position], box=found)
+    for first in range(0, len(hits), context.settings.embed_batch):
+        views, asked = list[ImageArray](), list[tuple[int, Box, Box]]()
+        for position in range(first, min(first + context.settings.embed_batch, len(hits))):
+            hit = hits[position]
+            img_hwc, expected = _picture(context, hit.frame_id), _expected(hit, box, grid)
+            if img_hwc is not None and expected is not None:
+                window = look_window(expected, _size(img_hwc))
+                views.append(cut_out(img_hwc, window))
+                asked.append((position, window, expected))
+        patches_ncd = backbone.embed(views).patches_ncd if views else ()
+        for (position, window, expected), patches_cd in zip(asked, patches_ncd, strict=True):
+            found = locate(template, patches_cd, grid, window, expected)
+            located[position] = dataclasses.replace(hits[position], box=found)
     return located
 
 

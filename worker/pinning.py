@@ -31,7 +31,8 @@ def spec_of(generation: IndexGeneration) -> BackboneSpec:
 
 @dataclass(frozen=True, slots=True)
 class FMapCache:
-    """f_map runs this process has already read; runs never change once committed."""
+    """f_map runs this process has already read, by shard and revision: within one, committed runs
+    never change."""
 
     _runs: dict[tuple[int, int], ShardRuns] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -146,4 +147,5 @@ def pin_shard(
         stored_n=kept,
         sums_n2=np.stack((runs.global_crc32, runs.crc32), axis=1)[kept],
         lost=tuple(sorted(lost)),
+        lost_t_epoch_s=tuple(runs.t_epoch_s[sorted(lost)].tolist()),
     )

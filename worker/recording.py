@@ -137,6 +137,8 @@ def _append_to_shard(
         generation.id, shard.id, shard.revision, spec_of(generation), generation.codec
     )
     held.enter_context(hold_shard(layout))
+    # A writer that was frozen before it got this lock may have lost the row: ask again.
+    shard = index_record.lock_shard_by_id(session, shard.id)
     descriptors = Descriptors(
         frames.descriptors.global_nd[positions], frames.descriptors.patches_ncd[positions]
     )

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import structlog
 
 from models.index import IndexGeneration, Shard
 from models.repositories import index as index_record
+from models.session import Session
 from worker.backbones.embedder import embed_batched
 from worker.context import Context
-from worker.core.types import Descriptors, ImageArray
-from worker.errors import IndexDamaged, RisError
+from worker.core.types import ImageArray, IntArray
+from worker.errors import IndexDamaged, RisError, StorageFull
 from worker.generations import backbone_of, require_live_generation
 from worker.index.shard import (
+    NO_CHECKSUM,
+    RevisionWriter,
     ShardLayout,
+    check_headers,
     damaged_blocks,
     hold_shard,
-    rewrite_blocks,
+    stored_blocks,
 )
 from worker.index.store import PinnedShard
 from worker.pinning import FMapCache, pin_shard, spec_of
@@ -28,15 +31,17 @@ from worker.query_picture import frame_picture
 
 log = structlog.get_logger()
 
-FRAMES_AT_ONCE = 256
-"""Frames made anew before files are written: what is held in memory."""
+BLOCKS_AT_ONCE = 32
+"""Blocks copied, and frames made anew, at a time: what is held in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
-    """``shards``: looked at; ``frames``: made anew; ``problems``: what stays damaged, and why."""
+    """``shards``: looked at; ``repaired``: written anew; ``frames``: of those, made anew from their
+    pictures; ``problems``: what stays damaged, and why."""
 
     shards: int
+    repaired: int
     frames: int
     problems: tuple[str, ...]
 
@@ -44,121 +49,144 @@ class RepairReport:
 def repair_index(context: Context) -> RepairReport:
     """Repair every shard of the live generation. Search and ingest go on meanwhile.
 
-    Frames whose picture is gone too stay damaged: searches leave them out. Raises
-    :class:`NotFound` for an empty index and what loading the backbone raises.
+    Frames whose picture is gone too stay damaged: searches leave them out, and the old files are
+    kept. Raises :class:`NotFound` for an empty index, :class:`StorageFull`, and what loading the
+    backbone raises where it is needed.
     """
     generation = require_live_generation(context)
     with context.db.transaction() as session:
         shards = index_record.select_shards(session, generation.id)
-    repaired, problems = 0, []
+    repaired, frames, problems = 0, 0, list[str]()
     for shard in shards:
         try:
-            found, left = _repair_shard(context, generation, shard)
+            done = _repair_shard(context, generation, shard.id)
+        except StorageFull:
+            raise
         except RisError as error:
-            if error.retryable:
-                raise
-            found, left = 0, [f"shard {shard.id}: {error}"]
-        repaired += found
-        problems += left
-    return RepairReport(len(shards), repaired, tuple(problems))
+            problems.append(f"shard {shard.id}: {error}")
+            continue
+        repaired += done.switched
+        frames += done.frames
+        problems += done.problems
+    return RepairReport(len(shards), repaired, frames, tuple(problems))
 
 
-def _repair_shard(
-    context: Context, generation: IndexGeneration, shard: Shard
-) -> tuple[int, list[str]]:
-    """How many frames were made anew, and what could not be."""
-    repaired = 0
-    while True:
-        with context.db.transaction() as session:
-            now = index_record.find_shard(session, shard.id)
-            pinned = pin_shard(session, context.index, FMapCache(), generation, now)
-        made, problems = _made_anew(context, generation, pinned)
-        if made is None:
-            return repaired, problems
-        _replace(context, generation, pinned, made)
-        repaired += len(made.blocks)
-        log.info("shard_repaired", shard_id=shard.id, frames=len(made.blocks))
+@dataclass(slots=True)
+class _Repaired:
+    """What became of one shard. ``left``: blocks that stay damaged."""
+
+    switched: bool = False
+    frames: int = 0
+    left: list[int] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
-def _damaged(pinned: PinnedShard) -> list[int]:
+def _repair_shard(context: Context, generation: IndexGeneration, shard_id: int) -> _Repaired:
+    with context.db.transaction() as session:
+        shard = index_record.find_shard(session, shard_id)
+        pinned = _pin(context, session, generation, shard)
+    done = _Repaired()
+    if not damaged_blocks(pinned.layout, pinned.sums_n2):
+        return done
+    context.index.require_free(context.settings.min_free_bytes)
+    new = _layout(context, generation, shard, shard.revision + 1)
+    with hold_shard(new):
+        writer = RevisionWriter(new)
+        # Blocks that are valid never change: copying them needs no lock of the shard.
+        _write(context, generation, pinned, 0, writer, done)
+        if done.frames or not _has_headers(pinned.layout):
+            _switch(context, generation, pinned, writer, done)
+    unused = pinned.layout.folder if done.switched else new.folder
+    if done.switched and done.left:
+        done.problems.append(f"shard {shard_id}: what could not be repaired is kept in {unused}")
+    else:
+        shutil.rmtree(unused, ignore_errors=True)
+    log.info("shard_repaired", shard_id=shard_id, frames=done.frames, left=len(done.left))
+    return done
+
+
+def _has_headers(layout: ShardLayout) -> bool:
     try:
-        return sorted(damaged_blocks(pinned.layout, pinned.sums_n2))
-    except IndexDamaged as error:
-        return list(error.blocks)
+        check_headers(layout)
+    except IndexDamaged:
+        return False
+    return True
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """Descriptors of damaged blocks, made again."""
-
-    blocks: list[int]
-    descriptors: Descriptors
-
-
-def _made_anew(
-    context: Context, generation: IndexGeneration, pinned: PinnedShard
-) -> tuple[_Made | None, list[str]]:
-    """The first ``FRAMES_AT_ONCE`` damaged blocks whose picture is there, or None; and a line for
-    each whose picture is gone as well."""
-    blocks, parts, problems = list[int](), list[Descriptors](), []
-    batch = context.settings.embed_batch
-    damaged = _damaged(pinned)
-    for start in range(0, len(damaged), batch):
-        pictures = dict[int, ImageArray]()
-        for block in damaged[start : start + batch]:
-            frame_id = int(pinned.f_map.frame_id[block])
-            try:
-                pictures[block] = frame_picture(context, frame_id)
-            except RisError as error:
-                if error.retryable:
-                    raise
-                problems.append(f"shard {pinned.shard_id}: frame {frame_id} stays damaged: {error}")
-        if pictures and len(blocks) < FRAMES_AT_ONCE:
-            backbone = backbone_of(context, generation)
-            parts.append(embed_batched(backbone, list(pictures.values()), batch))
-            blocks += pictures
-    if not blocks:
-        return None, problems
-    return _Made(blocks, _joined(parts)), problems
-
-
-def _joined(parts: Sequence[Descriptors]) -> Descriptors:
-    return Descriptors(
-        np.concatenate([part.global_nd for part in parts]),
-        np.concatenate([part.patches_ncd for part in parts]),
-    )
-
-
-def _replace(
+def _write(
     context: Context,
     generation: IndexGeneration,
     pinned: PinnedShard,
-    made: _Made,
+    first: int,
+    writer: RevisionWriter,
+    done: _Repaired,
 ) -> None:
-    """Write the next revision under the shard's lock, check it, switch, drop the old files."""
-    context.index.require_free(context.settings.min_free_bytes)
-    old, blocks = pinned.layout, made.blocks
-    with hold_shard(old), context.db.transaction() as session:
+    """Write blocks ``first``.. of the pinned shard: sound ones as they are, others anew."""
+    for start in range(first, pinned.blocks, BLOCKS_AT_ONCE):
+        at = np.arange(start, min(start + BLOCKS_AT_ONCE, pinned.blocks))
+        stored_global, stored_patches, sound = stored_blocks(pinned.layout, at, pinned.sums_n2[at])
+        pictures = _pictures(context, pinned, at[~sound], done)
+        if pictures:
+            backbone = backbone_of(context, generation)
+            made = embed_batched(backbone, list(pictures.values()), context.settings.embed_batch)
+            places = np.array(list(pictures)) - start
+            stored_global[places] = writer.layout.codec.encode(made.global_nd)
+            stored_patches[places] = writer.layout.codec.encode(made.patches_ncd)
+            done.frames += len(pictures)
+        writer.write(start, stored_global, stored_patches)
+
+
+def _pictures(
+    context: Context, pinned: PinnedShard, blocks: IntArray, done: _Repaired
+) -> dict[int, ImageArray]:
+    """The kept pictures of damaged blocks; those that are gone as well are noted."""
+    pictures = {}
+    for block in blocks.tolist():
+        frame_id = int(pinned.f_map.frame_id[block])
+        try:
+            pictures[block] = frame_picture(context, frame_id)
+        except RisError as error:
+            done.left.append(block)
+            done.problems.append(
+                f"shard {pinned.shard_id}: frame {frame_id} stays damaged: {error}"
+            )
+    return pictures
+
+
+def _switch(
+    context: Context,
+    generation: IndexGeneration,
+    pinned: PinnedShard,
+    writer: RevisionWriter,
+    done: _Repaired,
+) -> None:
+    """Under the shard's row lock: add what was appended meanwhile, check, make it the shard's."""
+    with context.db.transaction() as session:
         shard = index_record.lock_shard_by_id(session, pinned.shard_id)
-        now = pin_shard(session, context.index, FMapCache(), generation, shard)
-        if now.layout.folder != old.folder:
-            raise IndexDamaged(f"shard {shard.id} was repaired by someone else; look again")
-        new = context.index.layout(
-            generation.id, shard.id, shard.revision + 1, spec_of(generation), generation.codec
-        )
-        sums_n2 = rewrite_blocks(old, new, now.blocks, blocks, made.descriptors)
-        _check(new, now, blocks, sums_n2)
-        rows = now.f_map.start_row[list(blocks)].tolist()
-        sums = {row: (int(a), int(b)) for row, (a, b) in zip(rows, sums_n2, strict=True)}
-        index_record.replace_files(session, shard, sums)
-    shutil.rmtree(old.folder, ignore_errors=True)
+        now = _pin(context, session, generation, shard)
+        if now.layout.folder != pinned.layout.folder:
+            raise IndexDamaged(f"{pinned.layout.folder} was repaired by someone else meanwhile")
+        _write(context, generation, now, pinned.blocks, writer, done)
+        # Old versions kept no checksum of the global block: now there is one.
+        recorded_n2 = writer.sync()
+        recorded_n2[done.left, 0] = NO_CHECKSUM
+        if sorted(damaged_blocks(writer.layout, recorded_n2)) != sorted(done.left):
+            raise IndexDamaged(f"{writer.layout.folder} was not written well; try again")
+        changed = np.flatnonzero((recorded_n2 != now.sums_n2).any(axis=1))
+        rows, sums = now.f_map.start_row[changed].tolist(), recorded_n2[changed].tolist()
+        index_record.replace_files(session, shard, dict(zip(rows, sums, strict=True)))
+    done.switched = True
 
 
-def _check(new: ShardLayout, now: PinnedShard, blocks: Sequence[int], sums_n2: np.ndarray) -> None:
-    """The new files hold what was made, and everything that was whole before."""
-    expected_n2 = now.sums_n2.copy()
-    expected_n2[list(blocks)] = sums_n2
-    before = set(_damaged(now)) - set(blocks)
-    wrong = set(damaged_blocks(new, expected_n2)) - before
-    if wrong:
-        raise IndexDamaged(f"{new.folder}: blocks {sorted(wrong)} were not written well; try again")
+def _layout(
+    context: Context, generation: IndexGeneration, shard: Shard, revision: int
+) -> ShardLayout:
+    return context.index.layout(
+        generation.id, shard.id, revision, spec_of(generation), generation.codec
+    )
+
+
+def _pin(
+    context: Context, session: Session, generation: IndexGeneration, shard: Shard
+) -> PinnedShard:
+    return pin_shard(session, context.index, FMapCache(), generation, shard)

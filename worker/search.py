@@ -29,7 +29,7 @@ from worker.core.similarity import l2_normalise
 from worker.core.types import FloatArray, GridSize, ImageArray, Roi
 from worker.errors import IndexDamaged, InputInvalid, NotFound
 from worker.generations import backbone_of, require_live_generation
-from worker.index.shard import read_blocks
+from worker.index.shard import KINDS, read_blocks
 from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
 from worker.messages import QUERY_QUEUE
@@ -274,12 +274,17 @@ def search_generation(
                 raise
             examined.add(error.folder)
             damaged = next(shard for shard in shards if str(shard.layout.folder) == error.folder)
-            found = context.damage.examine(damaged)
+            found = context.damage.examine(damaged, error.blocks)
             log.error("index_damaged", folder=error.folder, frames=found, detail=str(error))
             continue
         asked = [shard for shard in pinned if shard.searched]
-        lost = sum(len(shard.lost) for shard in asked)
+        lost = sum(_in_span(t_s, params) for shard in asked for t_s in shard.lost_t_epoch_s)
         return Searched(ranked, sum(shard.blocks for shard in asked), lost)
+
+
+def _in_span(t_epoch_s: float, params: SearchParams) -> bool:
+    after = params.t_from_utc is None or t_epoch_s >= params.t_from_utc.timestamp()
+    return after and (params.t_to_utc is None or t_epoch_s < params.t_to_utc.timestamp())
 
 
 def _pinned(
@@ -336,29 +341,33 @@ def describe_query(
 def _stored_descriptors(
     context: Context, generation: IndexGeneration, frame_id: int
 ) -> tuple[FloatArray, FloatArray]:
-    with context.db.transaction() as session:
-        found = index_record.find_run(session, generation.id, frame_id)
-    if found is None:
-        raise NotFound(
-            f"frame {frame_id} has no rows in index generation {generation.id};"
-            " `ris verify` says why"
+    """Descriptors of an indexed frame; from its kept picture where they are damaged."""
+    revision = None
+    while True:
+        with context.db.transaction() as session:
+            found = index_record.find_run(session, generation.id, frame_id)
+        if found is None:
+            raise NotFound(
+                f"frame {frame_id} has no rows in index generation {generation.id};"
+                " `ris verify` says why"
+            )
+        shard, run = found
+        layout = context.index.layout(
+            generation.id, shard.id, shard.revision, spec_of(generation), generation.codec
         )
-    shard, run = found
-    layout = context.index.layout(
-        generation.id, shard.id, shard.revision, spec_of(generation), generation.codec
-    )
-    at = [run.start_row // layout.cells]
-    known = -1 if run.global_crc32 is None else run.global_crc32
-    sums_n2 = np.array([[known, run.crc32]], dtype=np.int64)
-    try:
-        global_nd, patches_ncd = (
-            read_blocks(layout, kind, at, sums_n2) for kind in ("global", "patch")
-        )
-    except IndexDamaged as error:
-        log.error("index_damaged", folder=error.folder, frame_id=frame_id, detail=str(error))
-        embedded = backbone_of(context, generation).embed([frame_picture(context, frame_id)])
-        global_nd, patches_ncd = embedded.global_nd, embedded.patches_ncd
-    return global_nd[0], patches_ncd[0]
+        at = [run.start_row // layout.cells]
+        known = -1 if run.global_crc32 is None else run.global_crc32
+        sums_n2 = np.array([[known, run.crc32]], dtype=np.int64)
+        try:
+            global_nd, patches_ncd = (read_blocks(layout, kind, at, sums_n2) for kind in KINDS)
+        except IndexDamaged as error:
+            if shard.revision != revision:  # a repair may just have replaced the files
+                revision = shard.revision
+                continue
+            log.error("index_damaged", folder=error.folder, frame_id=frame_id, detail=str(error))
+            embedded = backbone_of(context, generation).embed([frame_picture(context, frame_id)])
+            global_nd, patches_ncd = embedded.global_nd, embedded.patches_ncd
+        return global_nd[0], patches_ncd[0]
 
 
 def _mean_descriptor(patches_qd: FloatArray, global_dim: int) -> FloatArray:

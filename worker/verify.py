@@ -12,7 +12,7 @@ from models.repositories import videos as video_record
 from worker.context import Context
 from worker.errors import RisError
 from worker.index.candidates import global_candidates
-from worker.index.shard import damaged_blocks
+from worker.index.shard import check_headers, damaged_blocks
 from worker.index.store import PinnedShard
 from worker.pinning import FMapCache, pin_shard, spec_of
 
@@ -86,15 +86,17 @@ def _verify_shard(context: Context, generation: IndexGeneration, shard: Shard) -
     cells = spec_of(generation).grid.cells
     try:
         with context.db.transaction() as session:
+            shard = index_record.find_shard(session, shard.id)
             pinned = pin_shard(session, context.index, FMapCache(), generation, shard)
         problems = []
         if shard.row_count != shard.frame_count * cells:
             rows = f"{shard.row_count} rows for {shard.frame_count} x {cells} cells"
             problems.append(f"{name}: {rows} in {pinned.layout.folder}")
+        check_headers(pinned.layout)
         wrong = damaged_blocks(pinned.layout, pinned.sums_n2)
         problems += [
             f"{name}: block {block} (frame {pinned.f_map.frame_id[block]}) in"
-            f" {pinned.layout.path(kind)} is damaged; `ris repair` rebuilds it"
+            f" {pinned.layout.path(kind)} is damaged"
             for block, kind in sorted(wrong.items())
         ]
         return problems + ([] if problems else _faiss_problems(context, name, pinned))

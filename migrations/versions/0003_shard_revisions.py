@@ -25,5 +25,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    if op.get_bind().scalar(sa.text("select coalesce(max(revision), 0) from shards")):
+        raise RuntimeError("repaired shards cannot be read by the older version: reindex first")
     op.drop_column("f_map_runs", "global_crc32")
     op.drop_column("shards", "revision")

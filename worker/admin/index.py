@@ -114,6 +114,9 @@ def repair(as_json: Json = False) -> None:
     else:
         for problem in report.problems:
             console.print(problem, markup=False, soft_wrap=True)
-        console.print(f"{report.shards} shards checked, {report.frames} frames made anew")
+        console.print(
+            f"{report.shards} shards checked, {report.repaired} written anew,"
+            f" {report.frames} frames made anew from their pictures"
+        )
     if report.problems:
         raise SystemExit(1)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from worker.core.types import BoolArray
-from worker.errors import IndexDamaged
 from worker.index.shard import damaged_blocks
 from worker.index.store import PinnedShard
 
@@ -35,17 +35,16 @@ class KnownDamage:
                 return frozenset()
             return lost
 
-    def examine(self, shard: PinnedShard) -> int:
-        """Check every block of a shard against its checksum and remember the damaged ones.
+    def examine(self, shard: PinnedShard, blocks: Sequence[int] = ()) -> int:
+        """Check every block of a shard against its checksum and remember the damaged ones, and
+        ``blocks``, file blocks that a reader met.
 
         Returns how many were not known before.
         """
         sums_n2 = np.full((int(shard.stored_n.max()) + 1, 2), -1, dtype=np.int64)
         sums_n2[shard.stored_n] = shard.sums_n2
-        try:
-            found = frozenset(damaged_blocks(shard.layout, sums_n2))
-        except IndexDamaged as error:
-            found = frozenset(error.blocks)
+        # What this very search could not read counts, even if it can be read a moment later.
+        found = frozenset(damaged_blocks(shard.layout, sums_n2)) | frozenset(blocks)
         found &= frozenset(shard.stored_n.tolist())
         known = self.lost(shard.layout.folder)
         with self._lock:

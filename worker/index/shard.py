@@ -13,7 +13,7 @@ import errno
 import fcntl
 import json
 import os
-import shutil
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,9 +32,11 @@ from worker.index.codec import Codec
 FORMAT_VERSION = 1
 HEADER_BYTES = 4096
 _MAGIC = b"RISVEC\n"
-_REWRITTEN_AT_ONCE = 64
+NO_CHECKSUM = 2**32
+"""Recorded for a block that stays damaged: no CRC-32 is equal to it."""
 
 FileKind = Literal["global", "patch"]
+KINDS: tuple[FileKind, ...] = ("global", "patch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,23 +110,28 @@ def _checksums(stored_global: np.ndarray, stored_patches: np.ndarray) -> IntArra
 
 
 @contextmanager
-def hold_shard(layout: ShardLayout) -> Iterator[None]:
-    """Be the shard's only writing process until the block is left, after the commit or rollback.
+def hold_shard(layout: ShardLayout, wait_s: float = 2.0) -> Iterator[None]:
+    """Be the only process that writes these files until the block is left, after the commit.
 
     Second fence behind the row lock: a writer that lost Postgres may still be writing, and what it
-    writes must not land on what another one has committed since. Raises :class:`StorageFailed`
-    while another process holds it.
+    writes must not land on what another one has committed since. Read the valid length again once
+    this is held. Raises :class:`StorageFailed` when another process holds it for ``wait_s``.
     """
     with _storage_errors(layout.folder):
         layout.folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(layout.folder / "writer.lock", os.O_RDWR | os.O_CREAT, 0o640)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StorageFailed(
-                f"{layout.folder} is being written by another worker; tried again"
-            ) from error
+        give_up_s = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > give_up_s:
+                    raise StorageFailed(
+                        f"{layout.folder} is being written by another worker; try again"
+                    ) from error
+                time.sleep(0.02)
         yield
     finally:
         os.close(descriptor)
@@ -172,7 +179,7 @@ def _write_all(descriptor: int, body: memoryview | bytes, offset: int) -> None:
 
 def _check_file(descriptor: int, layout: ShardLayout, kind: FileKind, blocks: int) -> None:
     path = layout.path(kind)
-    if _header(descriptor) != layout.header(kind):
+    if os.pread(descriptor, HEADER_BYTES, 0) != layout.header(kind):
         raise IndexDamaged(_bad_header(layout, kind))
     need = HEADER_BYTES + blocks * layout.block_bytes(kind)
     have = os.fstat(descriptor).st_size
@@ -199,40 +206,64 @@ def _storage_errors(place: Path) -> Iterator[None]:
         raise StorageFailed(f"{place}: {error.strerror or error}; check the disk") from error
 
 
-def rewrite_blocks(
-    old: ShardLayout, new: ShardLayout, count: int, blocks: Sequence[int], made: Descriptors
-) -> IntArray:
-    """Write files of ``new`` that hold the first ``count`` blocks of ``old``, byte for byte, but
-    ``blocks`` from ``made``; returns the checksums of those, int64 (n, 2).
+class RevisionWriter:
+    """Files of a shard's next revision, written block after block; nothing of theirs is valid yet.
 
-    What cannot be read of ``old`` becomes zeros, which match no checksum. Everything is synced,
-    folders included. Raises as :func:`append_blocks`.
+    Whoever uses it holds :func:`hold_shard` of ``layout``.
     """
-    stored: dict[FileKind, np.ndarray] = {
-        "global": new.codec.encode(made.global_nd),
-        "patch": new.codec.encode(made.patches_ncd),
-    }
-    with _storage_errors(new.folder):
-        shutil.rmtree(new.folder, ignore_errors=True)  # of an attempt that did not end
-        new.folder.mkdir(parents=True)
-        for kind in ("global", "patch"):
-            with new.path(kind).open("wb") as file:
-                file.write(new.header(kind))
-                for start in range(0, count, _REWRITTEN_AT_ONCE):
-                    at = np.arange(start, min(start + _REWRITTEN_AT_ONCE, count))
-                    try:
-                        part, _ = _read(old, kind, at)
-                    except IndexDamaged:
-                        part = np.zeros((at.size, *old.block_shape(kind)), old.codec.dtype)
-                    for position, block in enumerate(blocks):
-                        if start <= block < start + at.size:
-                            part[block - start] = stored[kind][position]
-                    file.write(part.tobytes())
-                file.flush()
-                os.fsync(file.fileno())
-        for folder in (new.folder, new.folder.parent):
-            fsync_folder(folder)
-    return _checksums(stored["global"], stored["patch"])
+
+    def __init__(self, layout: ShardLayout) -> None:
+        self.layout = layout
+        self.sums: list[IntArray] = []
+
+    def write(self, start: int, stored_global: np.ndarray, stored_patches: np.ndarray) -> None:
+        """Write stored blocks behind ``start``, which begins anew at 0. Nothing is synced."""
+        parts: dict[FileKind, np.ndarray] = {"global": stored_global, "patch": stored_patches}
+        with _storage_errors(self.layout.folder):
+            for kind, stored in parts.items():
+                flags = os.O_WRONLY | (os.O_CREAT | os.O_TRUNC if start == 0 else 0)
+                descriptor = os.open(self.layout.path(kind), flags, 0o640)
+                try:
+                    if start == 0:
+                        _write_all(descriptor, self.layout.header(kind), 0)
+                    offset = HEADER_BYTES + start * self.layout.block_bytes(kind)
+                    _write_all(descriptor, stored.data.cast("B"), offset)
+                finally:
+                    os.close(descriptor)
+        self.sums.append(_checksums(stored_global, stored_patches))
+
+    def sync(self) -> IntArray:
+        """Make everything durable; the checksums of all blocks written, int64 (n, 2)."""
+        with _storage_errors(self.layout.folder):
+            for kind in KINDS:
+                descriptor = os.open(self.layout.path(kind), os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            for folder in (self.layout.folder, self.layout.folder.parent):
+                fsync_folder(folder)
+        return np.concatenate(self.sums)
+
+
+def stored_blocks(
+    layout: ShardLayout, at: IntArray, sums_n2: IntArray
+) -> tuple[np.ndarray, np.ndarray, BoolArray]:
+    """Blocks as they lie in both files, whatever their headers say, and which of them match their
+    checksums: bool (n,). What cannot be read is zeros."""
+    stored_global, sound = _read(layout, "global", at, header=False)
+    stored_patches, sound_patch = _read(layout, "patch", at, header=False)
+    found_n2 = _checksums(stored_global, stored_patches)
+    known = sums_n2[:, 0] >= 0
+    sound &= sound_patch & (found_n2[:, 1] == sums_n2[:, 1])
+    sound &= ~known | (found_n2[:, 0] == sums_n2[:, 0])
+    return stored_global, stored_patches, sound
+
+
+def check_headers(layout: ShardLayout) -> None:
+    """Raise :class:`IndexDamaged` unless both files are there and have their header."""
+    for kind in KINDS:
+        _read(layout, kind, np.empty(0, dtype=np.int64))
 
 
 def read_blocks(
@@ -246,6 +277,7 @@ def read_blocks(
     """
     at = np.asarray(blocks, dtype=np.int64)
     stored, sound = _read(layout, kind, at)
+    sound &= sums_n2[:, 0] < NO_CHECKSUM
     for i in np.flatnonzero(sound & (sums_n2[:, 0] >= 0)):
         if kind == "global":
             sound[i] = isal_zlib.crc32(stored[i]) == sums_n2[i, 0]
@@ -257,12 +289,18 @@ def read_blocks(
 
 
 def damaged_blocks(layout: ShardLayout, sums_n2: IntArray, step: int = 64) -> dict[int, FileKind]:
-    """Which of the first n blocks do not match their checksums, int64 (n, 2), and in which file.
+    """Which of the first n blocks cannot be read, or do not match their checksums, int64 (n, 2);
+    and in which file.
 
-    Where the checksum of the global block is not known (-1), damage of either is laid to the patch
-    file. Raises :class:`IndexDamaged`, with all of them, for a file without its header.
+    A file without its header holds none that can be read. Where the checksum of the global block is
+    not known (-1), damage of either is laid to the patch file.
     """
     wrong: dict[int, FileKind] = {}
+    for kind in KINDS:
+        try:
+            _read(layout, kind, np.empty(0, dtype=np.int64))
+        except IndexDamaged:
+            return dict.fromkeys(range(len(sums_n2)), kind)
     for start in range(0, len(sums_n2), step):
         at = np.arange(start, min(start + step, len(sums_n2)))
         stored_global, sound_global = _read(layout, "global", at)
@@ -285,36 +323,38 @@ def _damaged(layout: ShardLayout, kind: FileKind, blocks: Sequence[int]) -> Inde
     )
 
 
-def _read(layout: ShardLayout, kind: FileKind, at: IntArray) -> tuple[np.ndarray, BoolArray]:
-    """Stored blocks (n, *block_shape), and which of them were there to read: bool (n,)."""
+def _read(
+    layout: ShardLayout, kind: FileKind, at: IntArray, *, header: bool = True
+) -> tuple[np.ndarray, BoolArray]:
+    """Stored blocks (n, *block_shape), and which of them were there to read: bool (n,).
+
+    Raises :class:`IndexDamaged`, for all of them, without the file or its header; with ``header``
+    False those are not asked for, and nothing is there to read in a file that is not.
+    """
     stored = np.zeros((at.size, *layout.block_shape(kind)), dtype=layout.codec.dtype)
     sound = np.zeros(at.size, dtype=np.bool_)
     with _storage_errors(layout.path(kind)):
         try:
             descriptor = _open(layout.path(kind), os.O_RDONLY)
         except IndexDamaged as error:
-            raise IndexDamaged(str(error), folder=str(layout.folder), blocks=at.tolist()) from error
+            if not header:
+                return stored, sound
+            raise _unreadable(layout, at, str(error)) from error
         try:
-            _fill_all(descriptor, layout, kind, at, stored, sound)
+            if header and _header(descriptor) != layout.header(kind):
+                raise _unreadable(layout, at, _bad_header(layout, kind))
+            # Neighbouring blocks are read at once.
+            edges = [0, *(np.flatnonzero(np.diff(at) != 1) + 1).tolist(), at.size]
+            for first, end in pairwise(edges):
+                part = slice(first, end)
+                _fill(descriptor, layout, kind, at[part], stored[part], sound[part])
         finally:
             os.close(descriptor)
     return stored, sound
 
 
-def _fill_all(
-    descriptor: int,
-    layout: ShardLayout,
-    kind: FileKind,
-    at: IntArray,
-    stored: np.ndarray,
-    sound: BoolArray,
-) -> None:
-    if _header(descriptor) != layout.header(kind):
-        raise IndexDamaged(_bad_header(layout, kind), folder=str(layout.folder), blocks=at.tolist())
-    # Neighbouring blocks are read at once.
-    edges = [0, *(np.flatnonzero(np.diff(at) != 1) + 1).tolist(), at.size]
-    for first, end in pairwise(edges):
-        _fill(descriptor, layout, kind, at[first:end], stored[first:end], sound[first:end])
+def _unreadable(layout: ShardLayout, at: IntArray, message: str) -> IndexDamaged:
+    return IndexDamaged(message, folder=str(layout.folder), blocks=at.tolist())
 
 
 def _fill(

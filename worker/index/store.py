@@ -28,8 +28,9 @@ class PinnedShard:
 
     Frames that are known to be damaged are not among them, so "block" here is a position in this
     list; ``stored_n`` int64 (blocks,) says which block of the files it is. ``sums_n2``: int64
-    (blocks, 2), their checksums. ``lost``: the file blocks left out. ``searched``: False for a
-    shard that the filters leave out: it is learnt from and followed through, and gives no hits.
+    (blocks, 2), their checksums. ``lost``: the file blocks left out, and their times. ``searched``:
+    False for a shard that the filters leave out: it is learnt from and followed through, and gives
+    no hits.
     """
 
     shard_id: int
@@ -42,6 +43,7 @@ class PinnedShard:
     stored_n: IntArray
     sums_n2: IntArray
     lost: tuple[int, ...] = ()
+    lost_t_epoch_s: tuple[float, ...] = ()
     searched: bool = True
 
     @property
@@ -61,7 +63,7 @@ class IndexStore:
     """Vector files under ``root``. Building one does no I/O; safe to share between threads."""
 
     root: Path
-    _globals: dict[tuple[str, tuple[int, ...]], FloatArray] = field(default_factory=dict)
+    _globals: dict[str, tuple[tuple[int, ...], FloatArray]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def layout(
@@ -89,14 +91,17 @@ class IndexStore:
 
     def global_descriptors(self, shard: PinnedShard) -> FloatArray:
         """float32 (blocks, global_dim); only rows that are new since the last call are read."""
+        folder, lost = shard.contents
         with self._lock:
-            known = self._globals.get(shard.contents)
+            held = self._globals.get(folder)
+        # One per folder: when damage is found, what was read with its blocks makes way.
+        known = held[1] if held is not None and held[0] == lost else None
         have = 0 if known is None else known.shape[0]
         if known is None or have < shard.blocks:
             fresh = shard.read("global", np.arange(have, shard.blocks))
             known = fresh if known is None else np.concatenate([known, fresh])
             with self._lock:
-                self._globals[shard.contents] = known
+                self._globals[folder] = (lost, known)
         return known[: shard.blocks]
 
     def require_free(self, min_free_bytes: int) -> None:
