@@ -18,10 +18,11 @@ from worker.context import Context
 from worker.core.geometry import scaled_box
 from worker.core.search_params import SearchParams, Strategy
 from worker.core.types import Box
+from worker.describe import describe_query
 from worker.errors import InputInvalid, NotFound, PictureInvalid
 from worker.evaluation import PROFILES, STRATEGIES, evaluate_dataset, index_dataset
 from worker.labelled import Dataset, read_dataset
-from worker.search import describe_query, search_generation
+from worker.search import search_generation
 
 METRICS = {"map", "r1", "r5", "r10", "map_other", "r1_other", "r5_other"}
 

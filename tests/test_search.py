@@ -23,6 +23,7 @@ from tests.parts import HANDLERS, fresh_context, ingested, job, loaded, run_jobs
 from worker.admin.query import show_result
 from worker.backbones.base import Backbone
 from worker.context import Context
+from worker.core.examples import Example
 from worker.core.geometry import cells_box, roi_from_xyxy
 from worker.core.search_params import SearchParams, Strategy
 from worker.core.types import Box, GridSize, Point, Polygon, Roi
@@ -216,6 +217,22 @@ def test_time_filters_are_exact_and_half_open(
     }
     state = answered(indexed, frame_id=frame_ids(indexed, "call")[0], tau=-1.0, top_n=2, **times)
     assert sorted(hit.frame_id for hit in hits_of(state)) == [street[i] for i in expected]
+
+
+def test_marked_hits_are_searched_for_and_against(indexed: Context) -> None:
+    """More like a frame of the call, from a frame of the street: the call comes first."""
+    street, call = frame_ids(indexed, "street"), frame_ids(indexed, "call")
+    marked = Example(call[1], Box(0.3, 0.2, 0.7, 0.8))
+    plain = hits_of(answered(indexed, frame_id=street[2]))
+    more = hits_of(answered(indexed, frame_id=street[2], more=(marked,)))
+    less = hits_of(answered(indexed, frame_id=street[2], less=(marked,)))
+    places = [[hit.rank for hit in hits if hit.frame_id in call] for hits in (more, plain, less)]
+    assert places[0] and sum(places[0]) / len(places[0]) < len(more) / 2
+    scores = [{hit.frame_id: hit.score for hit in hits} for hits in (plain, less)]
+    for frame_id in set(call) & set(scores[0]) & set(scores[1]):
+        assert scores[1][frame_id] < scores[0][frame_id]
+    with pytest.raises(NotFound, match="frame 999999 of an example"):
+        answered(indexed, frame_id=street[2], more=(Example(999_999, ROI),))
 
 
 def test_a_high_match_level_leaves_nothing_to_show(indexed: Context) -> None:

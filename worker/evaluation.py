@@ -19,14 +19,17 @@ from models.index import IndexGeneration
 from models.repositories import videos as video_record
 from worker.closer_look import look_closer
 from worker.context import Context
+from worker.core.examples import Example
 from worker.core.geometry import scaled_box
 from worker.core.search_params import Lever, SearchParams, Strategy
+from worker.describe import describe_query
 from worker.generations import backbone_of, ensure_live_generation
 from worker.labelled import Dataset, LabelledFrame, LabelledQuery
 from worker.pinning import spec_of
+from worker.ranked_frame import RankedFrame
 from worker.ranking_figures import BOXES_AT, Scored, score_ranking, summarise
 from worker.recording import PictureBatch, prepare_batch, record_batch
-from worker.search import describe_query, search_generation
+from worker.search import search_generation
 from worker.two_stage import exhaustive
 from worker.video.picture import load_query_picture
 
@@ -51,10 +54,19 @@ ROI_SCALES = {"roi-1.5": 1.5, "roi-0.7": 0.7}
 """The default with every box drawn larger or smaller about its centre."""
 DEPTHS = {"top-200": 200, "top-10000": 10_000}
 """The default with fewer candidates, and with all."""
+FEEDBACK = {
+    "more-1": ("more",),
+    "less-1": ("less",),
+    "more-1-less-1": ("more", "less"),
+}
+"""The default asked again after a person marked hits of its answer: as ``more`` the first true one
+that was not followed (its labelled box), as ``less`` the first wrong one (the box shown). Marked
+frames are then taken out of the ranking, neither right nor wrong."""
 PROFILES: dict[str, tuple[str, ...]] = {
     "strategies": STRATEGIES,
     "ablation": ("whole-frame", "default", *ABLATIONS),
     "robustness": ("whole-frame", "default", *ROI_SCALES, *DEPTHS),
+    "feedback": ("whole-frame", "default", *FEEDBACK),
 }
 PROFILES["all"] = tuple(dict.fromkeys(name for names in PROFILES.values() for name in names))
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
@@ -155,6 +167,7 @@ class Variant:
     name: str
     params: SearchParams
     roi_scale: float = 1.0
+    feedback: tuple[str, ...] = ()
     looks: int = 0
     """Hits whose box a closer look finds. It moves no figure but the boxes', and takes a minute or
     more: only the row ``default`` has it."""
@@ -165,6 +178,8 @@ def _variant(name: str, params: SearchParams, frames: int) -> Variant:
         return Variant(name, replace(params, without=ABLATIONS[name]))
     if name in ROI_SCALES:
         return Variant(name, params, ROI_SCALES[name])
+    if name in FEEDBACK:
+        return Variant(name, params, feedback=FEEDBACK[name])
     if name in DEPTHS:
         return Variant(name, replace(params, top_n=DEPTHS[name]))
     chosen = replace(params, strategy=Strategy(name))
@@ -183,22 +198,53 @@ def _run_query(
     frame_ids: dict[str, int],
     image_of: dict[int, str],
 ) -> Scored:
-    started_s = time.perf_counter()
     frame_id = frame_ids[query.image]
     roi = scaled_box(query.roi, variant.roi_scale)
-    descriptors = describe_query(context, generation, roi, variant.params, frame_id=frame_id)
-    searched = search_generation(
-        context,
-        generation,
-        descriptors,
-        variant.params,
-        exclude_frame_id=frame_id,
-    )
+    params = variant.params
+
+    def ask() -> Sequence[RankedFrame]:
+        descriptors = describe_query(context, generation, roi, params, frame_id=frame_id)
+        return search_generation(
+            context, generation, descriptors, params, exclude_frame_id=frame_id
+        ).ranked
+
+    if variant.feedback:
+        marked = _marked(ask(), image_of, query, dataset)
+        chosen = {name: marked[name] for name in variant.feedback}
+        params = replace(params, more=chosen.get("more", ()), less=chosen.get("less", ()))
+        judged = {image_of[e.frame_id] for examples in chosen.values() for e in examples}
+        query = replace(query, ignore=query.ignore | judged, positives=query.positives - judged,
+            positives_other_camera=query.positives_other_camera - judged)  # fmt: skip
+    started_s = time.perf_counter()
+    ranked = ask()
     query_ms = 1000 * (time.perf_counter() - started_s)
     counted = [
-        hit for hit in searched.ranked if hit.region and image_of[hit.frame_id] not in query.ignore
+        hit
+        for hit in ranked
+        if hit.region is not None and image_of[hit.frame_id] not in query.ignore
     ]
     looked_at = look_closer(context, generation, counted[: variant.looks], roi, frame_id=frame_id)
     found = {hit.frame_id: hit for hit in looked_at}
-    ranked = [found.get(hit.frame_id, hit) for hit in searched.ranked]
+    ranked = [found.get(hit.frame_id, hit) for hit in ranked]
     return score_ranking(ranked, image_of, query, dataset, spec_of(generation).grid, query_ms)
+
+
+def _marked(
+    ranked: Sequence[RankedFrame],
+    image_of: dict[int, str],
+    query: LabelledQuery,
+    dataset: Dataset,
+) -> dict[str, tuple[Example, ...]]:
+    """What a person would mark in an answer; see ``FEEDBACK``."""
+    labels = {frame.image: frame.boxes for frame in dataset.frames}
+    marked: dict[str, tuple[Example, ...]] = {"more": (), "less": ()}
+    for hit in ranked:
+        image = image_of[hit.frame_id]
+        if image in query.ignore or hit.region is None or hit.box is None:
+            continue
+        label = labels[image].get(query.identity)
+        if image not in query.positives and not marked["less"]:
+            marked["less"] = (Example(hit.frame_id, hit.box),)
+        elif image in query.positives and label and not hit.on_trail and not marked["more"]:
+            marked["more"] = (Example(hit.frame_id, label),)
+    return marked

@@ -35,6 +35,8 @@ TRAIL_WEIGHT = 1.0
 GLOBAL_WEIGHT = 0.1
 EXEMPLAR_WEIGHT = 0.5
 """What a exemplar from the trail counts against the query itself."""
+AGAINST_WEIGHT = 0.3
+"""What likeness to the wrong thing takes from likeness to the subject."""
 MAX_EXEMPLARS = 3
 EXEMPLAR_SUPPORT = 0.3
 EXEMPLAR_BELIEF = 0.5
@@ -43,15 +45,18 @@ LEVEL_SAMPLE_FRAMES = 64
 
 @dataclass(frozen=True, slots=True)
 class Exemplar:
-    """The subject as one frame shows it: descriptors float32 (q, d) and weights (q,)."""
+    """The subject as one frame shows it: descriptors float32 (q, d) and weights (q,). ``share``:
+    what it counts against the query itself."""
 
     patches_qd: FloatArray
     weight_q: FloatArray
+    share: float = EXEMPLAR_WEIGHT
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is searched for: the query, its trail, and exemplars of the subject along the trail."""
+    """What is searched for: the query, its trail, exemplars of the subject, and what speaks
+    ``against`` it."""
 
     scenes: CameraScenes
     query: Exemplar
@@ -62,6 +67,7 @@ class Subject:
     trail: Trail | None
     exemplars: tuple[Exemplar, ...]
     without: tuple[Lever, ...] = ()
+    against: tuple[Exemplar, ...] = ()
 
     def background(self, camera_id: int) -> FloatArray | None:
         """What explains the cells of a camera, float32 (c, d); None when that lever is out."""
@@ -171,10 +177,16 @@ def gather_evidence(
         seen_n = _appearance(subject.query, novel_mqc, grown, growth)
         for exemplar in subject.exemplars:
             other_mqc = novel_similarity(_similarity(exemplar.patches_qd, patches_ncd), novelty_nc)
-            seen_n = seen_n + EXEMPLAR_WEIGHT * weighted_max_similarity(
-                other_mqc, exemplar.weight_q
+            seen_n = seen_n + exemplar.share * weighted_max_similarity(other_mqc, exemplar.weight_q)
+        seen_n = seen_n / (1 + sum(exemplar.share for exemplar in subject.exemplars))
+        against_nk = [
+            weighted_max_similarity(
+                novel_similarity(_similarity(wrong.patches_qd, patches_ncd), novelty_nc),
+                wrong.weight_q,
             )
-        appearance_n[part] = seen_n / (1 + EXEMPLAR_WEIGHT * len(subject.exemplars))
+            for wrong in subject.against
+        ]
+        appearance_n[part] = seen_n - AGAINST_WEIGHT * strongest(against_nk, len(part))
         for position, cosine_qc, region in zip(part, cosine_mqc, grown, strict=True):
             regions[int(position)] = _with_cosines(region, cosine_qc)
     places = [
@@ -199,6 +211,14 @@ def gather_evidence(
         regions=regions,
         boxes=[_box(subject, place, r) for place, r in zip(places, regions, strict=True)],
     )
+
+
+def strongest(likeness_kn: Sequence[FloatArray], count: int) -> FloatArray:
+    """Per frame, the greatest of several likenesses: float32 (count,); zero without any."""
+    if not likeness_kn:
+        return np.zeros(count, dtype=np.float32)
+    greatest: FloatArray = np.maximum.reduce(likeness_kn)
+    return greatest
 
 
 def _similarity(query_qd: FloatArray, patches_ncd: FloatArray) -> FloatArray:
@@ -248,7 +268,10 @@ def _box(subject: Subject, place: Place, region: Region | None) -> Box | None:
     if box is None:
         return None
     if subject.trail is not None and place in subject.trail.points:
-        belief_c = subject.trail.points[place].belief_c
+        point = subject.trail.points[place]
+        if point.box is not None:
+            return point.box
+        belief_c = point.belief_c
         return moved_box(box, subject.trail.start_c, belief_c, grid)
     if region is None:
         return None

@@ -13,6 +13,7 @@ from worker.core.ranking import rank
 from worker.core.region_growing import GrowthMode, coverage
 from worker.core.search_params import SearchParams, Strategy
 from worker.core.types import BoolArray, GridSize
+from worker.feedback import with_examples
 from worker.fused import Evidence, Subject, describe_subject, gather_evidence
 from worker.index.candidates import (
     TimeSpan,
@@ -60,6 +61,7 @@ def search_fused(search: FusedSearch, exclude_frame_id: int | None) -> list[Rank
         origin,
         search.params.without,
     )
+    subject = with_examples(subject, query.more, query.less)
     inside = [in_time(shard, **search.span) for shard in scenes.shards]
     # The query's own frame takes part as a neighbour in time, and is no answer.
     own_inside = origin is not None and bool(inside[origin.shard_position][origin.block])
@@ -107,8 +109,8 @@ def _by_global_descriptor(
     top_n = search.params.top_n + (subject.origin is not None)
     passed = global_candidates(search.store, shards, global_d, top_n, **search.span)
     known = passed.frame_id
-    if subject.trail is not None and subject.origin is not None:
-        places = (*subject.trail.points, subject.origin)
+    if subject.trail is not None:
+        places = [*subject.trail.points, *([] if subject.origin is None else [subject.origin])]
         reached = [search.scenes.frame_id(p) for p in places if inside[p.shard_position][p.block]]
         known = np.union1d(known, np.array(reached, dtype=np.int64))
     if known.size == 0:

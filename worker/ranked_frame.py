@@ -8,15 +8,28 @@ from worker.core.types import Box, FloatArray, IntArray, Region
 
 
 @dataclass(frozen=True, slots=True)
+class ExampleDescriptors:
+    """A box on an indexed frame: descriptors float32 (q, d) of its cells int64 (q, 2)."""
+
+    frame_id: int
+    patches_qd: FloatArray
+    cells: IntArray
+    box: Box
+
+
+@dataclass(frozen=True, slots=True)
 class QueryDescriptors:
     """The query as descriptors: ``patches_qd`` float32 (q, d) of the ROI's cells, ``cells``
     int64 (q, 2) their (row, col) in the query grid, ``global_d`` float32 (D,) for eq. 4, ``box``
-    the ROI's bounding box, from which the boxes of hits are made."""
+    the ROI's bounding box, from which the boxes of hits are made. ``more``, ``less``: examples that
+    show the subject, and that do not."""
 
     patches_qd: FloatArray
     cells: IntArray
     global_d: FloatArray
     box: Box | None = None
+    more: tuple[ExampleDescriptors, ...] = ()
+    less: tuple[ExampleDescriptors, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

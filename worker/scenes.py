@@ -94,15 +94,16 @@ class CameraScenes:
         is_start = (shard_at == start.shard_position) & (block_at == start.block)
         here = int(np.flatnonzero(is_start)[0])
         step = 1 if forward else -1
-        before_s = self._time(start)
+        before_s = self.time(start)
         for at in range(here + step, here + step * (at_most + 1), step):
             if not 0 <= at < shard_at.size:
                 return
             place = Place(int(shard_at[at]), int(block_at[at]))
-            if abs(self._time(place) - before_s) > NEIGHBOUR_GAP_S:
+            if abs(self.time(place) - before_s) > NEIGHBOUR_GAP_S:
                 return
-            before_s = self._time(place)
+            before_s = self.time(place)
             yield place
 
-    def _time(self, place: Place) -> float:
+    def time(self, place: Place) -> float:
+        """When the frame was recorded, in seconds."""
         return float(self.shards[place.shard_position].t_epoch_s[place.block])

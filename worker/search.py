@@ -12,7 +12,6 @@ import numpy as np
 import structlog
 
 from models.index import IndexGeneration
-from models.repositories import index as index_record
 from models.repositories import jobs as job_record
 from models.repositories import search as search_record
 from models.repositories import videos as video_record
@@ -22,19 +21,17 @@ from models.session import Session
 from worker.closer_look import look_closer
 from worker.context import Context
 from worker.core.appearances import join_appearances
-from worker.core.geometry import cells_box, roi_box, roi_cells, validate_roi
+from worker.core.geometry import cells_box, roi_box, validate_roi
 from worker.core.roi_json import roi_from_json, roi_to_json
 from worker.core.search_params import SearchParams, search_params_from_json
-from worker.core.similarity import l2_normalise
-from worker.core.types import FloatArray, GridSize, ImageArray, Roi
+from worker.core.types import GridSize, Roi
+from worker.describe import describe_query
 from worker.errors import IndexDamaged, InputInvalid, NotFound
-from worker.generations import backbone_of, require_live_generation
-from worker.index.shard import KINDS, read_blocks
+from worker.generations import require_live_generation
 from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
 from worker.messages import QUERY_QUEUE
 from worker.pinning import pin_scene, pin_shards, spec_of
-from worker.query_picture import cut_out, frame_picture, query_picture
 from worker.ranked_frame import QueryDescriptors, RankedFrame
 from worker.two_stage import search_shards
 from worker.video.picture import load_query_picture
@@ -98,6 +95,9 @@ def _require_known(session: Session, frame_id: int | None, params: SearchParams)
         0 < frame_id < _ID_LIMIT and video_record.find_frame(session, frame_id)
     ):
         raise NotFound(f"frame {frame_id} is not known")
+    for example in (*params.more, *params.less):
+        if not video_record.find_frame(session, example.frame_id):
+            raise NotFound(f"frame {example.frame_id} of an example is not known")
     if params.camera_ids is not None:
         unknown = sorted(set(params.camera_ids) - video_record.camera_ids(session))
         if unknown:
@@ -304,76 +304,3 @@ def _pinned(
     inside = {shard.shard_id for shard in pinned}
     scene = pin_scene(*given, frame, context.damage)
     return [*pinned, *(shard for shard in scene if shard.shard_id not in inside)]
-
-
-def describe_query(
-    context: Context,
-    generation: IndexGeneration,
-    roi: Roi,
-    params: SearchParams,
-    *,
-    frame_id: int | None = None,
-    picture_sha256: str | None = None,
-) -> QueryDescriptors:
-    """Query patches of the ROI and q_g. An indexed frame's rows are read back: no backbone runs
-    (except for ``query_descriptor`` = roi-crop, which embeds the cut-out picture)."""
-    grid = spec_of(generation).grid
-    cells = roi_cells(roi, grid)
-    patch_ids = cells[:, 0] * grid.w + cells[:, 1]
-    img_hwc: ImageArray | None = None
-    if frame_id is not None:
-        global_d, patches_cd = _stored_descriptors(context, generation, frame_id)
-    else:
-        img_hwc = query_picture(context, None, picture_sha256)
-        embedded = backbone_of(context, generation).embed([img_hwc])
-        global_d, patches_cd = embedded.global_nd[0], embedded.patches_ncd[0]
-    patches_qd = np.ascontiguousarray(patches_cd[patch_ids])
-    if params.query_descriptor == "roi-mean":
-        global_d = _mean_descriptor(patches_qd, spec_of(generation).global_dim)
-    elif params.query_descriptor == "roi-crop":
-        if img_hwc is None:
-            img_hwc = query_picture(context, frame_id, picture_sha256)
-        crop_hwc = cut_out(img_hwc, roi_box(roi))
-        global_d = backbone_of(context, generation).embed([crop_hwc]).global_nd[0]
-    return QueryDescriptors(patches_qd, cells, global_d, roi_box(roi))
-
-
-def _stored_descriptors(
-    context: Context, generation: IndexGeneration, frame_id: int
-) -> tuple[FloatArray, FloatArray]:
-    """Descriptors of an indexed frame; from its kept picture where they are damaged."""
-    revision = None
-    while True:
-        with context.db.transaction() as session:
-            found = index_record.find_run(session, generation.id, frame_id)
-        if found is None:
-            raise NotFound(
-                f"frame {frame_id} has no rows in index generation {generation.id};"
-                " `ris verify` says why"
-            )
-        shard, run = found
-        layout = context.index.layout(
-            generation.id, shard.id, shard.revision, spec_of(generation), generation.codec
-        )
-        at = [run.start_row // layout.cells]
-        known = -1 if run.global_crc32 is None else run.global_crc32
-        sums_n2 = np.array([[known, run.crc32]], dtype=np.int64)
-        try:
-            global_nd, patches_ncd = (read_blocks(layout, kind, at, sums_n2) for kind in KINDS)
-        except IndexDamaged as error:
-            if shard.revision != revision:  # a repair may just have replaced the files
-                revision = shard.revision
-                continue
-            log.error("index_damaged", folder=error.folder, frame_id=frame_id, detail=str(error))
-            embedded = backbone_of(context, generation).embed([frame_picture(context, frame_id)])
-            global_nd, patches_ncd = embedded.global_nd, embedded.patches_ncd
-        return global_nd[0], patches_ncd[0]
-
-
-def _mean_descriptor(patches_qd: FloatArray, global_dim: int) -> FloatArray:
-    if patches_qd.shape[1] != global_dim:
-        raise InputInvalid(
-            f"query_descriptor roi-mean needs equal widths; this backbone's patches have"
-            f" {patches_qd.shape[1]} numbers, its global descriptors {global_dim}: use frame"
-        )
-    return l2_normalise(patches_qd.mean(axis=0, dtype=np.float32))

@@ -15,7 +15,7 @@ from worker.core.background import TARGET_FLOOR, novelty_weight, weighted_max_si
 from worker.core.compact import CompactBasis
 from worker.core.types import BoolArray, FloatArray, IntArray
 from worker.errors import IndexDamaged
-from worker.fused import EXEMPLAR_WEIGHT, TRAIL_WEIGHT, Coarse, Subject
+from worker.fused import AGAINST_WEIGHT, TRAIL_WEIGHT, Coarse, Subject, strongest
 from worker.index.candidates import Candidates
 from worker.index.compact_cache import CompactCache
 from worker.index.store import IndexStore
@@ -127,11 +127,10 @@ def _coarse_appearance(
     codes_nck = compact.codes(shard, basis)
     background_cd = subject.background(shard.camera_id)
     background_ck = None if background_cd is None else _unit(basis.project(background_cd))
-    exemplars = [
-        (1.0, subject.query),
-        *((EXEMPLAR_WEIGHT, exemplar) for exemplar in subject.exemplars),
-    ]
-    query_qk = basis.project(np.concatenate([exemplar.patches_qd for _, exemplar in exemplars]))
+    # What speaks for the subject, each with its weight, and then what speaks against it.
+    shares = [1.0, *(exemplar.share for exemplar in subject.exemplars)]
+    exemplars = [subject.query, *subject.exemplars, *subject.against]
+    query_qk = basis.project(np.concatenate([exemplar.patches_qd for exemplar in exemplars]))
     scores = np.zeros(shard.blocks, dtype=np.float32)
     for start in range(0, shard.blocks, _FRAMES_PER_CHUNK):
         decoded_nck = basis.decode(codes_nck[start : start + _FRAMES_PER_CHUNK])
@@ -142,14 +141,17 @@ def _coarse_appearance(
             novelty_nc = 1 - (_unit(decoded_nck) * background_ck).sum(axis=-1)
             target_nc = np.sqrt(novelty_weight(novelty_nc, TARGET_FLOOR))
             similarity_nqc = similarity_nqc * target_nc[:, None, :]
-        first = 0
-        for weight, exemplar in exemplars:
+        first, seen_en = 0, []
+        for exemplar in exemplars:
             last = first + len(exemplar.weight_q)
-            seen_n = weighted_max_similarity(similarity_nqc[:, first:last], exemplar.weight_q)
-            scores[start : start + n] += np.float32(weight) * seen_n
+            seen_en.append(
+                weighted_max_similarity(similarity_nqc[:, first:last], exemplar.weight_q)
+            )
             first = last
-    whole: FloatArray = scores / np.float32(sum(weight for weight, _ in exemplars))
-    return whole
+        seen_n = np.average(seen_en[: len(shares)], axis=0, weights=shares)
+        seen_n -= AGAINST_WEIGHT * strongest(seen_en[len(shares) :], n)
+        scores[start : start + n] = seen_n
+    return scores
 
 
 def _unit(projected: FloatArray) -> FloatArray:

@@ -14,7 +14,7 @@ from worker.core.trail import (
     first_belief,
     resemblance,
 )
-from worker.core.types import FloatArray, GridSize, IntArray
+from worker.core.types import Box, FloatArray, GridSize, IntArray
 from worker.scenes import CameraScenes, Place
 
 MAX_STEPS = 200
@@ -24,10 +24,11 @@ MAX_STEPS = 200
 @dataclass(frozen=True, slots=True)
 class TrailPoint:
     """One frame on a trail. ``support``: 0..1, how surely it shows the subject. ``belief_c``:
-    float32 (c,), maximum 1, where."""
+    float32 (c,), maximum 1, where. ``box``: None where the query's box moves with the belief."""
 
     support: float
     belief_c: FloatArray
+    box: Box | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,21 @@ import json
 import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.core.examples import Example
 from worker.core.search_params import (
     DEFAULT_STRATEGY,
     SearchParams,
     Strategy,
     search_params_from_json,
 )
-from worker.errors import InputInvalid
+from worker.core.types import Box, Point, Polygon
+from worker.errors import InputInvalid, RoiInvalid
 
 BOUNDS = {
     "top_n": (1, 10_000),
@@ -158,3 +161,33 @@ def test_paper_strategies_take_the_parameters_of_section_4_1():
 def test_a_time_before_the_first_year_is_refused() -> None:
     with pytest.raises(InputInvalid, match="t_from_utc"):
         search_params_from_json({"t_from_utc": "0001-01-01T00:00:00+14:00"})
+
+
+def test_examples_survive_json() -> None:
+    triangle = Polygon((Point(0.1, 0.1), Point(0.5, 0.1), Point(0.1, 0.5)))
+    made = SearchParams(
+        more=(Example(7, Box(0.1, 0.2, 0.3, 0.4)), Example(8, triangle)),
+        less=(Example(9, Box(0.0, 0.0, 1.0, 1.0)),),
+    )
+    assert made.to_json()["less"] == [{"frame_id": 9, "box": [0.0, 0.0, 1.0, 1.0]}]
+    assert search_params_from_json(json.loads(json.dumps(made.to_json()))) == made
+    assert search_params_from_json({"more": [], "less": []}) == SearchParams()
+
+
+@pytest.mark.parametrize(
+    ("examples", "says"),
+    [
+        ([{"box": [0, 0, 1, 1]}], "an example is an object with frame_id"),
+        (["7:0,0,1,1"], "an example is an object with frame_id"),
+        ([{"frame_id": 0, "box": [0, 0, 1, 1]}], "frame_id"),
+        ([{"frame_id": "7", "box": [0, 0, 1, 1]}], "frame_id"),
+        ([{"frame_id": 7}], "a box or a polygon"),
+        ([{"frame_id": 7, "box": [0.5, 0, 0.5, 1]}], "no extent"),
+        ([{"frame_id": 7, "box": [0, 0, 1, 1]}] * 17, "at most 16 examples"),
+        ({"frame_id": 7, "box": [0, 0, 1, 1]}, "at most 16 examples"),
+    ],
+)
+@pytest.mark.parametrize("field", ["more", "less"])
+def test_bad_examples_are_refused(field: str, examples: Any, says: str) -> None:
+    with pytest.raises((InputInvalid, RoiInvalid), match=says):
+        search_params_from_json({field: examples})

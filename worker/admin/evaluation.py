@@ -29,7 +29,8 @@ def evaluate(
         list[str] | None, typer.Option(help="Only these (repeatable); default: all.")
     ] = None,
     profile: Annotated[
-        str, typer.Option(help="What is compared: strategies, ablation, robustness or all.")
+        str,
+        typer.Option(help="strategies, ablation, robustness, feedback or all."),
     ] = "strategies",
     device: Annotated[str | None, typer.Option(help="torch device; default: RIS_DEVICE.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N queries.")] = None,

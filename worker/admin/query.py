@@ -77,6 +77,14 @@ def query(
         list[str] | None,
         typer.Option(help="Leave out: background, trail, exemplars, time or whole-frame."),
     ] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Option(help="FRAME:X0,Y0,X1,Y1 where the subject is too; repeatable."),
+    ] = None,
+    less: Annotated[
+        list[str] | None,
+        typer.Option(help="FRAME:X0,Y0,X1,Y1 where something else is; repeatable."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Result picture.")] = Path("ris-query.png"),
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 120.0,
     as_json: Json = False,
@@ -98,6 +106,8 @@ def query(
             "appearance_gap_s": appearance_gap,
             "close_looks": close_looks,
             "without": without or [],
+            "more": [_example(text) for text in more or []],
+            "less": [_example(text) for text in less or []],
             "camera_ids": _camera_ids(context, camera),
             "t_from_utc": from_time,
             "t_to_utc": to_time,
@@ -274,6 +284,14 @@ def _parse_roi(roi: str | None, polygon: str | None) -> Roi:
     except ValueError as error:
         raise RoiInvalid(f"{roi or polygon!r} is not a list of numbers in 0..1") from error
     return roi_from_json({"polygon": points})
+
+
+def _example(text: str) -> dict[str, Any]:
+    frame, _, box = text.partition(":")
+    try:
+        return {"frame_id": int(frame), "box": [float(part) for part in box.split(",")]}
+    except ValueError as error:
+        raise InputInvalid(f"an example is FRAME:X0,Y0,X1,Y1, got {text!r}") from error
 
 
 def _read_picture(path: Path) -> bytes:

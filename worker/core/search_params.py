@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Literal, get_args
 
 from worker.core.bounds import check_float, check_int
+from worker.core.examples import Example, check_examples, example_from_json
 from worker.core.region_growing import CoverageKind
 from worker.errors import InputInvalid
 
@@ -72,9 +73,10 @@ class SearchParams:
     where votes look. ``limit``: frames in the answer. ``group``: what a hit is;
     ``appearance_gap_s``: hits of one camera at most this far apart are one appearance.
     ``close_looks``: hits, from the first, whose box comes from a closer look at their pictures;
-    none with ``paper-*``. ``without``: levers left out. ``camera_ids``, ``t_from_utc`` (inclusive),
-    ``t_to_utc`` (exclusive): filters; None is no filter. Times are aware. Raises ``InputInvalid``
-    naming field, bounds and value.
+    none with ``paper-*``. ``without``: levers left out. ``more``, ``less``: examples of the
+    subject, and of what it is not. ``camera_ids``, ``t_from_utc`` (inclusive), ``t_to_utc``
+    (exclusive): filters; None is no filter. Times are aware. Raises ``InputInvalid`` naming field,
+    bounds and value.
     """
 
     strategy: Strategy = Strategy.DEFAULT
@@ -92,6 +94,8 @@ class SearchParams:
     appearance_gap_s: float = 5.0
     close_looks: int = 20
     without: tuple[Lever, ...] = ()
+    more: tuple[Example, ...] = ()
+    less: tuple[Example, ...] = ()
     camera_ids: tuple[int, ...] | None = None
     t_from_utc: datetime | None = None
     t_to_utc: datetime | None = None
@@ -122,6 +126,8 @@ class SearchParams:
         for lever in self.without:
             if lever not in get_args(Lever):
                 raise _not_one_of("without", get_args(Lever), lever)
+        check_examples("more", self.more)
+        check_examples("less", self.less)
         _check_cameras(self.camera_ids)
         _check_times(self.t_from_utc, self.t_to_utc)
 
@@ -143,6 +149,8 @@ class SearchParams:
             **{field.name: getattr(self, field.name) for field in fields(self)},
             "strategy": self.strategy.value,
             "without": list(self.without),
+            "more": [example.to_json() for example in self.more],
+            "less": [example.to_json() for example in self.less],
             "camera_ids": None if self.camera_ids is None else list(self.camera_ids),
             "t_from_utc": _time_to_json(self.t_from_utc),
             "t_to_utc": _time_to_json(self.t_to_utc),
@@ -164,6 +172,9 @@ def search_params_from_json(given: Mapping[str, Any]) -> SearchParams:
     for field in ("camera_ids", "without"):
         if isinstance(read.get(field), list):
             read[field] = tuple(read[field])
+    for field in ("more", "less"):
+        if isinstance(read.get(field), list):
+            read[field] = tuple(example_from_json(example) for example in read[field])
     for field in ("t_from_utc", "t_to_utc"):
         if read.get(field) is not None:
             read[field] = _time_from_json(field, read[field])

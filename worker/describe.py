@@ -1,0 +1,108 @@
+"""Descriptors of a query and of its examples: read back from the index, or made from a picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import structlog
+
+from models.index import IndexGeneration
+from models.repositories import index as index_record
+from worker.context import Context
+from worker.core.examples import Example
+from worker.core.geometry import roi_box, roi_cells
+from worker.core.search_params import SearchParams
+from worker.core.similarity import l2_normalise
+from worker.core.types import FloatArray, ImageArray, Roi
+from worker.errors import IndexDamaged, InputInvalid, NotFound
+from worker.generations import backbone_of
+from worker.index.shard import KINDS, read_blocks
+from worker.pinning import spec_of
+from worker.query_picture import cut_out, frame_picture, query_picture
+from worker.ranked_frame import ExampleDescriptors, QueryDescriptors
+
+log = structlog.get_logger()
+
+
+def describe_query(
+    context: Context,
+    generation: IndexGeneration,
+    roi: Roi,
+    params: SearchParams,
+    *,
+    frame_id: int | None = None,
+    picture_sha256: str | None = None,
+) -> QueryDescriptors:
+    """Query patches of the ROI and q_g. An indexed frame's rows are read back: no backbone runs
+    (except for ``query_descriptor`` = roi-crop, which embeds the cut-out picture)."""
+    grid = spec_of(generation).grid
+    cells = roi_cells(roi, grid)
+    patch_ids = cells[:, 0] * grid.w + cells[:, 1]
+    img_hwc: ImageArray | None = None
+    if frame_id is not None:
+        global_d, patches_cd = _stored_descriptors(context, generation, frame_id)
+    else:
+        img_hwc = query_picture(context, None, picture_sha256)
+        embedded = backbone_of(context, generation).embed([img_hwc])
+        global_d, patches_cd = embedded.global_nd[0], embedded.patches_ncd[0]
+    patches_qd = np.ascontiguousarray(patches_cd[patch_ids])
+    if params.query_descriptor == "roi-mean":
+        global_d = _mean_descriptor(patches_qd, spec_of(generation).global_dim)
+    elif params.query_descriptor == "roi-crop":
+        if img_hwc is None:
+            img_hwc = query_picture(context, frame_id, picture_sha256)
+        crop_hwc = cut_out(img_hwc, roi_box(roi))
+        global_d = backbone_of(context, generation).embed([crop_hwc]).global_nd[0]
+    more, less = (
+        tuple(_example(context, generation, example) for example in examples)
+        for examples in (params.more, params.less)
+    )
+    return QueryDescriptors(patches_qd, cells, global_d, roi_box(roi), more, less)
+
+
+def _example(context: Context, generation: IndexGeneration, example: Example) -> ExampleDescriptors:
+    grid = spec_of(generation).grid
+    cells = roi_cells(example.roi, grid)
+    _, patches_cd = _stored_descriptors(context, generation, example.frame_id)
+    patches_qd = np.ascontiguousarray(patches_cd[cells[:, 0] * grid.w + cells[:, 1]])
+    return ExampleDescriptors(example.frame_id, patches_qd, cells, roi_box(example.roi))
+
+
+def _stored_descriptors(
+    context: Context, generation: IndexGeneration, frame_id: int
+) -> tuple[FloatArray, FloatArray]:
+    """Descriptors of an indexed frame; from its kept picture where they are damaged."""
+    revision = None
+    while True:
+        with context.db.transaction() as session:
+            found = index_record.find_run(session, generation.id, frame_id)
+        if found is None:
+            raise NotFound(
+                f"frame {frame_id} has no rows in index generation {generation.id};"
+                " `ris verify` says why"
+            )
+        shard, run = found
+        layout = context.index.layout(
+            generation.id, shard.id, shard.revision, spec_of(generation), generation.codec
+        )
+        at = [run.start_row // layout.cells]
+        known = -1 if run.global_crc32 is None else run.global_crc32
+        sums_n2 = np.array([[known, run.crc32]], dtype=np.int64)
+        try:
+            global_nd, patches_ncd = (read_blocks(layout, kind, at, sums_n2) for kind in KINDS)
+        except IndexDamaged as error:
+            if shard.revision != revision:  # a repair may just have replaced the files
+                revision = shard.revision
+                continue
+            log.error("index_damaged", folder=error.folder, frame_id=frame_id, detail=str(error))
+            embedded = backbone_of(context, generation).embed([frame_picture(context, frame_id)])
+            global_nd, patches_ncd = embedded.global_nd, embedded.patches_ncd
+        return global_nd[0], patches_ncd[0]
+
+
+def _mean_descriptor(patches_qd: FloatArray, global_dim: int) -> FloatArray:
+    if patches_qd.shape[1] != global_dim:
+        raise InputInvalid(
+            f"query_descriptor roi-mean needs equal widths; this backbone's patches have"
+            f" {patches_qd.shape[1]} numbers, its global descriptors {global_dim}: use frame"
+        )
+    return l2_normalise(patches_qd.mean(axis=0, dtype=np.float32))
