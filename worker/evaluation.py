@@ -58,10 +58,12 @@ FEEDBACK = {
     "more-1": ("more",),
     "less-1": ("less",),
     "more-1-less-1": ("more", "less"),
+    "marked-left-out": ("more", "less"),
 }
 """The default asked again after a person marked hits of its answer: as ``more`` the first true one
 that was not followed (its labelled box), as ``less`` the first wrong one (the box shown). Marked
-frames are then taken out of the ranking, neither right nor wrong."""
+frames are then taken out of the ranking, neither right nor wrong; ``marked-left-out`` only does that,
+and is what the others are to be compared with."""
 PROFILES: dict[str, tuple[str, ...]] = {
     "strategies": STRATEGIES,
     "ablation": ("whole-frame", "default", *ABLATIONS),
@@ -211,8 +213,9 @@ def _run_query(
     if variant.feedback:
         marked = _marked(ask(), image_of, query, dataset)
         chosen = {name: marked[name] for name in variant.feedback}
-        params = replace(params, more=chosen.get("more", ()), less=chosen.get("less", ()))
-        judged = {image_of[e.frame_id] for examples in chosen.values() for e in examples}
+        if variant.name != "marked-left-out":
+            params = replace(params, more=chosen.get("more", ()), less=chosen.get("less", ()))
+        judged = {image_of[e.frame_id] for examples in marked.values() for e in examples}
         query = replace(query, ignore=query.ignore | judged, positives=query.positives - judged,
             positives_other_camera=query.positives_other_camera - judged)  # fmt: skip
     started_s = time.perf_counter()
