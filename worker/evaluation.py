@@ -61,9 +61,9 @@ FEEDBACK = {
     "marked-left-out": ("more", "less"),
 }
 """The default asked again after a person marked hits of its answer: as ``more`` the first true one
-that was not followed (its labelled box), as ``less`` the first wrong one (the box shown). Marked
-frames are then taken out of the ranking, neither right nor wrong; ``marked-left-out`` only does that,
-and is what the others are to be compared with."""
+that was not followed (its labelled box), as ``less`` the first wrong one (the box shown). Both
+frames are then taken out of the ranking, neither right nor wrong; ``marked-left-out`` does only
+that, and is what the others are to be compared with."""
 PROFILES: dict[str, tuple[str, ...]] = {
     "strategies": STRATEGIES,
     "ablation": ("whole-frame", "default", *ABLATIONS),
