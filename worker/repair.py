@@ -170,6 +170,7 @@ def _switch(
         # Old versions kept no checksum of the global block: now there is one.
         recorded_n2 = writer.sync()
         recorded_n2[done.left, 0] = NO_CHECKSUM
+        recorded_n2[done.left, 1] = now.sums_n2[done.left, 1]  # of what was lost, not of its rest
         if sorted(damaged_blocks(writer.layout, recorded_n2)) != sorted(done.left):
             raise IndexDamaged(f"{writer.layout.folder} was not written well; try again")
         changed = np.flatnonzero((recorded_n2 != now.sums_n2).any(axis=1))
