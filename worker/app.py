@@ -6,9 +6,11 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from celery import Celery
+from celery import Celery, bootsteps
 from celery.signals import setup_logging
+from celery.worker import state
 from kombu.entity import Exchange, Queue
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from worker.config import settings
 from worker.logs import configure_logging
@@ -19,6 +21,38 @@ log = structlog.get_logger()
 
 # Tasks yield after job_slice_s; an unacknowledged message comes back after twice the longest.
 VISIBILITY_TIMEOUT_S = 1200
+
+
+ACK_WATCH_S = 3.0
+
+
+class AckWatch(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Connects anew when a message stays unacknowledged although nothing runs.
+
+    While Redis is away an acknowledgement is lost with one log line, and the message goes on
+    filling the prefetch window: a worker of one slot would wait for ever, seemingly healthy.
+    """
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, consumer: Any) -> None:
+        """Look every ``ACK_WATCH_S``; the second look in a row that finds it so raises."""
+        found = 0
+
+        def look() -> None:
+            nonlocal found
+            qos = consumer.task_consumer.channel.qos
+            held = len(qos._delivered) - len(qos._dirty)
+            found = found + 1 if held and not state.reserved_requests else 0
+            if found == 2:
+                log.warning("acknowledgement_lost", messages=held)
+                raise RedisConnectionError("an acknowledgement was lost: connecting anew")
+
+        self.entry = consumer.timer.call_repeatedly(ACK_WATCH_S, look)
+
+    def stop(self, consumer: Any) -> None:
+        """Look no more; a new connection begins with a new watch."""
+        self.entry.cancel()
 
 
 def make_app() -> Celery:
@@ -60,6 +94,7 @@ def make_app() -> Celery:
         },
         timezone="UTC",
     )
+    app.steps["consumer"].add(AckWatch)
     return app
 
 

@@ -88,6 +88,24 @@ def test_a_service_killed_in_mid_job_comes_back_and_the_job_ends(
     ris.wait_done(after)
 
 
+def test_a_worker_whose_acknowledgement_is_lost_takes_the_next_job(ris, footage, same_workers):
+    """Redis is away when the job ends: the worker must not wait for ever with a full window."""
+    job_id = ris.ingest(footage["bikes"], "no-ack", 0.5)
+    ris.wait_mid_job(job_id)
+    supervisor = ris.state.supervisor_pid
+    os.kill(supervisor, signal.SIGSTOP)  # or it would be back at once
+    try:
+        old_pid = ris.kill("redis")
+        ris.eventually(lambda: ris.job(job_id)[0] == "done", "the job ends without Redis")
+        ris.eventually(lambda: "Couldn't ack" in ris.logs(), "the acknowledgement fails")
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    ris.wait_restarted("redis", old_pid)
+    after = ris.ingest(footage["car"], "no-ack-after", 0.5)
+    ris.wait_done(after)
+    ris.assert_every_frame_once(footage["car"], "no-ack-after", 0.5)
+
+
 def test_postgres_out_of_reach_is_one_clear_line(ris):
     url = "postgresql://ris@127.0.0.1:1/ris"
     said = ris.run("cameras", expect=1, changes={"RIS_DATABASE_URL": url})
