@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from worker.core.background import QUERY_FLOOR, novelty, novelty_weight
 from worker.core.trail import first_belief, moved_box
-from worker.fused import Exemplar, Subject
+from worker.core.types import IntArray
+from worker.fused import Exemplar, Subject, cell_weights
 from worker.ranked_frame import ExampleDescriptors
 from worker.scenes import Place
 from worker.trails import Trail, TrailPoint, follow
@@ -46,7 +46,7 @@ def with_examples(
         ]
     return replace(
         subject,
-        trail=_merged(subject, [trail for _, trail in trails]),
+        trail=_merged([trail for _, trail in trails]),
         exemplars=(*subject.exemplars, *exemplars),
         against=tuple(against),
     )
@@ -55,21 +55,24 @@ def with_examples(
 def _weighed(subject: Subject, example: ExampleDescriptors) -> tuple[Place | None, Exemplar]:
     """Where the example lies, if among what is searched, and its cells by their novelty there."""
     place = subject.scenes.find(example.frame_id)
-    weight_q = np.ones(len(example.patches_qd), dtype=np.float32)
+    background_cd = None
     if place is not None:
         background_cd = subject.background(subject.scenes.camera_of(place))
-        if background_cd is not None:
-            patch_ids = example.cells[:, 0] * subject.grid.w + example.cells[:, 1]
-            novelty_q = novelty(example.patches_qd[None], background_cd[patch_ids])[0]
-            weight_q = novelty_weight(novelty_q, QUERY_FLOOR)
+    weight_q = cell_weights(example.patches_qd, _patch_ids(subject, example), background_cd)
     return place, Exemplar(example.patches_qd, weight_q)
+
+
+def _patch_ids(subject: Subject, example: ExampleDescriptors) -> IntArray:
+    """0-based patch ids of the example's cells, int64 (q,)."""
+    patch_ids: IntArray = example.cells[:, 0] * subject.grid.w + example.cells[:, 1]
+    return patch_ids
 
 
 def _followed(
     subject: Subject, place: Place, example: ExampleDescriptors, exemplar: Exemplar
 ) -> Trail:
     """The trail of an example, with its own frame on it, as sure as can be."""
-    patch_ids = example.cells[:, 0] * subject.grid.w + example.cells[:, 1]
+    patch_ids = _patch_ids(subject, example)
     trail = follow(
         subject.scenes, place, exemplar.patches_qd, patch_ids, exemplar.weight_q, subject.grid
     )
@@ -92,7 +95,7 @@ def _cut(
     point = None if place is None else trail.points.get(place)
     if point is None or place is None or origin is None:
         return trail
-    patch_ids = example.cells[:, 0] * subject.grid.w + example.cells[:, 1]
+    patch_ids = _patch_ids(subject, example)
     if point.belief_c[patch_ids].max() < ON_IT:
         return trail
     start_s, wrong_s = (subject.scenes.time(at) for at in (origin, place))
@@ -104,7 +107,7 @@ def _cut(
     return replace(trail, points=kept)
 
 
-def _merged(subject: Subject, trails: Sequence[Trail]) -> Trail | None:
+def _merged(trails: Sequence[Trail]) -> Trail | None:
     """All trails as one: of two that reach a frame the surer point counts."""
     if not trails:
         return None

@@ -116,10 +116,7 @@ def describe_subject(
     if origin is None:
         return subject
     patch_ids = cells[:, 0] * grid.w + cells[:, 1]
-    background_cd = scenes.background(scenes.camera_of(origin))
-    if background_cd is not None:
-        novelty_q = novelty(patches_qd[None], background_cd[patch_ids])[0]
-        weight_q = novelty_weight(novelty_q, QUERY_FLOOR)
+    weight_q = cell_weights(patches_qd, patch_ids, scenes.background(scenes.camera_of(origin)))
     if "background" not in without:
         subject = replace(subject, query=Exemplar(patches_qd, weight_q))
     if "trail" in without:
@@ -127,6 +124,15 @@ def describe_subject(
     trail = follow(scenes, origin, patches_qd, patch_ids, weight_q, grid)
     exemplars = () if "exemplars" in without else _exemplars(scenes, trail)
     return replace(subject, trail=trail, exemplars=exemplars)
+
+
+def cell_weights(
+    patches_qd: FloatArray, patch_ids: IntArray, background_cd: FloatArray | None
+) -> FloatArray:
+    """What each cell (q,) of a box counts, float32 (q,): by its novelty where that is known."""
+    if background_cd is None:
+        return np.ones(len(patches_qd), dtype=np.float32)
+    return novelty_weight(novelty(patches_qd[None], background_cd[patch_ids])[0], QUERY_FLOOR)
 
 
 def _exemplars(scenes: CameraScenes, trail: Trail) -> tuple[Exemplar, ...]:
