@@ -181,18 +181,7 @@ def gather_evidence(
             pivoted(novel_mqc, level_q), subject.cells, subject.grid, PIVOT, growth or "rigid"
         )
         seen_n = _appearance(subject.query, novel_mqc, grown, growth)
-        for exemplar in subject.exemplars:
-            other_mqc = novel_similarity(_similarity(exemplar.patches_qd, patches_ncd), novelty_nc)
-            seen_n = seen_n + exemplar.share * weighted_max_similarity(other_mqc, exemplar.weight_q)
-        seen_n = seen_n / (1 + sum(exemplar.share for exemplar in subject.exemplars))
-        against_nk = [
-            weighted_max_similarity(
-                novel_similarity(_similarity(wrong.patches_qd, patches_ncd), novelty_nc),
-                wrong.weight_q,
-            )
-            for wrong in subject.against
-        ]
-        appearance_n[part] = seen_n - AGAINST_WEIGHT * strongest(against_nk, len(part))
+        appearance_n[part] = _with_exemplars(subject, seen_n, patches_ncd, novelty_nc)
         for position, cosine_qc, region in zip(part, cosine_mqc, grown, strict=True):
             regions[int(position)] = _with_cosines(region, cosine_qc)
     places = [
@@ -225,6 +214,24 @@ def strongest(likeness_kn: Sequence[FloatArray], count: int) -> FloatArray:
         return np.zeros(count, dtype=np.float32)
     greatest: FloatArray = np.maximum.reduce(likeness_kn)
     return greatest
+
+
+def _with_exemplars(
+    subject: Subject, seen_n: FloatArray, patches_ncd: FloatArray, novelty_nc: FloatArray
+) -> FloatArray:
+    """Likeness to the query, float32 (n,), averaged with that to the exemplars by their shares,
+    less the greatest likeness to what speaks against the subject."""
+
+    def likeness(exemplar: Exemplar) -> FloatArray:
+        cosine_mqc = _similarity(exemplar.patches_qd, patches_ncd)
+        return weighted_max_similarity(novel_similarity(cosine_mqc, novelty_nc), exemplar.weight_q)
+
+    for exemplar in subject.exemplars:
+        seen_n = seen_n + exemplar.share * likeness(exemplar)
+    seen_n = seen_n / (1 + sum(exemplar.share for exemplar in subject.exemplars))
+    against_nk = [likeness(wrong) for wrong in subject.against]
+    whole: FloatArray = seen_n - AGAINST_WEIGHT * strongest(against_nk, len(seen_n))
+    return whole
 
 
 def _similarity(query_qd: FloatArray, patches_ncd: FloatArray) -> FloatArray:

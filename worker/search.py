@@ -151,18 +151,7 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         [hit for hit in searched.ranked if hit.region is not None][: params.limit], params
     )
     searched_s = time.perf_counter()
-    looks = 0 if params.strategy.is_paper else params.close_looks
-    looked_at = look_closer(
-        context,
-        generation,
-        [shown.hit for shown in hits[:looks]],
-        roi_box(roi),
-        frame_id=query.frame_id,
-        picture_sha256=query.picture_sha256,
-    )
-    hits[:looks] = [
-        replace(shown, hit=hit) for shown, hit in zip(hits[:looks], looked_at, strict=True)
-    ]
+    hits = _looked_at(context, generation, hits, params, query)
     stats = {
         "describe_ms": round(1000 * (described_s - started_s), 3),
         "search_ms": round(1000 * (searched_s - described_s), 3),
@@ -178,6 +167,27 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         search_record.record_hits(session, query.id, generation.id, stats, rows)
         lease.finish(session, {"hits": len(hits)})
     return "finished"
+
+
+def _looked_at(
+    context: Context,
+    generation: IndexGeneration,
+    hits: list[_Shown],
+    params: SearchParams,
+    query: SearchQuery,
+) -> list[_Shown]:
+    """The first ``close_looks`` hits with finer boxes, and the others as they are."""
+    looks = 0 if params.strategy.is_paper else params.close_looks
+    finer = look_closer(
+        context,
+        generation,
+        [shown.hit for shown in hits[:looks]],
+        roi_box(roi_from_json(query.roi)),
+        frame_id=query.frame_id,
+        picture_sha256=query.picture_sha256,
+    )
+    first = [replace(shown, hit=hit) for shown, hit in zip(hits[:looks], finer, strict=True)]
+    return [*first, *hits[looks:]]
 
 
 @dataclass(frozen=True, slots=True)
