@@ -1,12 +1,15 @@
 """Faults at every step of an ingest that touches disk or database: is a frame lost or doubled?
 
     .venv/bin/python -m benchmarks.fault_points [--kind kill|ENOSPC|EIO] [--faults 100] [--seed 1]
+    .venv/bin/python -m benchmarks.fault_points --erase ...
 
 A process of its own ingests a short clip. At its n-th step it kills itself (-9), or the disk says
 that it is full or broken: before a file is opened, written (or half written), cut, synced, renamed,
 a folder made; kills also come before and just after a commit. Other processes then take the job
 over and end it. The next job is disturbed at step n + 1; when one ends undisturbed, counting starts
-over. The peer is an undisturbed ingest. Everything runs on own services and a throw-away folder,
+over. The peer is an undisturbed ingest. With ``--erase`` the disturbed job is the erasure of the
+middle of a clip that was ingested before: is a frame left, a neighbour lost, a file forgotten?
+Everything runs on own services and a throw-away folder,
 with the default backbone. Prints one JSON object; exit 1 when anything is wrong.
 """
 
@@ -27,6 +30,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -37,6 +41,7 @@ from models.repositories import jobs as job_record
 from worker.admin.demo import packaged_footage
 from worker.context import Context
 from worker.core.sampling import IntervalPolicy
+from worker.erasure import camera_span, run_erase, submit_erasure
 from worker.generations import ensure_live_generation
 from worker.ingest import fail_ingest, run_ingest, submit_file
 from worker.jobs import Handler, run_job
@@ -46,8 +51,19 @@ from worker.verify import verify_index
 
 CLIP = next(clip.path for clip in packaged_footage() if clip.camera == "street")
 EVERY_S = 2.5
-HANDLERS = {"ingest": Handler(run_ingest, fail_ingest)}
-STEPS = ("open", "pread", "pwrite", "ftruncate", "fsync", "replace", "mkdir")
+HANDLERS = {"ingest": Handler(run_ingest, fail_ingest), "erase": Handler(run_erase)}
+STEPS = (
+    "open",
+    "pread",
+    "pwrite",
+    "ftruncate",
+    "fsync",
+    "replace",
+    "mkdir",
+    "unlink",
+    "rmdir",
+    "sync",
+)
 FRAMES = """
     select f.pts, f.picture_sha256, count(r.frame_id) from frames f
     join cameras c on c.id = f.camera_id left join f_map_runs r on r.frame_id = f.id
@@ -58,7 +74,8 @@ FRAMES = """
 class Fault:
     """Counts steps of this process; at the chosen one it dies, or the disk answers with an error.
 
-    ``kind``: ``kill``, or the name of an errno. Commits count for kills only.
+    ``kind``: ``kill``, or the name of an errno. Commits, and sync, which cannot
+    fail, count for kills only.
     """
 
     def __init__(self, kind: str, step: int, half: bool, said: int) -> None:
@@ -66,7 +83,7 @@ class Fault:
         self.counted = 0
 
     def count(self, name: str, first: Callable[[], object] = lambda: None) -> None:
-        if self.kind != "kill" and name.startswith("commit"):
+        if self.kind != "kill" and name in ("commit", "committed", "sync"):
             return
         self.counted += 1
         if self.counted == self.step:
@@ -126,8 +143,8 @@ def in_child(work: Callable[[int], None]) -> str:
 class Bench:
     """Kills jobs of one database, and what came of it."""
 
-    def __init__(self, context: Context, kind: str, seed: int) -> None:
-        self.context, self.kind = context, kind
+    def __init__(self, context: Context, kind: str, seed: int, *, erase: bool) -> None:
+        self.context, self.kind, self.erase = context, kind, erase
         self.chance = random.Random(seed)
         self.faults: Counter[str] = Counter()
         self.answers: Counter[str] = Counter()
@@ -142,6 +159,15 @@ class Bench:
 
     def submit(self, camera: str) -> uuid.UUID:
         return uuid.UUID(submit_file(self.context, CLIP, camera, IntervalPolicy(EVERY_S)).job_id)
+
+    def order(self, camera: str) -> uuid.UUID:
+        """The erasure of a camera's frames but its first and its last."""
+        span, found = camera_span(self.context, camera, None, None)
+        assert found.first_utc is not None
+        return submit_erasure(
+            self.context,
+            replace(span, from_utc=found.first_utc + timedelta(seconds=0.1), to_utc=found.last_utc),
+        )
 
     def end(self, job_id: uuid.UUID) -> None:
         """Let undisturbed processes take the job over until it is done."""
@@ -161,6 +187,10 @@ class Bench:
         # Every job keeps the same pictures: without this only the first would write any.
         shutil.rmtree(self.context.settings.data_dir / "pictures", ignore_errors=True)
         job_id = self.submit(camera := f"disturbed-{self.jobs}")
+        if self.erase:
+            self.end(job_id)
+            self.recovery_s.pop()
+            job_id = self.order(camera)
         self.jobs += 1
         half = self.chance.random() < 0.5
 
@@ -186,10 +216,22 @@ class Bench:
         with psycopg.connect(url) as connection:
             return connection.execute(FRAMES, (camera,)).fetchall()
 
+    def forgotten(self) -> int:
+        """Folders of vector files that no shard has, and pictures that no frame has."""
+        url = str(self.context.settings.database_url).replace("+psycopg", "")
+        with psycopg.connect(url) as connection:
+            shards = connection.execute("select id, revision from shards").fetchall()
+            pictures = connection.execute("select picture_sha256 from frames").fetchall()
+        known = {f"s{shard_id}.{revision}".removesuffix(".0") for shard_id, revision in shards}
+        found = {path.name for path in self.context.index.root.glob("g*/s*")}
+        stored = {path.stem for path in self.context.pictures.root.rglob("*.jpg")}
+        return len(found - known) + len(stored - {sha256 for (sha256,) in pictures})
+
     def compare(self, camera: str) -> None:
         found = self.rows(camera)
         frames = {(pts, sha256) for pts, sha256, _ in found}
-        expected = {(pts, sha256) for pts, sha256, _ in self.rows("undisturbed")}
+        whole = [(pts, sha256) for pts, sha256, _ in self.rows("undisturbed")]
+        expected = {whole[0], whole[-1]} if self.erase else set(whole)
         self.missing += len(expected - frames) + sum(runs == 0 for _, _, runs in found)
         self.other += len(frames - expected)
         self.doubled += len(found) - len(frames) + sum(max(0, runs - 1) for _, _, runs in found)
@@ -212,6 +254,7 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after that")
     parser.add_argument("--kind", choices=("kill", "ENOSPC", "EIO"), default="kill")
+    parser.add_argument("--erase", action="store_true", help="disturb erasures, not ingests")
     parser.add_argument("--seed", type=int, default=None, help="of the half-written blocks")
     given = parser.parse_args()
     seed = random.randrange(2**32) if given.seed is None else given.seed
@@ -225,12 +268,14 @@ def main() -> int:
         job_retry_base_s=0.05,
     ) as context:
         ensure_live_generation(context)
-        bench = Bench(context, given.kind, seed)
+        bench = Bench(context, given.kind, seed, erase=given.erase)
         measure(bench, given.faults, given.seconds)
+        # An ingest's dead writers leave bytes that the next one writes over; an erasure nothing.
+        forgotten = bench.forgotten() if given.erase else 0
         problems = verify_index(context).problems
-    wrong = bench.missing + bench.doubled + bench.other
+    wrong = bench.missing + bench.doubled + bench.other + forgotten
     figure = {
-        "name": f"fault_points_{given.kind}_frames_wrong",
+        "name": f"fault_points_{'erase_' * given.erase}{given.kind}_frames_wrong",
         "value": wrong,
         "unit": "frames",
         "peer": "undisturbed ingest of the same clip",
@@ -243,6 +288,7 @@ def main() -> int:
         "frames_missing": bench.missing,
         "frames_doubled": bench.doubled,
         "frames_other": bench.other,
+        "files_forgotten": forgotten,
         "verify_problems": len(problems),
         "slowest_recovery_s": round(max(bench.recovery_s), 2),
         "seconds": round(time.monotonic() - began_s, 1),

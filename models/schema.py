@@ -1,6 +1,7 @@
 """Every table, imported once, so that ``Base.metadata`` is complete."""
 
 from models.base import Base
+from models.erasure import Erasure
 from models.index import FMapRun, IndexGeneration, Shard
 from models.jobs import Job
 from models.search import SearchHit, SearchQuery
@@ -10,6 +11,7 @@ metadata = Base.metadata
 
 __all__ = [
     "Camera",
+    "Erasure",
     "FMapRun",
     "Frame",
     "IndexGeneration",

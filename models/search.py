@@ -23,6 +23,7 @@ class SearchQuery(Base):
     __tablename__ = "search_queries"
     __table_args__ = (
         CheckConstraint("num_nonnulls(frame_id, picture_sha256) = 1", name="one_source"),
+        Index(None, "frame_id"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)

@@ -43,6 +43,18 @@ class Database:
                 raise DatabaseUnavailable(_first_line(error)) from error
             raise
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """A read-only transaction whose statements all see one moment, whatever is committed."""
+        with self.transaction() as session:
+            session.connection(
+                execution_options={
+                    "isolation_level": "REPEATABLE READ",
+                    "postgresql_readonly": True,
+                }
+            )
+            yield session
+
     def ping(self) -> str:
         """Server version. Raises :class:`DatabaseUnavailable`."""
         with self.transaction() as session:

@@ -13,13 +13,20 @@ from models.base import Base, created_at_column
 
 
 class Camera(Base):
-    """A VMS source. Frames are grouped, filtered and sharded by camera."""
+    """A VMS source. Frames are grouped, filtered and sharded by camera.
+
+    ``retention_days``: how long its footage is kept; 0 for ever, null as the settings say.
+    """
 
     __tablename__ = "cameras"
-    __table_args__ = (CheckConstraint("length(name) between 1 and 200", name="name_length"),)
+    __table_args__ = (
+        CheckConstraint("length(name) between 1 and 200", name="name_length"),
+        CheckConstraint("retention_days >= 0", name="retention_days_valid"),
+    )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
+    retention_days: Mapped[int | None]
     created_at: Mapped[datetime] = created_at_column()
 
 
@@ -69,6 +76,7 @@ class Frame(Base):
     __table_args__ = (
         UniqueConstraint("segment_id", "pts"),
         Index(None, "camera_id", "t_utc"),
+        Index(None, "picture_sha256", postgresql_using="hash"),
         CheckConstraint("h_px > 0 and w_px > 0", name="size_positive"),
         CheckConstraint("length(picture_sha256) = 64", name="picture_sha256_hex"),
     )

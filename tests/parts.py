@@ -21,6 +21,7 @@ from worker.backbones.base import Backbone
 from worker.config import Settings
 from worker.context import Context
 from worker.core.sampling import IntervalPolicy
+from worker.erasure import run_erase
 from worker.ingest import fail_ingest, run_ingest, submit_file
 from worker.jobs import Handler, run_job
 from worker.reindex import fail_reindex, run_reindex
@@ -31,6 +32,7 @@ HANDLERS: Mapping[str, Handler] = {
     "ingest": Handler(run_ingest, fail_ingest),
     "query": Handler(run_query),
     "reindex": Handler(run_reindex, fail_reindex),
+    "erase": Handler(run_erase),
 }
 
 

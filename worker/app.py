@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from worker.config import settings
 from worker.logs import configure_logging
-from worker.messages import ADMIN_QUEUE, INGEST_QUEUE, QUERY_QUEUE, SWEEP_TASK
+from worker.messages import ADMIN_QUEUE, INGEST_QUEUE, QUERY_QUEUE, RETAIN_TASK, SWEEP_TASK
 from worker.services import broker_url
 
 log = structlog.get_logger()
@@ -86,11 +86,15 @@ def make_app() -> Celery:
             "socket_keepalive": True,
         },
         beat_schedule={
-            "sweep": {
-                "task": SWEEP_TASK,
-                "schedule": timedelta(seconds=configured.sweep_every_s),
-                "options": {"queue": ADMIN_QUEUE, "expires": max(1.0, configured.sweep_every_s)},
+            task: {
+                "task": task,
+                "schedule": timedelta(seconds=every_s),
+                "options": {"queue": ADMIN_QUEUE, "expires": max(1.0, every_s)},
             }
+            for task, every_s in (
+                (SWEEP_TASK, configured.sweep_every_s),
+                (RETAIN_TASK, configured.retain_every_s),
+            )
         },
         timezone="UTC",
     )

@@ -76,6 +76,15 @@ class Settings(BaseSettings):
     sweep_every_s: float = Field(
         10.0, ge=0.2, le=600, description="How often beat looks for jobs nobody runs."
     )
+    retention_days: int = Field(
+        0,
+        ge=0,
+        le=36_500,
+        description="Footage older than this is erased, of cameras without an own rule; 0: never.",
+    )
+    retain_every_s: float = Field(
+        900.0, ge=0.2, le=86_400, description="How often beat looks for footage to erase."
+    )
     query_workers: int = Field(2, ge=1, le=64, description="Threads of one query worker.")
     compact_max_bytes: int = Field(
         512 * 1024 * 1024,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from models.session import Database
 from worker.backbones.base import Backbone
@@ -17,6 +19,20 @@ from worker.messages import JobKind
 from worker.pinning import FMapCache
 from worker.video.frame_store import FrameStore
 from worker.video.upload_store import UploadStore
+
+
+class LastErasure:
+    """When footage was last erased, as far as this process knows."""
+
+    def __init__(self) -> None:
+        self._seen: datetime | None = None
+        self._lock = threading.Lock()
+
+    def is_news(self, erased_utc: datetime | None) -> bool:
+        """Whether this is another time than the one told last."""
+        with self._lock:
+            news, self._seen = erased_utc != self._seen, erased_utc
+        return news
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +54,10 @@ class Context:
     backgrounds: BackgroundCache = field(default_factory=BackgroundCache)
     compact: CompactCache = field(default_factory=CompactCache)
     damage: KnownDamage = field(default_factory=KnownDamage)
+    erased: LastErasure = field(default_factory=LastErasure)
+
+    def let_go_since(self, erased_utc: datetime | None) -> None:
+        """Forget what this process read before footage was last erased."""
+        if self.erased.is_news(erased_utc):
+            for cache in (self.f_maps, self.index, self.backgrounds, self.compact):
+                cache.let_go()

@@ -112,6 +112,13 @@ class GenerationSwitched(RisError):
     retryable = True
 
 
+class ErasedMeanwhile(RisError):
+    """Footage was erased while a batch of it was being prepared; the batch is redone without it."""
+
+    code = "erased_meanwhile"
+    retryable = True
+
+
 class LeaseLost(RisError):
     """Another worker took the job over; this one must stop without recording anything."""
 

@@ -24,11 +24,25 @@ from models.video import VideoSegment
 from worker.backbones.base import Backbone
 from worker.context import Context
 from worker.core.sampling import SamplingPolicy, policy_from_json, policy_key, policy_to_json
-from worker.errors import InputInvalid, NotFound, RisError, VideoInvalid, VideoUnreadable
+from worker.errors import (
+    ErasedMeanwhile,
+    InputInvalid,
+    NotFound,
+    RisError,
+    VideoInvalid,
+    VideoUnreadable,
+)
 from worker.generations import backbone_of, ensure_live_generation
 from worker.jobs import Lease, Outcome
 from worker.messages import INGEST_QUEUE
-from worker.recording import PictureBatch, prepare_batch, record_batch
+from worker.recording import (
+    PictureBatch,
+    PreparedBatch,
+    discard_pictures,
+    not_erased,
+    prepare_batch,
+    record_batch,
+)
 from worker.video.decode import DecodeReport, SampledFrame, sample_video
 from worker.video.probe import VideoInfo, probe
 
@@ -216,27 +230,46 @@ def _commit(run: _Run, sampled: Sequence[SampledFrame], report: DecodeReport) ->
         raise VideoInvalid(
             f"{run.segment.source_path}: a timestamp is absurd; remux the file"
         ) from error
+    with run.context.db.transaction() as session:
+        kept = not_erased(session, run.segment, times)
     batch = PictureBatch(
-        t_utc=times,
-        pts=[frame.pts for frame in sampled],
-        imgs_input_hwc=[frame.img_input_hwc for frame in sampled],
-        imgs_picture_hwc=[frame.img_picture_hwc for frame in sampled],
+        t_utc=[times[position] for position in kept],
+        pts=[sampled[position].pts for position in kept],
+        imgs_input_hwc=[sampled[position].img_input_hwc for position in kept],
+        imgs_picture_hwc=[sampled[position].img_picture_hwc for position in kept],
     )
-    prepared = prepare_batch(run.context, run.backbone, batch)
-    frame_count = run.segment.frame_count + len(sampled)
+    prepared = prepare_batch(run.context, run.backbone, batch) if kept else None
+    frame_count = run.segment.frame_count + len(kept)
+    try:
+        _record(run, prepared, (times[-1], sampled[-1].pts, frame_count), report)
+    except ErasedMeanwhile:
+        assert prepared is not None
+        discard_pictures(run.context, [frame.picture_sha256 for frame in prepared.frames])
+        raise
+    run.segment.frame_count = frame_count
+
+
+def _record(
+    run: _Run,
+    prepared: PreparedBatch | None,
+    so_far: tuple[datetime, int, int],
+    report: DecodeReport,
+) -> None:
+    """One transaction; ``so_far``: time and pts of the batch's last frame, frames until then."""
+    t_utc, pts, frame_count = so_far
     with ExitStack() as held, run.context.db.transaction() as session:
-        progress = {"frames": frame_count, "t_utc": batch.t_utc[-1].isoformat()}
+        progress = {"frames": frame_count, "t_utc": t_utc.isoformat()}
         run.lease.record_progress(session, progress)
-        record_batch(run.context, session, run.segment, run.generation, prepared, held)
+        if prepared is not None:
+            record_batch(run.context, session, run.segment, run.generation, prepared, held)
         video_record.set_segment(
             session,
             run.segment.id,
-            resume_pts=batch.pts[-1],
+            resume_pts=pts,
             frame_count=frame_count,
             frames_decoded=run.segment.frames_decoded + report.frames_decoded,
             decode_errors=run.segment.decode_errors + report.decode_errors,
         )
-    run.segment.frame_count = frame_count
 
 
 def _finish(run: _Run, info: VideoInfo, report: DecodeReport) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-JobKind = Literal["ingest", "query", "reindex"]
+JobKind = Literal["ingest", "query", "reindex", "erase"]
 Queue = Literal["ingest", "query", "admin"]
 
 INGEST_QUEUE: Final[Queue] = "ingest"
@@ -16,10 +16,13 @@ ADMIN_QUEUE: Final[Queue] = "admin"
 
 RUN_JOB_TASK: Final = "ris.run_job"
 SWEEP_TASK: Final = "ris.sweep"
+RETAIN_TASK: Final = "ris.retain"
 
 QUEUE_OF_KIND: Final[dict[JobKind, Queue]] = {
     "ingest": INGEST_QUEUE,
     "query": QUERY_QUEUE,
     # Reindexing embeds, so it shares the embedding worker, slice by slice.
     "reindex": INGEST_QUEUE,
+    # One worker writes shards, whatever for.
+    "erase": INGEST_QUEUE,
 }

@@ -37,6 +37,11 @@ class FMapCache:
     _runs: dict[tuple[int, int], ShardRuns] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def let_go(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._runs.clear()
+
     def read(self, session: Session, shard: Shard) -> ShardRuns:
         """Runs of a shard's first ``frame_count`` blocks; only new ones come from Postgres.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from models.index import IndexGeneration
+from models.repositories import erasures as erasure_record
 from models.repositories import index as index_record
 from models.repositories import videos as video_record
 from models.repositories.videos import NewFrame
@@ -17,7 +18,7 @@ from worker.backbones.base import Backbone
 from worker.backbones.embedder import embed_batched
 from worker.context import Context
 from worker.core.types import Descriptors, ImageArray
-from worker.errors import GenerationSwitched
+from worker.errors import ErasedMeanwhile, GenerationSwitched
 from worker.index.shard import append_blocks, hold_shard
 from worker.pinning import spec_of
 
@@ -79,27 +80,47 @@ def record_batch(
     """Record frames and append their descriptors, in the caller's transaction; returns frame ids.
 
     ``held`` keeps the shards' locks; the caller closes it after its transaction. Raises
-    :class:`GenerationSwitched` when ``generation`` is no longer live.
+    :class:`GenerationSwitched` when ``generation`` is no longer live, and
+    :class:`ErasedMeanwhile` when some of the frames, or of their pictures, were erased since they
+    were prepared: then :func:`discard_pictures` and prepare those of :func:`not_erased` again.
     """
     index_record.lock_generations(session, exclusive=False)
     live = index_record.live_generation(session)
     if live is None or live.id != generation.id:
         raise GenerationSwitched(f"generation {generation.id} is no longer live; batch redone")
+    times = [frame.t_utc for frame in prepared.frames]
+    if len(not_erased(session, segment, times)) < len(times):
+        raise ErasedMeanwhile(f"frames of segment {segment.id} were erased; batch redone")
+    for frame in prepared.frames:
+        if not context.pictures.has(frame.picture_sha256):
+            raise ErasedMeanwhile(f"picture {frame.picture_sha256} was erased; batch redone")
     ids = video_record.insert_frames(session, segment, prepared.frames)
     frame_ids = [ids[frame.pts] for frame in prepared.frames]
-    append_frames(
-        context,
-        session,
-        generation,
-        IndexedFrames(
-            segment.camera_id,
-            frame_ids,
-            [frame.t_utc for frame in prepared.frames],
-            prepared.descriptors,
-        ),
-        held,
-    )
+    indexed = IndexedFrames(segment.camera_id, frame_ids, times, prepared.descriptors)
+    append_frames(context, session, generation, indexed, held)
     return frame_ids
+
+
+def not_erased(session: Session, segment: VideoSegment, t_utc: Sequence[datetime]) -> list[int]:
+    """Positions of the times that no erasure ordered since the segment was accepted covers."""
+    spans = erasure_record.spans_since(session, segment.camera_id, segment.created_at)
+    return [
+        position
+        for position, time_utc in enumerate(t_utc)
+        if not any(
+            (from_utc is None or time_utc >= from_utc) and (to_utc is None or time_utc < to_utc)
+            for from_utc, to_utc in spans
+        )
+    ]
+
+
+def discard_pictures(context: Context, sha256s: Sequence[str]) -> int:
+    """Remove kept pictures that no frame has; returns how many."""
+    with context.db.transaction() as session:
+        # Under the lock nobody is about to record a frame with one of these pictures.
+        index_record.lock_generations(session, exclusive=True)
+        unused = erasure_record.unused_pictures(session, sha256s)
+        return sum(context.pictures.remove(sha256) for sha256 in sorted(unused))
 
 
 def append_frames(

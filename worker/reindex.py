@@ -116,16 +116,30 @@ def _embed_batch(
     context.index.require_free(context.settings.min_free_bytes)
     for camera_id, group in groupby(frames, key=lambda frame: frame.camera_id):
         members = list(group)
-        imgs_hwc = [context.pictures.load(frame.picture_sha256) for frame in members]
+        try:
+            imgs_hwc = [context.pictures.load(frame.picture_sha256) for frame in members]
+        except NotFound:
+            if _known(context, members) == members:
+                raise
+            return  # erased meanwhile: ask anew what is missing
         descriptors = embed_batched(backbone, imgs_hwc, context.settings.embed_batch)
         with ExitStack() as held, context.db.transaction() as session:
             done = index_record.count_indexed(session, generation.id) + len(members)
             total = index_record.count_frames(session)
             lease.record_progress(session, {"frames": done, "of": total})
+            index_record.lock_generations(session, exclusive=False)
             frame_ids = [frame.id for frame in members]
+            if index_record.known_frames(session, frame_ids) != set(frame_ids):
+                return
             times = [frame.t_utc for frame in members]
             embedded = IndexedFrames(camera_id, frame_ids, times, descriptors)
             append_frames(context, session, generation, embedded, held)
+
+
+def _known(context: Context, frames: list[Frame]) -> list[Frame]:
+    with context.db.transaction() as session:
+        known = index_record.known_frames(session, [frame.id for frame in frames])
+    return [frame for frame in frames if frame.id in known]
 
 
 def _switch(

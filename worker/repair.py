@@ -16,14 +16,13 @@ from worker.context import Context
 from worker.core.types import ImageArray, IntArray
 from worker.errors import IndexDamaged, RisError, StorageFull
 from worker.generations import backbone_of, require_live_generation
+from worker.index.revision import RevisionWriter, stored_blocks
 from worker.index.shard import (
     NO_CHECKSUM,
-    RevisionWriter,
     ShardLayout,
     check_headers,
     damaged_blocks,
     hold_shard,
-    stored_blocks,
 )
 from worker.index.store import PinnedShard
 from worker.pinning import FMapCache, pin_shard, spec_of
@@ -82,8 +81,10 @@ class _Repaired:
 
 
 def _repair_shard(context: Context, generation: IndexGeneration, shard_id: int) -> _Repaired:
-    with context.db.transaction() as session:
+    with context.db.snapshot() as session:
         shard = index_record.find_shard(session, shard_id)
+        if shard is None:
+            return _Repaired()  # erased meanwhile
         pinned = _pin(context, session, generation, shard)
     done = _Repaired()
     if not damaged_blocks(pinned.layout, pinned.sums_n2):
@@ -162,10 +163,12 @@ def _switch(
 ) -> None:
     """Under the shard's row lock: add what was appended meanwhile, check, make it the shard's."""
     with context.db.transaction() as session:
-        shard = index_record.lock_shard_by_id(session, pinned.shard_id)
+        shard = index_record.find_shard(session, pinned.shard_id, lock=True)
+        if shard is None:
+            raise IndexDamaged(f"{pinned.layout.folder} was erased meanwhile")
         now = _pin(context, session, generation, shard)
         if now.layout.folder != pinned.layout.folder:
-            raise IndexDamaged(f"{pinned.layout.folder} was repaired by someone else meanwhile")
+            raise IndexDamaged(f"{pinned.layout.folder} was written anew by someone else meanwhile")
         _write(context, generation, now, pinned.blocks, writer, done)
         # Old versions kept no checksum of the global block: now there is one.
         recorded_n2 = writer.sync()

@@ -12,6 +12,7 @@ import numpy as np
 import structlog
 
 from models.index import IndexGeneration
+from models.repositories import erasures as erasure_record
 from models.repositories import jobs as job_record
 from models.repositories import search as search_record
 from models.repositories import videos as video_record
@@ -163,6 +164,10 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
     }
     grid = spec_of(generation).grid
     with context.db.transaction() as session:
+        if not search_record.lock_query(session, query.id):
+            raise NotFound(f"query {query.id} was erased with the footage it shows")
+        kept = search_record.frames_kept(session, [shown.hit.frame_id for shown in hits])
+        hits = [shown for shown in hits if shown.hit.frame_id in kept]  # others were just erased
         rows = [_hit_row(place, shown, grid) for place, shown in enumerate(hits, start=1)]
         search_record.record_hits(session, query.id, generation.id, stats, rows)
         lease.finish(session, {"hits": len(hits)})
@@ -263,7 +268,8 @@ def search_generation(
     spec = spec_of(generation)
     examined: set[str] = set()
     while True:
-        with context.db.transaction() as session:
+        with context.db.snapshot() as session:
+            context.let_go_since(erasure_record.last_finished(session))
             pinned = _pinned(context, session, generation, params, exclude_frame_id)
         shards = [shard for shard in pinned if shard.blocks]
         try:
@@ -282,6 +288,8 @@ def search_generation(
         except IndexDamaged as error:
             if error.folder is None or error.folder in examined:
                 raise
+            if _replaced(context, generation, params, exclude_frame_id, error.folder):
+                continue
             examined.add(error.folder)
             damaged = next(shard for shard in shards if str(shard.layout.folder) == error.folder)
             found = context.damage.examine(damaged, error.blocks)
@@ -290,6 +298,19 @@ def search_generation(
         asked = [shard for shard in pinned if shard.searched]
         lost = sum(_in_span(t_s, params) for shard in asked for t_s in shard.lost_t_epoch_s)
         return Searched(ranked, sum(shard.blocks for shard in asked), lost)
+
+
+def _replaced(
+    context: Context,
+    generation: IndexGeneration,
+    params: SearchParams,
+    frame_id: int | None,
+    folder: str,
+) -> bool:
+    """Whether the files were erased or written anew since they were pinned."""
+    with context.db.snapshot() as session:
+        pinned = _pinned(context, session, generation, params, frame_id)
+    return all(str(shard.layout.folder) != folder for shard in pinned)
 
 
 def _in_span(t_epoch_s: float, params: SearchParams) -> bool:

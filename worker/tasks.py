@@ -8,13 +8,14 @@ from typing import Any
 from celery.signals import worker_ready
 
 from worker.app import app
+from worker.erasure import run_erase, submit_due
 from worker.errors import NotFound
 from worker.generations import require_live_generation
 from worker.ingest import fail_ingest, run_ingest
 from worker.jobs import Handler, run_job
 from worker.jobs import sweep as sweep_jobs
 from worker.kernels.region_growing import warm_up
-from worker.messages import QUERY_QUEUE, RUN_JOB_TASK, SWEEP_TASK
+from worker.messages import QUERY_QUEUE, RETAIN_TASK, RUN_JOB_TASK, SWEEP_TASK
 from worker.reindex import fail_reindex, run_reindex
 from worker.runtime import process_context
 from worker.search import run_query
@@ -23,6 +24,7 @@ HANDLERS = {
     "ingest": Handler(run_ingest, fail_ingest),
     "query": Handler(run_query),
     "reindex": Handler(run_reindex, fail_reindex),
+    "erase": Handler(run_erase),
 }
 
 
@@ -36,6 +38,12 @@ def run_job_task(job_id: str) -> None:
 def sweep_task() -> None:
     """Ring again for forgotten jobs."""
     sweep_jobs(process_context(), queue_length)
+
+
+@app.task(name=RETAIN_TASK)  # type: ignore[untyped-decorator]
+def retain_task() -> None:
+    """Order the erasure of what has outlived its retention."""
+    submit_due(process_context())
 
 
 def queue_length(queue: str) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.index import IndexGeneration, Shard
+from models.repositories import erasures as erasure_record
 from models.repositories import index as index_record
 from models.repositories import videos as video_record
 from worker.context import Context
@@ -42,6 +43,7 @@ def verify_index(context: Context, *, pictures: bool = True) -> Report:
         if generation.state in ("live", "building")
     ]
     problems = [problem for report in reports for problem in report.problems]
+    problems += _unfinished_erasures(context)
     for sha256 in hashes:
         try:
             context.pictures.load(sha256)
@@ -54,6 +56,24 @@ def verify_index(context: Context, *, pictures: bool = True) -> Report:
         pictures=len(hashes),
         problems=tuple(problems),
     )
+
+
+def _unfinished_erasures(context: Context) -> list[str]:
+    with context.db.transaction() as session:
+        failed = [
+            (erasure, job)
+            for erasure, job in erasure_record.list_all(session)
+            if erasure.finished_at is None and job.state == "failed"
+        ]
+        return [
+            f"erasure {erasure.id} of camera {erasure.camera.name!r} failed before its end"
+            f" ({job.error_code}): order it again with `ris erase`"
+            for erasure, job in failed
+            if erasure.leftovers
+            or erasure_record.first_frame_utc(
+                session, erasure.camera_id, erasure.from_utc, erasure.to_utc
+            )
+        ]
 
 
 def verify_generation(context: Context, generation: IndexGeneration) -> Report:
@@ -82,11 +102,27 @@ def verify_generation(context: Context, generation: IndexGeneration) -> Report:
 
 
 def _verify_shard(context: Context, generation: IndexGeneration, shard: Shard) -> list[str]:
-    name = f"generation {generation.id} shard {shard.id}"
+    """Problems of a shard, of which there are none when it was erased or written anew meanwhile."""
+    while True:
+        with context.db.transaction() as session:
+            seen = index_record.find_shard(session, shard.id)
+        if seen is None:
+            return []
+        problems = _problems(context, generation, seen.id)
+        with context.db.transaction() as session:
+            now = index_record.find_shard(session, shard.id)
+        if now is not None and now.revision == seen.revision:
+            return problems
+
+
+def _problems(context: Context, generation: IndexGeneration, shard_id: int) -> list[str]:
+    name = f"generation {generation.id} shard {shard_id}"
     cells = spec_of(generation).grid.cells
     try:
-        with context.db.transaction() as session:
-            shard = index_record.find_shard(session, shard.id)
+        with context.db.snapshot() as session:
+            shard = index_record.find_shard(session, shard_id)
+            if shard is None:
+                return []
             pinned = pin_shard(session, context.index, FMapCache(), generation, shard)
         problems = []
         if shard.row_count != shard.frame_count * cells:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import BigInteger, exists, func, literal, select, text, update
+from sqlalchemy import BigInteger, delete, exists, func, literal, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -107,9 +107,11 @@ def lock_shard(session: Session, generation_id: int, camera_id: int, bucket_utc:
     ).one()
 
 
-def find_shard(session: Session, shard_id: int) -> Shard:
-    """A shard as it stands now."""
-    return session.scalars(select(Shard).filter_by(id=shard_id), execution_options=_FRESH).one()
+def find_shard(session: Session, shard_id: int, *, lock: bool = False) -> Shard | None:
+    """A shard as it stands now, locked for its only writer if asked; None once it was erased."""
+    query = select(Shard).filter_by(id=shard_id)
+    query = query.with_for_update() if lock else query
+    return session.scalars(query, execution_options=_FRESH).one_or_none()
 
 
 def lock_shard_by_id(session: Session, shard_id: int) -> Shard:
@@ -137,6 +139,30 @@ def replace_files(session: Session, shard: Shard, sums: Mapping[int, tuple[int, 
     )
 
 
+def remove_shard(session: Session, shard_id: int) -> None:
+    """Forget a locked shard and its runs."""
+    for table, column in ((FMapRun, FMapRun.shard_id), (Shard, Shard.id)):
+        session.execute(
+            delete(table).where(column == shard_id).execution_options(synchronize_session=False)
+        )
+
+
+def rewrite_runs(session: Session, shard: Shard, runs: Sequence[NewRun]) -> None:
+    """A locked shard holds these runs and no others, in the files of its next revision."""
+    session.execute(
+        delete(FMapRun)
+        .where(FMapRun.shard_id == shard.id)
+        .execution_options(synchronize_session=False)
+    )
+    session.execute(
+        update(Shard)
+        .where(Shard.id == shard.id)
+        .values(frame_count=0, row_count=0, revision=Shard.revision + 1)
+        .execution_options(synchronize_session=False)
+    )
+    append_runs(session, shard, runs)
+
+
 def append_runs(session: Session, shard: Shard, runs: Sequence[NewRun]) -> None:
     """Record runs at the end of a locked shard and advance its valid length."""
     columns = {
@@ -161,6 +187,11 @@ def append_runs(session: Session, shard: Shard, runs: Sequence[NewRun]) -> None:
         )
         .execution_options(synchronize_session=False)
     )
+
+
+def known_frames(session: Session, frame_ids: Sequence[int]) -> set[int]:
+    """Which of these frames are still recorded."""
+    return set(session.scalars(select(Frame.id).where(Frame.id.in_(frame_ids))))
 
 
 def indexed_frames(session: Session, generation_id: int, frame_ids: Sequence[int]) -> set[int]:

@@ -39,6 +39,12 @@ def create_query(
     return query_id
 
 
+def lock_query(session: Session, query_id: uuid.UUID) -> bool:
+    """Keep a query from being erased until the transaction ends; False when it was already."""
+    query = select(SearchQuery.id).where(SearchQuery.id == query_id).with_for_update()
+    return session.scalars(query).one_or_none() is not None
+
+
 def find_query(session: Session, query_id: uuid.UUID) -> SearchQuery | None:
     """A query by id."""
     return session.get(SearchQuery, query_id, populate_existing=True)
@@ -47,6 +53,14 @@ def find_query(session: Session, query_id: uuid.UUID) -> SearchQuery | None:
 def query_of_job(session: Session, job_id: uuid.UUID) -> SearchQuery | None:
     """The query a job is for."""
     return session.scalars(select(SearchQuery).where(SearchQuery.job_id == job_id)).one_or_none()
+
+
+def frames_kept(session: Session, frame_ids: Sequence[int]) -> set[int]:
+    """Which of these frames are still there; they stay so until the transaction ends."""
+    query = (
+        select(Frame.id).where(Frame.id.in_(frame_ids)).with_for_update(read=True, key_share=True)
+    )
+    return set(session.scalars(query))
 
 
 def record_hits(

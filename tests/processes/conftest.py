@@ -37,6 +37,7 @@ def quick_settings(backbones_dir: Path) -> dict[str, str]:
         "RIS_BACKBONES_DIR": str(backbones_dir),
         "RIS_JOB_LEASE_S": "3",
         "RIS_SWEEP_EVERY_S": "1",
+        "RIS_RETAIN_EVERY_S": "1",
         "RIS_JOB_RETRY_BASE_S": "0.2",
         "RIS_COMMIT_BATCH": "2",
         "RIS_THREADS": "1",

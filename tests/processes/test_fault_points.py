@@ -15,13 +15,19 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("kind", "faults", "answer"),
-    [("kill", 100, None), ("ENOSPC", 20, "storage_full"), ("EIO", 20, "storage_failed")],
+    [
+        ("kill", 100, None),
+        ("ENOSPC", 20, "storage_full"),
+        ("EIO", 20, "storage_failed"),
+        ("kill --erase", 60, None),
+        ("EIO --erase", 20, "storage_failed"),
+    ],
 )
 def test_a_fault_at_any_step_loses_and_doubles_nothing(
     kind: str, faults: int, answer: str | None
 ) -> None:
     """The disk's errors are given by name, and the job goes on by itself."""
-    command = ["-m", "benchmarks.fault_points", "--kind", kind, "--faults", str(faults)]
+    command = ["-m", "benchmarks.fault_points", "--faults", str(faults), "--kind", *kind.split()]
     done = subprocess.run(
         [sys.executable, *command, "--seed", "1"],
         cwd=REPO,

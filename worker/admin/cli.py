@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from models.session import DatabaseUnavailable
-from worker.admin import demo, evaluation, index, query, services, video
+from worker.admin import demo, erase, evaluation, index, query, services, video
 from worker.admin.output import notes
 from worker.config import settings
 from worker.errors import InputInvalid, RisError, ServiceUnavailable
@@ -38,6 +38,9 @@ app.command()(index.backbones)
 app.command()(index.reindex)
 app.command()(index.verify)
 app.command()(index.repair)
+app.command()(erase.erase)
+app.command()(erase.erasures)
+app.command()(erase.retention)
 app.command()(services.doctor)
 app.command(name="eval")(evaluation.evaluate)
 

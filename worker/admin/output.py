@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from worker.errors import InputInvalid
+
 # A pipe has no width of its own: wide enough that no table breaks its words.
 _WIDTH = None if sys.stdout.isatty() else 150
 
@@ -46,6 +48,18 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any
     for row in rows:
         drawn.add_row(*("" if value is None else str(value) for value in row))
     console.print(drawn)
+
+
+def parse_time(option: str, text: str | None) -> datetime | None:
+    """An option's ISO 8601 time. Raises :class:`InputInvalid`."""
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputInvalid(
+            f"{option} {text!r} is not ISO 8601: write e.g. 2026-05-01T08:00:00+00:00"
+        ) from error
 
 
 def when(t_utc: datetime | None) -> str:

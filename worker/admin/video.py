@@ -6,7 +6,6 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from models.repositories import videos as video_record
-from worker.admin.output import Json, console, emit_json, notes, table, when
+from worker.admin.output import Json, console, emit_json, notes, parse_time, table, when
 from worker.context import Context
 from worker.core.sampling import ChangePolicy, IntervalPolicy, KeyframePolicy, SamplingPolicy
 from worker.errors import InputInvalid
@@ -42,7 +41,7 @@ def ingest(
     """Index recorded video files as one camera. Repeating the same command changes nothing."""
     context = process_context()
     chosen = policy_named(policy, every)
-    start_utc = _parse_time(start_time)
+    start_utc = parse_time("--start-time", start_time)
     if start_utc is not None and len(files) > 1:
         raise InputInvalid("--start-time is of one file: ingest several files one by one")
     submitted = [submit_file(context, path, camera, chosen, start_utc) for path in files]
@@ -111,17 +110,6 @@ def _outcome(path: Path, state: dict[str, Any]) -> str:
     if state["state"] == "failed":
         return f"{path}: failed ({state['error_code']}): {state['error_detail']}"
     return f"{path}: {state['progress'].get('frames', 0)} frames indexed"
-
-
-def _parse_time(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError as error:
-        raise InputInvalid(
-            f"--start-time {text!r} is not ISO 8601: write e.g. 2026-05-01T08:00:00+00:00"
-        ) from error
 
 
 def cameras(as_json: Json = False) -> None:

@@ -29,6 +29,11 @@ class BackgroundCache:
     _made: dict[tuple[str, int], tuple[_Key, FloatArray | None]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def let_go(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._made.clear()
+
     def background(self, shards: Sequence[PinnedShard]) -> FloatArray | None:
         """Background of one camera over its shards, float32 (c, d); None with too few frames.
 

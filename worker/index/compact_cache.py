@@ -32,6 +32,12 @@ class CompactCache:
     _codes: OrderedDict[_Key, Codes] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def let_go(self) -> None:
+        """Forget all codes, and the bases, which were fitted on them."""
+        with self._lock:
+            self._codes.clear()
+            self._bases.clear()
+
     def fits(self, shards: Sequence[PinnedShard]) -> bool:
         """Whether the codes of all these shards may lie in memory together."""
         frames_cells = sum(shard.blocks * shard.layout.cells for shard in shards)

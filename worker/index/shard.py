@@ -93,13 +93,14 @@ def append_blocks(layout: ShardLayout, valid_blocks: int, descriptors: Descripto
             f"{layout.folder}: descriptors of shapes {stored_global.shape}, {stored_patches.shape}"
             f" do not fit the shard's blocks {expected}"
         )
-    with _storage_errors(layout.folder):
+    with storage_errors(layout.folder):
         _append_file(layout, "global", valid_blocks, stored_global.data.cast("B"))
         _append_file(layout, "patch", valid_blocks, stored_patches.data.cast("B"))
-    return _checksums(stored_global, stored_patches)
+    return checksums(stored_global, stored_patches)
 
 
-def _checksums(stored_global: np.ndarray, stored_patches: np.ndarray) -> IntArray:
+def checksums(stored_global: np.ndarray, stored_patches: np.ndarray) -> IntArray:
+    """CRC-32 of each stored global block, and of it and its patch block: int64 (n, 2)."""
     sums_n2 = np.empty((len(stored_global), 2), dtype=np.int64)
     for i, (global_block, patch_block) in enumerate(
         zip(stored_global, stored_patches, strict=True)
@@ -117,7 +118,7 @@ def hold_shard(layout: ShardLayout, wait_s: float = 2.0) -> Iterator[None]:
     writes must not land on what another one has committed since. Read the valid length again once
     this is held. Raises :class:`StorageFailed` when another process holds it for ``wait_s``.
     """
-    with _storage_errors(layout.folder):
+    with storage_errors(layout.folder):
         layout.folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(layout.folder / "writer.lock", os.O_RDWR | os.O_CREAT, 0o640)
     try:
@@ -147,11 +148,11 @@ def _append_file(
     try:
         if valid_blocks == 0:
             os.ftruncate(descriptor, 0)
-            _write_all(descriptor, layout.header(kind), 0)
+            write_all(descriptor, layout.header(kind), 0)
         else:
             _check_file(descriptor, layout, kind, valid_blocks)
         start = HEADER_BYTES + valid_blocks * layout.block_bytes(kind)
-        _write_all(descriptor, body, start)
+        write_all(descriptor, body, start)
         os.ftruncate(descriptor, start + len(body))
         os.fsync(descriptor)
     finally:
@@ -169,7 +170,8 @@ def _open(path: Path, flags: int) -> int:
         raise IndexDamaged(f"{path} is missing; run `ris verify`") from error
 
 
-def _write_all(descriptor: int, body: memoryview | bytes, offset: int) -> None:
+def write_all(descriptor: int, body: memoryview | bytes, offset: int) -> None:
+    """Write a body at an offset, however many calls that takes."""
     view = memoryview(body)
     while view:
         written = os.pwrite(descriptor, view, offset)
@@ -197,7 +199,8 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _storage_errors(place: Path) -> Iterator[None]:
+def storage_errors(place: Path) -> Iterator[None]:
+    """Errors of the disk as :class:`StorageFull` or :class:`StorageFailed`, naming the place."""
     try:
         yield
     except OSError as error:
@@ -206,64 +209,10 @@ def _storage_errors(place: Path) -> Iterator[None]:
         raise StorageFailed(f"{place}: {error.strerror or error}; check the disk") from error
 
 
-class RevisionWriter:
-    """Files of a shard's next revision, written block after block; nothing of theirs is valid yet.
-
-    Whoever uses it holds :func:`hold_shard` of ``layout``.
-    """
-
-    def __init__(self, layout: ShardLayout) -> None:
-        self.layout = layout
-        self.sums: list[IntArray] = []
-
-    def write(self, start: int, stored_global: np.ndarray, stored_patches: np.ndarray) -> None:
-        """Write stored blocks behind ``start``, which begins anew at 0. Nothing is synced."""
-        parts: dict[FileKind, np.ndarray] = {"global": stored_global, "patch": stored_patches}
-        with _storage_errors(self.layout.folder):
-            for kind, stored in parts.items():
-                flags = os.O_WRONLY | (os.O_CREAT | os.O_TRUNC if start == 0 else 0)
-                descriptor = os.open(self.layout.path(kind), flags, 0o640)
-                try:
-                    if start == 0:
-                        _write_all(descriptor, self.layout.header(kind), 0)
-                    offset = HEADER_BYTES + start * self.layout.block_bytes(kind)
-                    _write_all(descriptor, stored.data.cast("B"), offset)
-                finally:
-                    os.close(descriptor)
-        self.sums.append(_checksums(stored_global, stored_patches))
-
-    def sync(self) -> IntArray:
-        """Make everything durable; the checksums of all blocks written, int64 (n, 2)."""
-        with _storage_errors(self.layout.folder):
-            for kind in KINDS:
-                descriptor = os.open(self.layout.path(kind), os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-            for folder in (self.layout.folder, self.layout.folder.parent):
-                fsync_folder(folder)
-        return np.concatenate(self.sums)
-
-
-def stored_blocks(
-    layout: ShardLayout, at: IntArray, sums_n2: IntArray
-) -> tuple[np.ndarray, np.ndarray, BoolArray]:
-    """Blocks as they lie in both files, whatever their headers say, and which of them match their
-    checksums: bool (n,). What cannot be read is zeros."""
-    stored_global, sound = _read(layout, "global", at, header=False)
-    stored_patches, sound_patch = _read(layout, "patch", at, header=False)
-    found_n2 = _checksums(stored_global, stored_patches)
-    known = sums_n2[:, 0] >= 0
-    sound &= sound_patch & (found_n2[:, 1] == sums_n2[:, 1])
-    sound &= ~known | (found_n2[:, 0] == sums_n2[:, 0])
-    return stored_global, stored_patches, sound
-
-
 def check_headers(layout: ShardLayout) -> None:
     """Raise :class:`IndexDamaged` unless both files are there and have their header."""
     for kind in KINDS:
-        _read(layout, kind, np.empty(0, dtype=np.int64))
+        read_stored(layout, kind, np.empty(0, dtype=np.int64))
 
 
 def read_blocks(
@@ -276,7 +225,7 @@ def read_blocks(
     is missing, cut off or not what was written.
     """
     at = np.asarray(blocks, dtype=np.int64)
-    stored, sound = _read(layout, kind, at)
+    stored, sound = read_stored(layout, kind, at)
     sound &= sums_n2[:, 0] < NO_CHECKSUM
     for i in np.flatnonzero(sound & (sums_n2[:, 0] >= 0)):
         if kind == "global":
@@ -298,14 +247,14 @@ def damaged_blocks(layout: ShardLayout, sums_n2: IntArray, step: int = 64) -> di
     wrong: dict[int, FileKind] = {}
     for kind in KINDS:
         try:
-            _read(layout, kind, np.empty(0, dtype=np.int64))
+            read_stored(layout, kind, np.empty(0, dtype=np.int64))
         except IndexDamaged:
             return dict.fromkeys(range(len(sums_n2)), kind)
     for start in range(0, len(sums_n2), step):
         at = np.arange(start, min(start + step, len(sums_n2)))
-        stored_global, sound_global = _read(layout, "global", at)
-        stored_patches, sound_patch = _read(layout, "patch", at)
-        found_n2, asked_n2 = _checksums(stored_global, stored_patches), sums_n2[at]
+        stored_global, sound_global = read_stored(layout, "global", at, header=False)
+        stored_patches, sound_patch = read_stored(layout, "patch", at, header=False)
+        found_n2, asked_n2 = checksums(stored_global, stored_patches), sums_n2[at]
         sound_global &= (asked_n2[:, 0] < 0) | (found_n2[:, 0] == asked_n2[:, 0])
         sound_patch &= ~sound_global | (found_n2[:, 1] == asked_n2[:, 1])
         wrong |= dict.fromkeys(at[~sound_patch].tolist(), "patch")
@@ -323,7 +272,7 @@ def _damaged(layout: ShardLayout, kind: FileKind, blocks: Sequence[int]) -> Inde
     )
 
 
-def _read(
+def read_stored(
     layout: ShardLayout, kind: FileKind, at: IntArray, *, header: bool = True
 ) -> tuple[np.ndarray, BoolArray]:
     """Stored blocks (n, *block_shape), and which of them were there to read: bool (n,).
@@ -333,7 +282,7 @@ def _read(
     """
     stored = np.zeros((at.size, *layout.block_shape(kind)), dtype=layout.codec.dtype)
     sound = np.zeros(at.size, dtype=np.bool_)
-    with _storage_errors(layout.path(kind)):
+    with storage_errors(layout.path(kind)):
         try:
             descriptor = _open(layout.path(kind), os.O_RDONLY)
         except IndexDamaged as error:

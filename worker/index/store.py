@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,9 +75,8 @@ class IndexStore:
         codec_name: str,
     ) -> ShardLayout:
         """The layout of one shard's files. A repaired shard's files are of a higher revision."""
-        name = f"s{shard_id}" if revision == 0 else f"s{shard_id}.{revision}"
         return ShardLayout(
-            folder=self.generation_folder(generation_id) / name,
+            folder=self.generation_folder(generation_id) / _folder_name(shard_id, revision),
             spec_hash=spec.spec_hash,
             codec=codec_named(codec_name),
             global_dim=spec.global_dim,
@@ -85,9 +84,24 @@ class IndexStore:
             cells=spec.grid.cells,
         )
 
+    def at_revision(self, layout: ShardLayout, shard_id: int, revision: int) -> ShardLayout:
+        """The same shard's layout at another revision."""
+        return replace(layout, folder=layout.folder.parent / _folder_name(shard_id, revision))
+
+    def folders_of(self, generation_folder: Path, shard_id: int) -> list[Path]:
+        """Every folder a shard has, of whatever revision."""
+        first = generation_folder / _folder_name(shard_id, 0)
+        later = sorted(generation_folder.glob(f"{first.name}.*"))
+        return [folder for folder in (first, *later) if folder.exists()]
+
     def generation_folder(self, generation_id: int) -> Path:
         """All shards of one generation lie here."""
         return self.root / f"g{generation_id}"
+
+    def let_go(self) -> None:
+        """Forget what was read; files are not touched."""
+        with self._lock:
+            self._globals.clear()
 
     def global_descriptors(self, shard: PinnedShard) -> FloatArray:
         """float32 (blocks, global_dim); only rows that are new since the last call are read."""
@@ -113,3 +127,7 @@ class IndexStore:
                 f"{place}: {free_bytes} bytes free, RIS_MIN_FREE_BYTES asks for {min_free_bytes};"
                 " free space and ingest goes on by itself"
             )
+
+
+def _folder_name(shard_id: int, revision: int) -> str:
+    return f"s{shard_id}" if revision == 0 else f"s{shard_id}.{revision}"

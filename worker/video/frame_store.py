@@ -12,7 +12,7 @@ import io
 import os
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class FrameStore:
     """Content-addressed JPEG pictures below ``root``; ``quality`` is JPEG's, 1..100."""
 
     def __init__(self, root: Path, quality: int) -> None:
-        self._root = root
+        self.root = root
         self._quality = quality
 
     def put(self, img_hwc: ImageArray) -> StoredPicture:
@@ -83,7 +83,7 @@ class FrameStore:
         """Where the picture is or would be. Raises ``InputInvalid`` for a malformed name."""
         if not _SHA256.fullmatch(sha256):
             raise InputInvalid(f"a picture name is 64 lower-case hex digits, got {sha256!r}")
-        return self._root / sha256[:2] / sha256[2:4] / f"{sha256}.jpg"
+        return self.root / sha256[:2] / sha256[2:4] / f"{sha256}.jpg"
 
     def has(self, sha256: str) -> bool:
         """Whether the picture is in the store; its bytes are not checked."""
@@ -112,6 +112,12 @@ class FrameStore:
             )
         with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as picture:
             return np.asarray(picture.convert("RGB"))
+
+    def names(self, before_s: float) -> Iterator[str]:
+        """Content hashes of the pictures written before a time (epoch seconds)."""
+        for path in self.root.glob("??/??/*.jpg"):
+            if _SHA256.fullmatch(path.stem) and path.stat().st_mtime < before_s:
+                yield path.stem
 
     def remove(self, sha256: str) -> bool:
         """Delete the picture; False when it was not there. Raises ``StorageFailed``."""

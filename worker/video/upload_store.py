@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,25 @@ class UploadStore:
             temporary.unlink(missing_ok=True)
             raise storage_error(error, target) from error
         return sha256
+
+    def names(self, before_s: float) -> Iterator[str]:
+        """Uploads written before a time (epoch seconds)."""
+        if not self.root.exists():
+            return
+        for entry in os.scandir(self.root):
+            if "." not in entry.name and entry.stat().st_mtime < before_s:
+                yield entry.name
+
+    def remove(self, sha256: str) -> bool:
+        """Delete an upload; False when it was not there. Raises ``StorageFailed``."""
+        target = self.root / sha256
+        try:
+            target.unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise storage_error(error, target) from error
+        return True
 
     def load(self, sha256: str) -> bytes:
         """The bytes of an upload. Raises ``NotFound`` or ``IndexDamaged``."""

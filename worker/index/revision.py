@@ -1,0 +1,74 @@
+"""A shard's files written anew as its next revision, beside the ones that are read meanwhile."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from worker.core.types import BoolArray, IntArray
+from worker.index.shard import (
+    HEADER_BYTES,
+    KINDS,
+    FileKind,
+    ShardLayout,
+    checksums,
+    fsync_folder,
+    read_stored,
+    storage_errors,
+    write_all,
+)
+
+
+class RevisionWriter:
+    """Files of a shard's next revision, written block after block; nothing of theirs is valid yet.
+
+    Whoever uses it holds :func:`hold_shard` of ``layout``.
+    """
+
+    def __init__(self, layout: ShardLayout) -> None:
+        self.layout = layout
+        self.sums: list[IntArray] = []
+
+    def write(self, start: int, stored_global: np.ndarray, stored_patches: np.ndarray) -> None:
+        """Write stored blocks behind ``start``, which begins anew at 0. Nothing is synced."""
+        parts: dict[FileKind, np.ndarray] = {"global": stored_global, "patch": stored_patches}
+        with storage_errors(self.layout.folder):
+            for kind, stored in parts.items():
+                flags = os.O_WRONLY | (os.O_CREAT | os.O_TRUNC if start == 0 else 0)
+                descriptor = os.open(self.layout.path(kind), flags, 0o640)
+                try:
+                    if start == 0:
+                        write_all(descriptor, self.layout.header(kind), 0)
+                    offset = HEADER_BYTES + start * self.layout.block_bytes(kind)
+                    write_all(descriptor, stored.data.cast("B"), offset)
+                finally:
+                    os.close(descriptor)
+        self.sums.append(checksums(stored_global, stored_patches))
+
+    def sync(self) -> IntArray:
+        """Make everything durable; the checksums of all blocks written, int64 (n, 2)."""
+        with storage_errors(self.layout.folder):
+            for kind in KINDS:
+                descriptor = os.open(self.layout.path(kind), os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            for folder in (self.layout.folder, self.layout.folder.parent):
+                fsync_folder(folder)
+        return np.concatenate(self.sums)
+
+
+def stored_blocks(
+    layout: ShardLayout, at: IntArray, sums_n2: IntArray
+) -> tuple[np.ndarray, np.ndarray, BoolArray]:
+    """Blocks as they lie in both files, whatever their headers say, and which of them match their
+    checksums: bool (n,). What cannot be read is zeros."""
+    stored_global, sound = read_stored(layout, "global", at, header=False)
+    stored_patches, sound_patch = read_stored(layout, "patch", at, header=False)
+    found_n2 = checksums(stored_global, stored_patches)
+    known = sums_n2[:, 0] >= 0
+    sound &= sound_patch & (found_n2[:, 1] == sums_n2[:, 1])
+    sound &= ~known | (found_n2[:, 0] == sums_n2[:, 0])
+    return stored_global, stored_patches, sound

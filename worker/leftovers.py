@@ -1,0 +1,81 @@
+"""Files that no row speaks of any more: removed durably, and only those."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from models.repositories import erasures as erasure_record
+from worker.context import Context
+from worker.errors import StorageFailed
+from worker.recording import discard_pictures
+
+STRAY_AFTER_S = 3600.0
+"""A file this old without a row is of a batch or a query whose commit never came."""
+_AT_ONCE = 1000
+
+
+def remove_leftovers(context: Context, erasure_id: int, leftovers: dict[str, Any]) -> None:
+    """Remove what an erasure noted once its rows were gone; then take it off the note."""
+    if not leftovers:
+        return
+    for name in leftovers["shards"]:
+        shutil.rmtree(context.index.root / name, ignore_errors=True)
+    pictures = discard_pictures(context, leftovers["pictures"])
+    _discard_uploads(context, leftovers["uploads"])
+    left = [name for name in leftovers["shards"] if (context.index.root / name).exists()]
+    os.sync()  # thousands of folder entries: one call for all
+    with context.db.transaction() as session:
+        erasure_record.count_pictures(session, erasure_id, pictures)
+        rest = {"shards": left, "pictures": [], "uploads": []} if left else {}
+        erasure_record.change(session, erasure_id, leftovers=rest)
+    if left:
+        raise StorageFailed(f"{context.index.root / left[0]} cannot be removed; check the disk")
+
+
+def remove_strays(context: Context, older_than_s: float = STRAY_AFTER_S) -> int:
+    """Remove pictures and uploads that no row names, and halves of files; returns how many.
+
+    What was written in the last ``older_than_s`` may be about to be recorded and stays.
+    """
+    before_s = time.time() - older_than_s
+    removed = 0
+    for sha256s in _in_parts(context.pictures.names(before_s)):
+        removed += discard_pictures(context, sha256s)
+    for sha256s in _in_parts(context.uploads.names(before_s)):
+        removed += _discard_uploads(context, sha256s)
+    removed += _remove_halves(context.pictures.root, before_s)
+    removed += _remove_halves(context.uploads.root, before_s)
+    os.sync()
+    return removed
+
+
+def _discard_uploads(context: Context, sha256s: list[str]) -> int:
+    with context.db.transaction() as session:
+        unused = erasure_record.unused_uploads(session, sha256s)
+        return sum(context.uploads.remove(sha256) for sha256 in sorted(unused))
+
+
+def _in_parts(names: Iterator[str]) -> Iterator[list[str]]:
+    part: list[str] = []
+    for name in names:
+        part.append(name)
+        if len(part) == _AT_ONCE:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _remove_halves(root: Path, before_s: float) -> int:
+    """Temporary files of writers that died."""
+    removed = 0
+    for path in root.rglob("*.tmp"):
+        if path.stat().st_mtime < before_s:
+            path.unlink(missing_ok=True)
+            removed += 1
+    return removed
