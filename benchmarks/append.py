@@ -19,6 +19,7 @@ import sys
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,8 @@ MADE_UP = """
         select id, 'made up', repeat('0', 64), '2026-01-01', 'given', '{}', 'x' from cameras
         where name like 'old-%%';
     insert into frames (segment_id, camera_id, t_utc, pts, h_px, w_px, picture_sha256)
-        select s.id, s.camera_id, s.start_utc + n * interval '1 second', n, 9, 9, repeat('0', 64)
+        select s.id, s.camera_id, s.start_utc + n * interval '1 second', n, 9, 9,
+        repeat(md5(s.id || '-' || n), 2)
         from video_segments s, generate_series(0, %(each)s - 1) n where s.source_path = 'made up';
     insert into shards (generation_id, camera_id, bucket_utc, frame_count, row_count)
         select %(generation)s, camera_id, date_trunc('hour', t_utc), count(*), count(*) * 256
@@ -87,11 +89,15 @@ def a_segment(context: Context) -> VideoSegment:
     return segment
 
 
-def a_batch(first: int, descriptors: Descriptors) -> PreparedBatch:
+def a_batch(context: Context, first: int, descriptors: Descriptors) -> PreparedBatch:
     frames = [
-        NewFrame(START + timedelta(seconds=pts), pts, 9, 9, "0" * 64)
+        NewFrame(START + timedelta(seconds=pts), pts, 9, 9, sha256(b"%d" % pts).hexdigest())
         for pts in range(first, first + BATCH)
     ]
+    for frame in frames:  # as if their pictures had been kept before
+        path = context.pictures.path(frame.picture_sha256)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     return PreparedBatch(frames, descriptors)
 
 
@@ -123,7 +129,7 @@ def measure(frames: int, batches: int) -> dict[str, object]:
         )
         ours_s, peer_s = [], []
         for number in range(batches + 2):
-            batch = a_batch(number * BATCH, descriptors)
+            batch = a_batch(context, number * BATCH, descriptors)
             began_s = time.perf_counter()
             with ExitStack() as held, context.db.transaction() as session:
                 record_batch(context, session, segment, generation, batch, held)

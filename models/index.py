@@ -17,7 +17,9 @@ class IndexGeneration(Base):
 
     __tablename__ = "index_generations"
     __table_args__ = (
-        CheckConstraint("state in ('building', 'live', 'retired', 'failed')", name="state_known"),
+        CheckConstraint(
+            "state in ('building', 'live', 'retired', 'failed', 'removed')", name="state_known"
+        ),
         Index("uq_index_generations_live", "state", unique=True, postgresql_where="state = 'live'"),
     )
 

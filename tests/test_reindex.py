@@ -23,11 +23,19 @@ from tests.parts import (
 from worker.context import Context
 from worker.core.search_params import SearchParams
 from worker.core.types import Box
-from worker.errors import InputInvalid, NotFound
-from worker.generations import backbone_of, ensure_live_generation
+from worker.describe import describe_query
+from worker.errors import GenerationSwitched, InputInvalid, NotFound
+from worker.generations import backbone_of, ensure_live_generation, require_live_generation
 from worker.jobs import Lease, run_job
-from worker.reindex import ReindexSubmission, _switch, run_reindex, submit_reindex
-from worker.search import query_state, submit_query
+from worker.reindex import (
+    ReindexSubmission,
+    _switch,
+    remove_generation,
+    run_reindex,
+    submit_reindex,
+    submit_return,
+)
+from worker.search import query_state, search_generation, submit_query
 from worker.verify import verify_index
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -226,3 +234,72 @@ def test_frames_that_arrive_after_the_verification_prevent_that_switch(
     assert job(tiny, made.job_id).state == "running"
     assert run_reindex(tiny, claimed, lease) == "finished"
     assert indexed(tiny, made.generation_id) == FRAMES + 2
+
+
+def test_the_former_generation_comes_back_with_what_it_missed(
+    tiny: Context, footage: dict[str, Path]
+) -> None:
+    submit_reindex(tiny, "tiny-b")
+    run_jobs(tiny)
+    ingested(tiny, footage["car"], "second", 2.0, start_utc=START)
+    assert (indexed(tiny, 1), indexed(tiny, 2)) == (FRAMES, FRAMES + 2)
+    submit_return(tiny, 1)
+    assert searched(tiny)[0] == "tiny-b"  # until the switch
+    run_jobs(tiny)
+    assert generations(tiny) == [("tiny-a", "live"), ("tiny-b", "retired")]
+    assert indexed(tiny, 1) == FRAMES + 2
+    assert searched(tiny)[0] == "tiny-a"
+    assert verify_index(tiny).problems == ()
+
+
+def test_a_generation_given_up_goes_on_where_it_was(tiny: Context) -> None:
+    made = submit_reindex(with_settings(tiny, job_slice_s=0.0), "tiny-b")
+    one_slice(with_settings(tiny, job_slice_s=0.0), made)
+    sql(tiny, "update jobs set state = 'failed', error_code = 'x', finished_at = now()")
+    sql(tiny, "update index_generations set state = 'failed' where id = 2")
+    submit_return(tiny, 2)
+    run_jobs(tiny)
+    assert generations(tiny) == [("tiny-a", "retired"), ("tiny-b", "live")]
+
+
+def test_only_what_is_not_in_use_can_be_returned_to_or_removed(tiny: Context) -> None:
+    for act in (submit_return, remove_generation):
+        with pytest.raises(NotFound, match="generation 9"):
+            act(tiny, 9)
+        with pytest.raises(InputInvalid, match="is live"):
+            act(tiny, 1)
+    submit_reindex(tiny, "tiny-b")
+    with pytest.raises(InputInvalid, match="being built"):
+        submit_return(tiny, 1)
+    with pytest.raises(InputInvalid, match="is building"):
+        remove_generation(tiny, 2)
+
+
+def test_a_removed_generation_leaves_its_name_only(tiny: Context) -> None:
+    submit_reindex(tiny, "tiny-b")
+    run_jobs(tiny)
+    old = require_live_generation(tiny)
+    before = searched(tiny)
+    assert remove_generation(tiny, 1) == 1
+    assert remove_generation(tiny, 1) == 0  # after a crash: once more
+    assert generations(tiny) == [("tiny-a", "removed"), ("tiny-b", "live")]
+    assert not tiny.index.generation_folder(1).exists()
+    assert sql(tiny, "select distinct generation_id from shards") == [(2,)]
+    assert searched(tiny) == before
+    assert verify_index(tiny).problems == ()
+    with pytest.raises(InputInvalid, match="is removed"):
+        submit_return(tiny, 1)
+    assert old.id == 2
+
+
+def test_a_search_whose_generation_is_removed_is_redone(tiny: Context) -> None:
+    """Not answered from nothing."""
+    live = require_live_generation(tiny)
+    frame_id = sql(tiny, "select min(id) from frames")[0][0]
+    given = (Box(0.2, 0.2, 0.8, 0.8), SearchParams())
+    descriptors = describe_query(tiny, live, *given, frame_id=frame_id, picture_sha256=None)
+    submit_reindex(tiny, "tiny-b")
+    run_jobs(tiny)
+    remove_generation(tiny, live.id)
+    with pytest.raises(GenerationSwitched):
+        search_generation(tiny, live, descriptors, SearchParams())

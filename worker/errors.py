@@ -106,7 +106,7 @@ class ServiceUnavailable(RisError):
 
 
 class GenerationSwitched(RisError):
-    """The live index generation changed while a batch was being prepared; the batch is redone."""
+    """The live generation was switched, or removed, under a batch or a search; it is redone."""
 
     code = "generation_switched"
     retryable = True

@@ -7,6 +7,7 @@ is one transaction that first makes sure that none is missing.
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -46,14 +47,7 @@ def submit_reindex(context: Context, backbone_name: str) -> ReindexSubmission:
     spec = context.backbone(backbone_name).spec
     with context.db.transaction() as session:
         index_record.lock_generations(session, exclusive=True)
-        building = [g for g in index_record.list_generations(session) if g.state == "building"]
-        if building:
-            raise InputInvalid(
-                f"generation {building[0].id} ({building[0].backbone}) is being built already;"
-                " wait for it to end"
-            )
-        if index_record.live_generation(session) is None:
-            raise NotFound("the index is empty: there is nothing to reindex")
+        _require_idle(session)
         generation = index_record.create_generation(
             session,
             backbone=backbone_name,
@@ -67,6 +61,71 @@ def submit_reindex(context: Context, backbone_name: str) -> ReindexSubmission:
         )
     context.ring(job_id, "reindex")
     return ReindexSubmission(generation.id, job_id)
+
+
+def submit_return(context: Context, generation_id: int) -> ReindexSubmission:
+    """Accept a return to a generation that was live before, or was given up while being built.
+
+    Frames that it lacks are embedded, it is verified, then it is switched to. Raises
+    :class:`NotFound`, :class:`BackboneMismatch`, or :class:`InputInvalid`.
+    """
+    with context.db.transaction() as session:
+        generation = index_record.find_generation(session, generation_id)
+    if generation is None:
+        raise NotFound(f"index generation {generation_id} is not known; see `ris generations`")
+    backbone_of(context, generation)
+    with context.db.transaction() as session:
+        index_record.lock_generations(session, exclusive=True)
+        _require_idle(session)
+        _require_unused(index_record.find_generation(session, generation_id))
+        index_record.set_generation_state(session, generation_id, "building")
+        job_id = job_record.submit(
+            session, "reindex", INGEST_QUEUE, {"generation_id": generation_id}
+        )
+    context.ring(job_id, "reindex")
+    return ReindexSubmission(generation_id, job_id)
+
+
+def remove_generation(context: Context, generation_id: int) -> int:
+    """Remove the vectors of a generation that is not in use; returns how many shards.
+
+    Its row stays, as ``removed``: queries say what answered them. Repeat it after a crash. Raises
+    :class:`NotFound` or :class:`InputInvalid`.
+    """
+    with context.db.transaction() as session:
+        index_record.lock_generations(session, exclusive=True)
+        generation = index_record.find_generation(session, generation_id)
+        if generation is None:
+            raise NotFound(f"index generation {generation_id} is not known; see `ris generations`")
+        if generation.state != "removed":
+            _require_unused(generation)
+            index_record.set_generation_state(session, generation_id, "removed")
+    with context.db.transaction() as session:
+        shards = index_record.select_shards(session, generation_id)
+    for shard in shards:
+        with context.db.transaction() as session:
+            index_record.remove_shard(session, shard.id)
+    shutil.rmtree(context.index.generation_folder(generation_id), ignore_errors=True)
+    return len(shards)
+
+
+def _require_idle(session: Session) -> None:
+    building = [g for g in index_record.list_generations(session) if g.state == "building"]
+    if building:
+        raise InputInvalid(
+            f"generation {building[0].id} ({building[0].backbone}) is being built already;"
+            " wait for it to end"
+        )
+    if index_record.live_generation(session) is None:
+        raise NotFound("the index is empty: there is nothing to reindex")
+
+
+def _require_unused(generation: IndexGeneration | None) -> None:
+    if generation is None or generation.state not in ("retired", "failed"):
+        state = "gone" if generation is None else generation.state
+        raise InputInvalid(
+            f"that generation is {state}: only retired or failed ones; see `ris generations`"
+        )
 
 
 def run_reindex(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:

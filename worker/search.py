@@ -13,6 +13,7 @@ import structlog
 
 from models.index import IndexGeneration
 from models.repositories import erasures as erasure_record
+from models.repositories import index as index_record
 from models.repositories import jobs as job_record
 from models.repositories import search as search_record
 from models.repositories import videos as video_record
@@ -27,7 +28,7 @@ from worker.core.roi_json import roi_from_json, roi_to_json
 from worker.core.search_params import SearchParams, search_params_from_json
 from worker.core.types import GridSize, Roi
 from worker.describe import describe_query
-from worker.errors import IndexDamaged, InputInvalid, NotFound
+from worker.errors import GenerationSwitched, IndexDamaged, InputInvalid, NotFound
 from worker.generations import require_live_generation
 from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
@@ -272,6 +273,8 @@ def search_generation(
             context.let_go_since(erasure_record.last_finished(session))
             pinned = _pinned(context, session, generation, params, exclude_frame_id)
         shards = [shard for shard in pinned if shard.blocks]
+        if not shards:
+            _require_there(context, generation)
         try:
             ranked = search_shards(
                 context.index,
@@ -289,6 +292,7 @@ def search_generation(
             if error.folder is None or error.folder in examined:
                 raise
             if _replaced(context, generation, params, exclude_frame_id, error.folder):
+                _require_there(context, generation)
                 continue
             examined.add(error.folder)
             damaged = next(shard for shard in shards if str(shard.layout.folder) == error.folder)
@@ -311,6 +315,14 @@ def _replaced(
     with context.db.snapshot() as session:
         pinned = _pinned(context, session, generation, params, frame_id)
     return all(str(shard.layout.folder) != folder for shard in pinned)
+
+
+def _require_there(context: Context, generation: IndexGeneration) -> None:
+    """Raise :class:`GenerationSwitched` where nothing is found because the generation is gone."""
+    with context.db.transaction() as session:
+        now = index_record.find_generation(session, generation.id)
+    if now is None or now.state == "removed":
+        raise GenerationSwitched(f"generation {generation.id} was removed; the search is redone")
 
 
 def _in_span(t_epoch_s: float, params: SearchParams) -> bool:

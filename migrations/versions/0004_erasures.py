@@ -24,6 +24,7 @@ def upgrade() -> None:
         op.f("ck_cameras_retention_days_valid"), "cameras", "retention_days >= 0"
     )
     _allow_kinds("'ingest', 'query', 'reindex', 'erase'")
+    _allow_states("'building', 'live', 'retired', 'failed', 'removed'")
     op.create_table(
         "erasures",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
@@ -79,9 +80,17 @@ def downgrade() -> None:
     op.drop_table("erasures")
     op.execute("delete from jobs where kind = 'erase'")
     _allow_kinds("'ingest', 'query', 'reindex'")
+    op.execute("update index_generations set state = 'failed' where state = 'removed'")
+    _allow_states("'building', 'live', 'retired', 'failed'")
     op.drop_column("cameras", "retention_days")
 
 
 def _allow_kinds(kinds: str) -> None:
     op.drop_constraint(op.f("ck_jobs_kind_known"), "jobs")
     op.create_check_constraint(op.f("ck_jobs_kind_known"), "jobs", f"kind in ({kinds})")
+
+
+def _allow_states(states: str) -> None:
+    name = op.f("ck_index_generations_state_known")
+    op.drop_constraint(name, "index_generations")
+    op.create_check_constraint(name, "index_generations", f"state in ({states})")

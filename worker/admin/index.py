@@ -10,11 +10,13 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from worker.admin.output import Json, console, emit_json, notes, size, table
+from models.repositories import index as index_record
+from worker.admin.output import Json, console, emit_json, notes, size, table, when
 from worker.admin.video import wait_for_jobs
 from worker.config import settings
 from worker.context import Context
-from worker.reindex import submit_reindex
+from worker.errors import InputInvalid
+from worker.reindex import remove_generation, submit_reindex, submit_return
 from worker.repair import repair_index
 from worker.runtime import process_context
 from worker.verify import verify_index
@@ -47,24 +49,73 @@ def backbones(as_json: Json = False) -> None:
 
 
 def reindex(
-    backbone: Annotated[str, typer.Option(help="Backbone of the new generation.")],
+    backbone: Annotated[str | None, typer.Option(help="Backbone of a new generation.")] = None,
+    generation: Annotated[
+        int | None, typer.Option(help="Instead: return to this retired or failed generation.")
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the switch and show progress.")] = True,
     as_json: Json = False,
 ) -> None:
     """Build a new index generation beside the live one, verify it, switch. Search stays up."""
     context = process_context()
-    submission = submit_reindex(context, backbone)
+    if backbone is not None and generation is None:
+        submission = submit_reindex(context, backbone)
+    elif generation is not None and backbone is None:
+        submission = submit_return(context, generation)
+    else:
+        raise InputInvalid("give either --backbone or --generation")
     state = _follow(context, submission.job_id, quiet=as_json) if wait else None
     if as_json:
         emit_json({"generation_id": submission.generation_id, "job": state})
     elif state is None:
         console.print(f"generation {submission.generation_id} is being built")
     elif state["state"] == "done":
-        console.print(f"generation {submission.generation_id} ({backbone}) is live")
+        console.print(f"generation {submission.generation_id} is live")
     else:
         console.print(f"failed ({state['error_code']}): {state['error_detail']}", markup=False)
     if state is not None and state["state"] == "failed":
         raise SystemExit(1)
+
+
+def generations(
+    remove: Annotated[
+        int | None, typer.Option(help="Remove the vectors of this retired or failed generation.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List index generations, or remove the vectors of one that is not in use any more."""
+    context = process_context()
+    if remove is not None:
+        notes.print(f"{remove_generation(context, remove)} shards removed")
+    with context.db.transaction() as session:
+        found = index_record.list_generations(session)
+        frames = [index_record.count_indexed(session, one.id) for one in found]
+    bytes_on_disk = [context.index.bytes_of(one.id) for one in found]
+    listed = list(zip(found, frames, bytes_on_disk, strict=True))
+    if as_json:
+        emit_json(
+            [
+                {
+                    "id": one.id,
+                    "backbone": one.backbone,
+                    "codec": one.codec,
+                    "state": one.state,
+                    "frames": count,
+                    "bytes": byte_count,
+                    "created": one.created_at,
+                }
+                for one, count, byte_count in listed
+            ]
+        )
+        return
+    table(
+        None,
+        ["id", "backbone", "codec", "state", "frames", "size", "made"],
+        [
+            (one.id, one.backbone, one.codec, one.state, count, size(n), when(one.created_at))
+            for one, count, n in listed
+        ],
+    )
 
 
 def _follow(context: Context, job_id: uuid.UUID, *, quiet: bool) -> dict[str, Any]:

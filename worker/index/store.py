@@ -94,6 +94,11 @@ class IndexStore:
         later = sorted(generation_folder.glob(f"{first.name}.*"))
         return [folder for folder in (first, *later) if folder.exists()]
 
+    def bytes_of(self, generation_id: int) -> int:
+        """Bytes of a generation's files."""
+        files = self.generation_folder(generation_id).rglob("*")
+        return sum(path.stat().st_size for path in files if path.is_file())
+
     def generation_folder(self, generation_id: int) -> Path:
         """All shards of one generation lie here."""
         return self.root / f"g{generation_id}"
