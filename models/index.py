@@ -33,11 +33,29 @@ class IndexGeneration(Base):
     switched_at: Mapped[datetime | None]
 
 
+class CompactBasis(Base):
+    """The projection that a generation's compact codes are made with: recorded once, never changed.
+
+    ``axes``: float32 little-endian (d, k), row-major; ``step``: value of one code unit.
+    """
+
+    __tablename__ = "compact_bases"
+
+    generation_id: Mapped[int] = mapped_column(ForeignKey("index_generations.id"), primary_key=True)
+    name: Mapped[str]
+    axes: Mapped[bytes]
+    code_dim: Mapped[int]
+    step: Mapped[float]
+    frame_count: Mapped[int]
+    created_at: Mapped[datetime] = created_at_column()
+
+
 class Shard(Base):
     """Vector files of one camera and time span in one generation.
 
     ``frame_count`` and ``row_count`` are the valid length of the global and the patch file; bytes
     behind them do not exist for anyone. ``revision`` names the files: a repair writes new ones.
+    ``coded_count``: blocks that have compact codes in the file beside them.
     """
 
     __tablename__ = "shards"
@@ -45,6 +63,7 @@ class Shard(Base):
         UniqueConstraint("generation_id", "camera_id", "bucket_utc"),
         CheckConstraint("state in ('open', 'sealed', 'retired')", name="state_known"),
         CheckConstraint("frame_count >= 0 and row_count >= 0", name="counts_not_negative"),
+        CheckConstraint("coded_count between 0 and frame_count", name="coded_count_valid"),
     )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
@@ -55,6 +74,7 @@ class Shard(Base):
     frame_count: Mapped[int] = mapped_column(server_default="0")
     row_count: Mapped[int] = mapped_column(server_default="0")
     revision: Mapped[int] = mapped_column(server_default="0")
+    coded_count: Mapped[int] = mapped_column(server_default="0")
     created_at: Mapped[datetime] = created_at_column()
 
 

@@ -21,7 +21,9 @@ class Job(Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        CheckConstraint("kind in ('ingest', 'query', 'reindex', 'erase')", name="kind_known"),
+        CheckConstraint(
+            "kind in ('ingest', 'query', 'reindex', 'erase', 'compact')", name="kind_known"
+        ),
         CheckConstraint("state in ('queued', 'running', 'done', 'failed')", name="state_known"),
         CheckConstraint("(state = 'running') = (lease_token is not null)", name="lease_running"),
         CheckConstraint("(state = 'failed') = (error_code is not null)", name="error_failed"),

@@ -2,7 +2,7 @@
 
 from models.base import Base
 from models.erasure import Erasure
-from models.index import FMapRun, IndexGeneration, Shard
+from models.index import CompactBasis, FMapRun, IndexGeneration, Shard
 from models.jobs import Job
 from models.search import SearchHit, SearchQuery
 from models.video import Camera, Frame, VideoSegment
@@ -11,6 +11,7 @@ metadata = Base.metadata
 
 __all__ = [
     "Camera",
+    "CompactBasis",
     "Erasure",
     "FMapRun",
     "Frame",

@@ -18,6 +18,7 @@ from models.jobs import Job
 from models.repositories import jobs as job_record
 from tests.conftest import psycopg_url, with_database
 from worker.backbones.base import Backbone
+from worker.compacting import run_compact
 from worker.config import Settings
 from worker.context import Context
 from worker.core.sampling import IntervalPolicy
@@ -33,6 +34,7 @@ HANDLERS: Mapping[str, Handler] = {
     "query": Handler(run_query),
     "reindex": Handler(run_reindex, fail_reindex),
     "erase": Handler(run_erase),
+    "compact": Handler(run_compact),
 }
 
 

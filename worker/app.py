@@ -14,7 +14,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from worker.config import settings
 from worker.logs import configure_logging
-from worker.messages import ADMIN_QUEUE, INGEST_QUEUE, QUERY_QUEUE, RETAIN_TASK, SWEEP_TASK
+from worker.messages import (
+    ADMIN_QUEUE,
+    COMPACT_TASK,
+    INGEST_QUEUE,
+    QUERY_QUEUE,
+    RETAIN_TASK,
+    SWEEP_TASK,
+)
 from worker.services import broker_url
 
 log = structlog.get_logger()
@@ -94,6 +101,7 @@ def make_app() -> Celery:
             for task, every_s in (
                 (SWEEP_TASK, configured.sweep_every_s),
                 (RETAIN_TASK, configured.retain_every_s),
+                (COMPACT_TASK, configured.compact_every_s),
             )
         },
         timezone="UTC",

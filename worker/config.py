@@ -89,7 +89,10 @@ class Settings(BaseSettings):
     compact_max_bytes: int = Field(
         512 * 1024 * 1024,
         ge=0,
-        description="Memory of a query worker for compact codes, 16 kB a frame; 0: none are kept.",
+        description="Memory of a query worker for codes that are in no file, 16 kB a frame.",
+    )
+    compact_every_s: float = Field(
+        30.0, ge=0.2, le=86_400, description="How often beat looks for frames without codes."
     )
     statement_timeout_ms: int = Field(60_000, ge=100, description="Postgres statement timeout.")
     lock_timeout_ms: int = Field(10_000, ge=100, description="Postgres lock timeout.")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-JobKind = Literal["ingest", "query", "reindex", "erase"]
+JobKind = Literal["ingest", "query", "reindex", "erase", "compact"]
 Queue = Literal["ingest", "query", "admin"]
 
 INGEST_QUEUE: Final[Queue] = "ingest"
@@ -17,6 +17,7 @@ ADMIN_QUEUE: Final[Queue] = "admin"
 RUN_JOB_TASK: Final = "ris.run_job"
 SWEEP_TASK: Final = "ris.sweep"
 RETAIN_TASK: Final = "ris.retain"
+COMPACT_TASK: Final = "ris.compact"
 
 QUEUE_OF_KIND: Final[dict[JobKind, Queue]] = {
     "ingest": INGEST_QUEUE,
@@ -25,4 +26,5 @@ QUEUE_OF_KIND: Final[dict[JobKind, Queue]] = {
     "reindex": INGEST_QUEUE,
     # One worker writes shards, whatever for.
     "erase": INGEST_QUEUE,
+    "compact": INGEST_QUEUE,
 }

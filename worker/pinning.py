@@ -18,6 +18,7 @@ from worker.core.f_map import FMapRuns
 from worker.core.search_params import SearchParams
 from worker.errors import IndexDamaged
 from worker.index.damage import KnownDamage, sound
+from worker.index.shard import ShardLayout
 from worker.index.store import IndexStore, PinnedShard
 
 SCENE_S = 3600.0
@@ -35,12 +36,32 @@ class FMapCache:
     never change."""
 
     _runs: dict[tuple[int, int], ShardRuns] = field(default_factory=dict)
+    _pinned: dict[int, PinnedShard] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def let_go(self) -> None:
         """Forget everything."""
         with self._lock:
             self._runs.clear()
+            self._pinned.clear()
+
+    def pinned(self, shard: Shard, layout: ShardLayout, lost: frozenset[int]) -> PinnedShard | None:
+        """The shard as it was pinned last, if nothing has changed since."""
+        with self._lock:
+            known = self._pinned.get(shard.id)
+        unchanged = (
+            known is not None
+            and known.layout == layout
+            and known.blocks + len(lost) == shard.frame_count
+            and set(known.lost) == lost
+            and known.coded == shard.coded_count
+        )
+        return known if unchanged else None
+
+    def keep(self, pinned: PinnedShard) -> None:
+        """Remember a pin."""
+        with self._lock:
+            self._pinned[pinned.shard_id] = pinned
 
     def read(self, session: Session, shard: Shard) -> ShardRuns:
         """Runs of a shard's first ``frame_count`` blocks; only new ones come from Postgres.
@@ -133,14 +154,17 @@ def pin_shard(
     damage: KnownDamage | None = None,
 ) -> PinnedShard:
     """One shard as this transaction sees it, without the frames of known damage."""
-    runs = cache.read(session, shard)
     layout = store.layout(
         generation.id, shard.id, shard.revision, spec_of(generation), generation.codec
     )
     lost = frozenset[int]() if damage is None else damage.lost(layout.folder)
     lost = frozenset(block for block in lost if block < shard.frame_count)
+    known = cache.pinned(shard, layout, lost)
+    if known is not None:
+        return known
+    runs = cache.read(session, shard)
     kept = np.flatnonzero(sound(lost, shard.frame_count)).astype(np.int64)
-    return PinnedShard(
+    pinned = PinnedShard(
         shard_id=shard.id,
         camera_id=shard.camera_id,
         blocks=kept.size,
@@ -153,4 +177,7 @@ def pin_shard(
         sums_n2=np.stack((runs.global_crc32, runs.crc32), axis=1)[kept],
         lost=tuple(sorted(lost)),
         lost_t_epoch_s=tuple(runs.t_epoch_s[sorted(lost)].tolist()),
+        coded=shard.coded_count,
     )
+    cache.keep(pinned)
+    return pinned

@@ -9,6 +9,7 @@ import numpy as np
 import structlog
 
 from models.index import IndexGeneration, Shard
+from models.repositories import codes as codes_record
 from models.repositories import index as index_record
 from models.session import Session
 from worker.backbones.embedder import embed_batched
@@ -27,6 +28,7 @@ from worker.index.shard import (
 from worker.index.store import PinnedShard
 from worker.pinning import FMapCache, pin_shard, spec_of
 from worker.query_picture import frame_picture
+from worker.verify import codes_problems
 
 log = structlog.get_logger()
 
@@ -87,6 +89,9 @@ def _repair_shard(context: Context, generation: IndexGeneration, shard_id: int) 
             return _Repaired()  # erased meanwhile
         pinned = _pin(context, session, generation, shard)
     done = _Repaired()
+    if codes_problems(context, pinned, generation):
+        with context.db.transaction() as session:
+            codes_record.reset(session, shard_id)  # they are made again behind ingest
     if not damaged_blocks(pinned.layout, pinned.sums_n2):
         return done
     context.index.require_free(context.settings.min_free_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 from functools import cache
@@ -80,7 +81,9 @@ def make_context(configured: Settings, database: str, *, application_name: str) 
         f_maps=FMapCache(),
         backbone=BackboneCache(configured),
         ring=ring,
-        compact=CompactCache(configured.compact_max_bytes),
+        compact=CompactCache(
+            configured.compact_max_bytes, configured.threads or os.cpu_count() or 1
+        ),
     )
 
 

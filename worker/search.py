@@ -21,6 +21,7 @@ from models.repositories.jobs import ClaimedJob
 from models.search import SearchHit, SearchQuery
 from models.session import Session
 from worker.closer_look import look_closer
+from worker.compacting import learn_basis
 from worker.context import Context
 from worker.core.appearances import join_appearances
 from worker.core.geometry import cells_box, roi_box, validate_roi
@@ -271,6 +272,7 @@ def search_generation(
     while True:
         with context.db.snapshot() as session:
             context.let_go_since(erasure_record.last_finished(session))
+            learn_basis(context, session, generation)
             pinned = _pinned(context, session, generation, params, exclude_frame_id)
         shards = [shard for shard in pinned if shard.blocks]
         if not shards:

@@ -11,17 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worker.core.background import TARGET_FLOOR, novelty_weight, weighted_max_similarity
+from worker.core.coarse import CoarseQuery
 from worker.core.compact import CompactBasis
 from worker.core.types import BoolArray, FloatArray, IntArray
 from worker.errors import IndexDamaged
-from worker.fused import AGAINST_WEIGHT, TRAIL_WEIGHT, Coarse, Subject, strongest
+from worker.fused import AGAINST_WEIGHT, TRAIL_WEIGHT, Coarse, Subject
 from worker.index.candidates import Candidates
 from worker.index.compact_cache import CompactCache
 from worker.index.store import IndexStore
+from worker.kernels.coarse import FRAMES_PER_CHUNK, best_similarities
 from worker.scenes import Place
-
-_FRAMES_PER_CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +74,13 @@ def shortlist(
     camera_n = np.array([shard.camera_id for shard in shards], dtype=np.int64)[shard_position]
     points = {} if subject.trail is None else subject.trail.points
     trail_n = np.zeros(block.size, dtype=np.float32)
-    if points or subject.origin is not None:
-        row = {
-            (int(s), int(b)): at
-            for at, (s, b) in enumerate(zip(shard_position, block, strict=True))
-        }
-        reached = {place: point.support for place, point in points.items()}
-        for place, support in _with_origin(reached, subject.origin).items():
-            at = row.get((place.shard_position, place.block))
-            if at is not None:
-                trail_n[at] = support
+    first = np.cumsum([0, *(part.block.size for part in parts)])
+    reached = {place: point.support for place, point in points.items()}
+    for place, support in _with_origin(reached, subject.origin).items():
+        own = parts[place.shard_position].block
+        at = int(np.searchsorted(own, place.block))
+        if at < own.size and own[at] == place.block:
+            trail_n[first[place.shard_position] + at] = support
     appearance_n = np.concatenate([part.appearance_n for part in parts])
     smooth_n = subject.in_time(appearance_n, shard_position, block)
     coarse_n = smooth_n + TRAIL_WEIGHT * trail_n + subject.global_weight * global_n
@@ -124,34 +120,31 @@ def _coarse_appearance(
 ) -> FloatArray:
     """Appearance of every frame of one shard, float32 (blocks,)."""
     shard = subject.scenes.shards[position]
-    codes_nck = compact.codes(shard, basis)
     background_cd = subject.background(shard.camera_id)
     background_ck = None if background_cd is None else _unit(basis.project(background_cd))
-    # What speaks for the subject, each with its weight, and then what speaks against it.
-    shares = [1.0, *(exemplar.share for exemplar in subject.exemplars)]
+    wanted = coarse_query(subject, basis)
+    best_nq = best_similarities(
+        compact.chunks(shard, basis, FRAMES_PER_CHUNK),
+        shard.blocks,
+        basis.step,
+        wanted.query_qk,
+        background_ck,
+        compact.threads,
+        shard.layout.cells,
+    )
+    return wanted.likeness(best_nq)
+
+
+def coarse_query(subject: Subject, basis: CompactBasis) -> CoarseQuery:
+    """The query and its exemplars, what speaks for the subject first, in compact codes."""
     exemplars = [subject.query, *subject.exemplars, *subject.against]
-    query_qk = basis.project(np.concatenate([exemplar.patches_qd for exemplar in exemplars]))
-    scores = np.zeros(shard.blocks, dtype=np.float32)
-    for start in range(0, shard.blocks, _FRAMES_PER_CHUNK):
-        decoded_nck = basis.decode(codes_nck[start : start + _FRAMES_PER_CHUNK])
-        n, c, k = decoded_nck.shape
-        similarity_nqc = (query_qk @ decoded_nck.reshape(-1, k).T).reshape(-1, n, c)
-        similarity_nqc = similarity_nqc.transpose(1, 0, 2)
-        if background_ck is not None:
-            novelty_nc = 1 - (_unit(decoded_nck) * background_ck).sum(axis=-1)
-            target_nc = np.sqrt(novelty_weight(novelty_nc, TARGET_FLOOR))
-            similarity_nqc = similarity_nqc * target_nc[:, None, :]
-        first, seen_en = 0, []
-        for exemplar in exemplars:
-            last = first + len(exemplar.weight_q)
-            seen_en.append(
-                weighted_max_similarity(similarity_nqc[:, first:last], exemplar.weight_q)
-            )
-            first = last
-        seen_n = np.average(seen_en[: len(shares)], axis=0, weights=shares)
-        seen_n -= AGAINST_WEIGHT * strongest(seen_en[len(shares) :], n)
-        scores[start : start + n] = seen_n
-    return scores
+    return CoarseQuery(
+        query_qk=basis.project(np.concatenate([exemplar.patches_qd for exemplar in exemplars])),
+        weight_q=np.concatenate([exemplar.weight_q for exemplar in exemplars]),
+        lengths=[len(exemplar.weight_q) for exemplar in exemplars],
+        shares=[1.0, *(exemplar.share for exemplar in subject.exemplars)],
+        against_weight=AGAINST_WEIGHT,
+    )
 
 
 def _unit(projected: FloatArray) -> FloatArray:

@@ -7,15 +7,15 @@ from typing import Any
 
 from celery.signals import worker_ready
 
+from worker import compacting, erasure
 from worker.app import app
-from worker.erasure import run_erase, submit_due
 from worker.errors import NotFound
 from worker.generations import require_live_generation
 from worker.ingest import fail_ingest, run_ingest
 from worker.jobs import Handler, run_job
 from worker.jobs import sweep as sweep_jobs
 from worker.kernels.region_growing import warm_up
-from worker.messages import QUERY_QUEUE, RETAIN_TASK, RUN_JOB_TASK, SWEEP_TASK
+from worker.messages import COMPACT_TASK, QUERY_QUEUE, RETAIN_TASK, RUN_JOB_TASK, SWEEP_TASK
 from worker.reindex import fail_reindex, run_reindex
 from worker.runtime import process_context
 from worker.search import run_query
@@ -24,7 +24,8 @@ HANDLERS = {
     "ingest": Handler(run_ingest, fail_ingest),
     "query": Handler(run_query),
     "reindex": Handler(run_reindex, fail_reindex),
-    "erase": Handler(run_erase),
+    "erase": Handler(erasure.run_erase),
+    "compact": Handler(compacting.run_compact),
 }
 
 
@@ -43,7 +44,13 @@ def sweep_task() -> None:
 @app.task(name=RETAIN_TASK)  # type: ignore[untyped-decorator]
 def retain_task() -> None:
     """Order the erasure of what has outlived its retention."""
-    submit_due(process_context())
+    erasure.submit_due(process_context())
+
+
+@app.task(name=COMPACT_TASK)  # type: ignore[untyped-decorator]
+def compact_task() -> None:
+    """Order compact codes for what lacks them."""
+    compacting.submit_due(process_context())
 
 
 def queue_length(queue: str) -> int:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.index import IndexGeneration, Shard
+from models.repositories import codes as codes_record
 from models.repositories import erasures as erasure_record
 from models.repositories import index as index_record
 from models.repositories import videos as video_record
 from worker.context import Context
-from worker.errors import RisError
+from worker.errors import IndexDamaged, RisError
 from worker.index.candidates import global_candidates
+from worker.index.codes_file import CodesLayout, map_codes
 from worker.index.shard import check_headers, damaged_blocks
 from worker.index.store import PinnedShard
 from worker.pinning import FMapCache, pin_shard, spec_of
@@ -135,9 +137,28 @@ def _problems(context: Context, generation: IndexGeneration, shard_id: int) -> l
             f" {pinned.layout.path(kind)} is damaged"
             for block, kind in sorted(wrong.items())
         ]
+        problems += [
+            f"{name}: {problem}" for problem in codes_problems(context, pinned, generation)
+        ]
         return problems + ([] if problems else _faiss_problems(context, name, pinned))
     except RisError as error:
         return [f"{name}: {error}"]
+
+
+def codes_problems(context: Context, pinned: PinnedShard, generation: IndexGeneration) -> list[str]:
+    """What is wrong with a shard's compact codes, if it has any."""
+    if not pinned.coded:
+        return []
+    with context.db.transaction() as session:
+        basis = codes_record.find_basis(session, generation.id)
+    if basis is None:
+        return [f"generation {generation.id} has codes and no basis; run `ris repair`"]
+    layout = CodesLayout(pinned.layout.folder, basis.name, pinned.layout.cells, basis.code_dim)
+    try:
+        wrong = map_codes(layout, pinned.coded).damaged()
+    except IndexDamaged as error:
+        return [str(error)]
+    return [f"{layout.path}: codes of block {block} are damaged" for block in wrong]
 
 
 def _faiss_problems(context: Context, name: str, pinned: PinnedShard) -> list[str]:

@@ -134,7 +134,7 @@ def replace_files(session: Session, shard: Shard, sums: Mapping[int, tuple[int, 
     session.execute(
         update(Shard)
         .where(Shard.id == shard.id)
-        .values(revision=Shard.revision + 1)
+        .values(revision=Shard.revision + 1, coded_count=0)
         .execution_options(synchronize_session=False)
     )
 
@@ -157,7 +157,7 @@ def rewrite_runs(session: Session, shard: Shard, runs: Sequence[NewRun]) -> None
     session.execute(
         update(Shard)
         .where(Shard.id == shard.id)
-        .values(frame_count=0, row_count=0, revision=Shard.revision + 1)
+        .values(frame_count=0, row_count=0, coded_count=0, revision=Shard.revision + 1)
         .execution_options(synchronize_session=False)
     )
     append_runs(session, shard, runs)

@@ -13,7 +13,7 @@ from worker.core.background import (
     TARGET_FLOOR,
     background_descriptors,
 )
-from worker.core.compact import CODE_DIM
+from worker.core.compact import CODE_DIM, Codes, CompactBasis
 from worker.core.f_map import FMapRuns
 from worker.core.search_params import SearchParams, Strategy
 from worker.core.similarity import l2_normalise
@@ -275,14 +275,20 @@ def test_without_memory_for_codes_the_global_filter_chooses(shards: list[PinnedS
 def test_codes_are_read_once_and_the_oldest_make_room(shards: list[PinnedShard]) -> None:
     cache = CompactCache(max_bytes=FRAMES * GRID.cells * DIM)
     basis = cache.basis(shards)
-    first = cache.codes(shards[0], basis)
-    assert np.shares_memory(cache.codes(shards[0], basis), first)
-    cache.codes(shards[1], basis)  # no room for both
-    assert not np.shares_memory(cache.codes(shards[0], basis), first)
+    first = codes_of(cache, shards[0], basis)
+    assert np.shares_memory(codes_of(cache, shards[0], basis), first)
+    codes_of(cache, shards[1], basis)  # no room for both
+    assert not np.shares_memory(codes_of(cache, shards[0], basis), first)
     shorter = replace(shards[0], blocks=5, t_epoch_s=shards[0].t_epoch_s[:5])
     grown = CompactCache()
-    early = grown.codes(shorter, basis)
-    np.testing.assert_array_equal(grown.codes(shards[0], basis)[:5], early)
+    early = codes_of(grown, shorter, basis)
+    np.testing.assert_array_equal(codes_of(grown, shards[0], basis)[:5], early)
+
+
+def codes_of(cache: CompactCache, shard: PinnedShard, basis: CompactBasis) -> Codes:
+    ((start, codes),) = cache.chunks(shard, basis, 10_000)
+    assert start == 0
+    return codes
 
 
 @pytest.mark.parametrize("top_n", [3, 1000])

@@ -5,6 +5,7 @@ For choosing candidates only; what is shown is scored with the full descriptors.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,18 @@ class CompactBasis:
 
     axes_dk: FloatArray
     step: float
+
+    @property
+    def code_dim(self) -> int:
+        """Numbers of one code, k."""
+        return int(self.axes_dk.shape[1])
+
+    @property
+    def name(self) -> str:
+        """Tells bases apart: codes of different ones cannot be compared."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.axes_dk, dtype="<f4").tobytes())
+        digest.update(np.float64(self.step).tobytes())
+        return digest.hexdigest()[:16]
 
     def encode(self, descriptors: FloatArray) -> Codes:
         """float32 (..., d) -> int8 (..., k); values beyond the range are clipped.

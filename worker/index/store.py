@@ -30,7 +30,7 @@ class PinnedShard:
     list; ``stored_n`` int64 (blocks,) says which block of the files it is. ``sums_n2``: int64
     (blocks, 2), their checksums. ``lost``: the file blocks left out, and their times. ``searched``:
     False for a shard that the filters leave out: it is learnt from and followed through, and gives
-    no hits.
+    no hits. ``coded``: how many file blocks have their compact codes on disk.
     """
 
     shard_id: int
@@ -45,6 +45,7 @@ class PinnedShard:
     lost: tuple[int, ...] = ()
     lost_t_epoch_s: tuple[float, ...] = ()
     searched: bool = True
+    coded: int = 0
 
     @property
     def contents(self) -> tuple[str, tuple[int, ...]]:

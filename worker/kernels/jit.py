@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import structlog
 from numba import njit
@@ -15,9 +15,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+_REORDERED: dict[str, Any] = {**_OPTIONS, "fastmath": {"reassoc", "contract", "nsz"}}
+
+
 def inlined(function: Callable[P, R]) -> Callable[P, R]:
     """``function`` as a part of compiled functions of the same file; kept on disk with them."""
-    made: Callable[P, R] = njit(nogil=True, error_model="numpy")(function)
+    made: Callable[P, R] = njit(**_OPTIONS)(function)
     return made
 
 
@@ -29,9 +33,19 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     is kept cannot be read or written, every start compiles anew. ``function`` raises nothing itself
     but ``MemoryError``.
     """
-    fresh = inlined(function)
+    return _kept(function, _OPTIONS)
+
+
+def reordered(function: Callable[P, R]) -> Callable[P, R]:
+    """As :func:`compiled`, for sums whose order does not matter: they run several lanes at a time,
+    so that the last bits depend on the machine."""
+    return _kept(function, _REORDERED)
+
+
+def _kept(function: Callable[P, R], options: dict[str, Any]) -> Callable[P, R]:
+    fresh: Callable[P, R] = njit(**options)(function)
     try:
-        kept = njit(cache=True, nogil=True, error_model="numpy")(function)
+        kept = njit(cache=True, **options)(function)
     except RuntimeError as error:
         log.info("kernel_not_kept", detail=str(error))
         return fresh

@@ -1,0 +1,125 @@
+"""The scan over compact codes with 8-bit products; its reference is ``worker.core.coarse``."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from worker.core.background import FULL_NOVELTY, TARGET_FLOOR
+from worker.core.compact import Codes
+from worker.core.types import FloatArray
+from worker.kernels.jit import reordered
+
+FRAMES_PER_CHUNK = 256
+"""What one thread takes at a time."""
+_FRAMES_AT_ONCE = 32
+"""Their products stay in a core's second-level cache until their maximum is taken."""
+_QUERY_STEP = 16
+# Files are mapped to be read, and nothing here writes to them.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+
+"""The product is fastest when its width is a multiple of this."""
+
+
+def best_similarities(
+    chunks: Iterable[tuple[int, Codes]],
+    frames: int,
+    step: float,
+    query_qk: FloatArray,
+    background_ck: FloatArray | None,
+    threads: int,
+    cells: int,
+) -> FloatArray:
+    """:func:`worker.core.coarse.best_similarity` of ``frames`` frames given in chunks, each with
+    the position of its first: float32 (frames, q).
+
+    Chunks are int8 (n, at least ``cells``, k): rows behind the cells are not looked at. Query rows
+    are rounded to 8 bits too, each with its own scale; a cosine stays within 0.01.
+    """
+    import torch  # here: commands that never search need not load it
+
+    q = len(query_qk)
+    peak_q = np.maximum(np.abs(query_qk).max(axis=1), 1e-9)
+    width = -(-q // _QUERY_STEP) * _QUERY_STEP
+    query_int8 = np.zeros((width, query_qk.shape[1]), dtype=np.int8)
+    query_int8[:q] = np.rint(query_qk * (127 / peak_q)[:, None])
+    query_kq = torch.from_numpy(query_int8).T
+    scale_q = (peak_q / 127 * step).astype(np.float32)
+    best_nq = np.empty((frames, q), dtype=np.float32)
+    known = background_ck is not None
+    background = np.ascontiguousarray(background_ck if known else np.empty((0, 0), np.float32))
+    own = threading.local()
+
+    def scan(part: tuple[int, Codes]) -> None:
+        first, codes_npk = part
+        for start in range(0, len(codes_npk), _FRAMES_AT_ONCE):
+            codes = np.ascontiguousarray(codes_npk[start : start + _FRAMES_AT_ONCE])
+            n, rows, k = codes.shape
+            if getattr(own, "rows", 0) != n * rows:  # memory that is kept is in the cache
+                own.rows = n * rows
+                own.product = torch.empty((n * rows, width), dtype=torch.int32)
+            torch._int_mm(torch.from_numpy(codes.reshape(-1, k)), query_kq, out=own.product)
+            product: Any = own.product.numpy().reshape(n, rows, width)
+            best = best_nq[first + start : first + start + n]
+            _weighted_maximum(codes, background, product, cells, best)
+
+    if threads == 1 or frames <= _FRAMES_AT_ONCE:
+        for part in chunks:
+            scan(part)
+    else:
+        for done in [_pool(threads).submit(scan, part) for part in chunks]:
+            done.result()
+    best_nq *= scale_q
+    return best_nq
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay: starting them for every shard costs more than the scan of a small one."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="coarse")
+
+
+_FLOOR = np.float32(TARGET_FLOOR)
+_FULL = np.float32(FULL_NOVELTY)
+
+
+@reordered
+def _weighted_maximum(
+    codes: np.ndarray,
+    background: np.ndarray,
+    product: np.ndarray,
+    cells: int,
+    best_nq: np.ndarray,
+) -> None:
+    """An empty background weighs every cell alike."""
+    n, _, k = codes.shape
+    queries = best_nq.shape[1]
+    known = background.shape[0] > 0
+    weight = np.ones(cells, dtype=np.float32)
+    best = np.empty(queries, dtype=np.float32)
+    for frame in range(n):
+        if known:
+            for cell in range(cells):
+                shared = np.float32(0)
+                square = np.float32(0)
+                for at in range(k):
+                    code = np.float32(codes[frame, cell, at])
+                    shared += code * background[cell, at]
+                    square += code * code
+                norm = max(np.sqrt(square), np.float32(1e-6))
+                novelty = (np.float32(1) - shared / norm) / _FULL
+                weight[cell] = np.sqrt(min(max(novelty, _FLOOR), np.float32(1)))
+        for query in range(queries):
+            best[query] = -np.inf
+        for cell in range(cells):
+            for query in range(queries):
+                value = np.float32(product[frame, cell, query]) * weight[cell]
+                best[query] = value if value > best[query] else best[query]
+        for query in range(queries):
+            best_nq[frame, query] = best[query]
