@@ -14,7 +14,7 @@ from models.repositories import videos as video_record
 from worker.context import Context
 from worker.errors import IndexDamaged, RisError
 from worker.index.candidates import global_candidates
-from worker.index.codes_file import CodesLayout, map_codes
+from worker.index.codes_file import CodesLayout, damaged_codes, map_codes
 from worker.index.shard import check_headers, damaged_blocks
 from worker.index.store import PinnedShard
 from worker.pinning import FMapCache, pin_shard, spec_of
@@ -155,7 +155,8 @@ def codes_problems(context: Context, pinned: PinnedShard, generation: IndexGener
         return [f"generation {generation.id} has codes and no basis; run `ris repair`"]
     layout = CodesLayout(pinned.layout.folder, basis.name, pinned.layout.cells, basis.code_dim)
     try:
-        wrong = map_codes(layout, pinned.coded).damaged()
+        map_codes(layout, pinned.coded)
+        wrong = damaged_codes(layout, 0, pinned.coded)
     except IndexDamaged as error:
         return [str(error)]
     return [f"{layout.path}: codes of block {block} are damaged" for block in wrong]

@@ -22,6 +22,7 @@ from worker.errors import IndexDamaged
 from worker.index.shard import HEADER_BYTES, fsync_folder, storage_errors, write_all
 
 CODES_VERSION = 1
+_BLOCKS_PER_CHECK = 64
 _MAGIC = b"RISCODES\n"
 
 
@@ -112,14 +113,35 @@ class MappedCodes:
         )
         return rows
 
-    def damaged(self, first: int = 0) -> list[int]:
-        """Blocks from ``first`` on whose codes do not match their checksum."""
-        at, size = self.layout.code_bytes, self.layout.code_bytes + 4
-        return [
-            first + i
-            for i, block in enumerate(self.blocks[first:])
-            if isal_zlib.crc32(block[:at]) != int(block[at:size].view("<u4")[0])
-        ]
+
+def damaged_codes(layout: CodesLayout, first: int, count: int) -> list[int]:
+    """Blocks ``first`` to ``count`` whose codes do not match their checksum or cannot be read.
+
+    Read, not mapped: a bad sector is an error here, and death for a process that has it mapped.
+    """
+    wrong: list[int] = []
+    descriptor = os.open(layout.path, os.O_RDONLY)
+    try:
+        for start in range(first, count, _BLOCKS_PER_CHECK):
+            at = range(start, min(start + _BLOCKS_PER_CHECK, count))
+            offset = HEADER_BYTES + start * layout.block_bytes
+            try:
+                body = os.pread(descriptor, len(at) * layout.block_bytes, offset)
+            except OSError:
+                body = b""
+            body = body.ljust(len(at) * layout.block_bytes, b"\0")
+            blocks = np.frombuffer(body, dtype=np.uint8).reshape(len(at), -1)
+            wrong += [
+                i for i, block in zip(at, blocks, strict=True) if not _is_sound(block, layout)
+            ]
+    finally:
+        os.close(descriptor)
+    return wrong
+
+
+def _is_sound(block: np.ndarray, layout: CodesLayout) -> bool:
+    at = layout.code_bytes
+    return _checksum(block, layout) == int(block[at : at + 4].view("<u4")[0])
 
 
 def map_codes(layout: CodesLayout, count: int) -> MappedCodes:

@@ -13,7 +13,7 @@ import structlog
 
 from worker.core.compact import CODE_DIM, Codes, CompactBasis, fit_basis
 from worker.errors import IndexDamaged
-from worker.index.codes_file import CodesLayout, MappedCodes, map_codes
+from worker.index.codes_file import CodesLayout, MappedCodes, damaged_codes, map_codes
 from worker.index.damage import FORGET_AFTER_S
 from worker.index.sample import even_sample, read_sample
 from worker.index.store import PinnedShard
@@ -126,7 +126,8 @@ class CompactCache:
         layout = codes_layout(shard, basis)
         try:
             mapped = map_codes(layout, shard.coded)
-            wrong = mapped.damaged(0 if known is None else known.blocks.shape[0])
+            checked = 0 if known is None else known.blocks.shape[0]
+            wrong = damaged_codes(layout, checked, shard.coded)
             if wrong:
                 raise IndexDamaged(f"{layout.path}: codes of blocks {wrong[:5]} are damaged")
         except IndexDamaged as error:

@@ -1,0 +1,361 @@
+"""How fast the index answers, against peers on the same vectors and against limits of the machine.
+
+    .venv/bin/python -m benchmarks.index [--frames 20000] [--queries 20]
+
+Makes an archive of real descriptors, moved and varied (benchmarks/archive.py), with compact codes
+on disk, in a throw-away folder: 66 kB a frame. Then, warm, in this process:
+
+- two-stage: the paper's search, 50 candidates by global descriptor, then MaxSim; its peers are the
+  same search in a plain loop, reading the candidates' bytes once, and Qdrant Edge (prefetch 50,
+  MaxSim over multivectors; fp32, and int8 beside it) where `qdrant-edge-py` is installed;
+- every-cell: MaxSim over the codes of every frame; its peers are the plain loop over 50 frames, and
+  the slow reference; how many of the exact best 50 are among its best 50;
+- default: the whole default search without the query's embedding, over everything, and over one
+  camera's hour.
+
+Prints one JSON line per figure. Only the search of the vectors is timed: no task, no row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+
+from benchmarks.archive import START, embed_footage, make_archive
+from benchmarks.machine import machine
+from benchmarks.scratch import scratch_context
+from models.index import IndexGeneration
+from models.repositories import codes as codes_record
+from models.repositories import jobs as job_record
+from worker import compacting
+from worker.context import Context
+from worker.core.coarse import best_similarity
+from worker.core.search_params import SearchParams, Strategy
+from worker.core.types import Box, FloatArray
+from worker.describe import describe_query
+from worker.generations import ensure_live_generation
+from worker.index.candidates import global_candidates
+from worker.index.store import PinnedShard
+from worker.jobs import Handler, run_job
+from worker.kernels.coarse import FRAMES_PER_CHUNK, best_similarities
+from worker.logs import configure_logging
+from worker.pinning import pin_shards, spec_of
+from worker.ranked_frame import QueryDescriptors
+from worker.search import search_generation
+from worker.two_stage import search_shards
+
+GATE = 50
+TOP = 10
+ROI = Box(0.3, 0.3, 0.6, 0.6)
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """An archive, and queries drawn on frames of it."""
+
+    context: Context
+    generation: IndexGeneration
+    shards: list[PinnedShard]
+    queries: list[tuple[int, QueryDescriptors]]
+
+    @property
+    def frames(self) -> int:
+        return sum(shard.blocks for shard in self.shards)
+
+
+def median_ms(call: Callable[[QueryDescriptors], object], bench: Bench) -> tuple[float, float]:
+    """Median and 95th percentile over the queries, the first of which warms up."""
+    times = []
+    for _, query in (bench.queries[0], *bench.queries):
+        began_s = time.perf_counter()
+        call(query)
+        times.append(1000 * (time.perf_counter() - began_s))
+    return float(np.median(times[1:])), float(np.percentile(times[1:], 95))
+
+
+def figure(
+    name: str, value: float, unit: str, peer: str | None, peer_value: float | None, **more: Any
+) -> None:
+    ratio = None if not peer_value or not value else round(peer_value / value, 2)
+    fields = {
+        "name": name,
+        "value": round(value, 3),
+        "unit": unit,
+        "peer": peer,
+        "peer_value": None if peer_value is None else round(peer_value, 3),
+        "ratio": ratio,
+        "machine": machine(),
+        **more,
+    }
+    sys.stdout.write(json.dumps(fields) + "\n")
+    sys.stdout.flush()
+
+
+def two_stage(bench: Bench, query: QueryDescriptors) -> list[tuple[int, float]]:
+    params = SearchParams(strategy=Strategy.MAX_SIM, top_n=GATE, limit=TOP)
+    spec = spec_of(bench.generation)
+    ranked = search_shards(
+        bench.context.index,
+        bench.shards,
+        query,
+        params,
+        tau=spec.tau,
+        grid=spec.grid,
+        regions_for=0,
+    )
+    return [(frame.frame_id, frame.score) for frame in ranked[:TOP]]
+
+
+def plain_loop(bench: Bench, query: QueryDescriptors) -> list[tuple[int, float]]:
+    """The same in a loop over frames, as it is first written."""
+    chosen = global_candidates(bench.context.index, bench.shards, query.global_d, GATE)
+    scored = []
+    for at in range(chosen.count):
+        shard = bench.shards[int(chosen.shard_position[at])]
+        patches_cd = shard.read("patch", [int(chosen.block[at])])[0]
+        best = [max(float(q @ p) for p in patches_cd) for q in query.patches_qd]
+        scored.append((int(chosen.frame_id[at]), float(np.mean(best))))
+    return sorted(scored, key=lambda pair: -pair[1])[:TOP]
+
+
+def read_once(bench: Bench, query: QueryDescriptors) -> None:
+    """The limit: the candidates' stored patches, read and not looked at."""
+    chosen = global_candidates(bench.context.index, bench.shards, query.global_d, GATE)
+    for at in range(chosen.count):
+        layout = bench.shards[int(chosen.shard_position[at])].layout
+        size = layout.block_bytes("patch")
+        with layout.path("patch").open("rb", buffering=0) as file:
+            file.seek(4096 + int(chosen.block[at]) * size)
+            file.read(size)
+
+
+def every_cell(bench: Bench, query: QueryDescriptors) -> FloatArray:
+    """Coarse MaxSim of every frame, float32 (frames,)."""
+    basis = bench.context.compact.basis(bench.shards)
+    query_qk = basis.project(query.patches_qd)
+    parts = [
+        best_similarities(
+            bench.context.compact.chunks(shard, basis, FRAMES_PER_CHUNK),
+            shard.blocks,
+            basis.step,
+            query_qk,
+            None,
+            bench.context.compact.threads,
+            shard.layout.cells,
+        ).mean(axis=1)
+        for shard in bench.shards
+    ]
+    return np.concatenate(parts)
+
+
+def every_cell_slowly(bench: Bench, query: QueryDescriptors) -> None:
+    basis = bench.context.compact.basis(bench.shards)
+    query_qk = basis.project(query.patches_qd)
+    for shard in bench.shards:
+        for _, codes in bench.context.compact.chunks(shard, basis, 64):
+            best_similarity(codes[:, : shard.layout.cells], basis.step, query_qk, None)
+
+
+def exact(bench: Bench, query: QueryDescriptors) -> FloatArray:
+    """MaxSim of every frame from the full descriptors, float32 (frames,)."""
+    parts = []
+    for shard in bench.shards:
+        for start in range(0, shard.blocks, 64):
+            patches = shard.read("patch", np.arange(start, min(start + 64, shard.blocks)))
+            n, c, d = patches.shape
+            cosines = (patches.reshape(-1, d) @ query.patches_qd.T).reshape(n, c, -1)
+            parts.append(cosines.max(axis=1).mean(axis=1))
+    return np.concatenate(parts)
+
+
+def recall(bench: Bench, count: int) -> float:
+    shares = []
+    for _, query in bench.queries[:5]:
+        coarse = set(np.argsort(-every_cell(bench, query))[:count].tolist())
+        shares.append(len(coarse & set(np.argsort(-exact(bench, query))[:count].tolist())) / count)
+    return float(np.mean(shares))
+
+
+def qdrant(bench: Bench, quantised: bool) -> Callable[[QueryDescriptors], list[tuple[int, float]]]:
+    """The same vectors in Qdrant Edge; raises ImportError where it is not installed."""
+    q: Any = importlib.import_module("qdrant_edge")
+
+    spec = spec_of(bench.generation)
+    config = q.EdgeConfig(
+        vectors={
+            "global": q.EdgeVectorParams(size=spec.global_dim, distance=q.Distance.Dot),
+            "patch": q.EdgeVectorParams(
+                size=spec.patch_dim,
+                distance=q.Distance.Dot,
+                multivector_config=q.MultiVectorConfig(q.MultiVectorComparator.MaxSim),
+                hnsw_config=q.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=10**9),
+                quantization_config=q.ScalarQuantizationConfig(q.ScalarType.Int8, always_ram=True)
+                if quantised
+                else None,
+            ),
+        }
+    )
+    folder = tempfile.mkdtemp(prefix="ris-benchmark-qdrant-")
+    edge = q.EdgeShard.create(folder, config)
+    for shard in bench.shards:
+        for start in range(0, shard.blocks, 32):
+            at = np.arange(start, min(start + 32, shard.blocks))
+            globals_nd, patches_ncd = shard.read("global", at), shard.read("patch", at)
+            points = [
+                q.Point(
+                    int(shard.f_map.frame_id[block]), {"global": g.tolist(), "patch": p.tolist()}
+                )
+                for block, g, p in zip(at, globals_nd, patches_ncd, strict=True)
+            ]
+            edge.update(q.UpdateOperation.upsert_points(points))
+    edge.optimize()
+
+    def search(query: QueryDescriptors) -> list[tuple[int, float]]:
+        first = q.Prefetch(
+            GATE,
+            query=q.Query.Nearest(query.global_d.tolist(), using="global"),
+            params=q.SearchParams(exact=True),
+        )
+        found = edge.query(
+            q.QueryRequest(
+                TOP,
+                query=q.Query.Nearest(query.patches_qd.tolist(), using="patch"),
+                prefetches=[first],
+            )
+        )
+        return [(int(point.id), float(point.score) / len(query.patches_qd)) for point in found]
+
+    return search
+
+
+def compare(bench: Bench) -> None:
+    ours_ms, ours_95_ms = median_ms(lambda query: two_stage(bench, query), bench)
+    name = f"two-stage-{bench.frames}"
+    agreed = [
+        [f for f, _ in two_stage(bench, query)] == [f for f, _ in plain_loop(bench, query)]
+        for _, query in bench.queries[:3]
+    ]
+    loop_ms, _ = median_ms(
+        lambda query: plain_loop(bench, query), replace(bench, queries=bench.queries[:3])
+    )
+    figure(name, ours_ms, "ms", "plain loop", loop_ms, p95=ours_95_ms, same_top_10=all(agreed))
+    read_ms, _ = median_ms(lambda query: read_once(bench, query), bench)
+    figure(name, ours_ms, "ms", "stage 1 and reading the candidates once", read_ms)
+    try:
+        for quantised in (False, True):
+            search = qdrant(bench, quantised)
+            peer_ms, _ = median_ms(search, bench)
+            same = np.mean([search(q)[0][0] == two_stage(bench, q)[0][0] for _, q in bench.queries])
+            top = [
+                [f for f, _ in search(q)] == [f for f, _ in two_stage(bench, q)]
+                for _, q in bench.queries
+            ]
+            figure(
+                name,
+                ours_ms,
+                "ms",
+                f"Qdrant Edge{' int8' if quantised else ''}",
+                peer_ms,
+                same_first=float(same),
+                same_top_10=float(np.mean(top)),
+            )
+    except ImportError:
+        sys.stderr.write("qdrant-edge-py is not installed: no such peer\n")
+
+
+def scan(bench: Bench) -> None:
+    name = f"every-cell-{bench.frames}"
+    ours_ms, _ = median_ms(lambda query: every_cell(bench, query), bench)
+    few = replace(bench, queries=bench.queries[:2])
+    loop_ms, _ = median_ms(lambda query: plain_loop(bench, query), few)
+    figure(name, ours_ms, "ms", f"plain loop over {GATE} frames", loop_ms)
+    slow_ms, _ = median_ms(lambda query: every_cell_slowly(bench, query), few)
+    rate = 1000 * bench.frames / ours_ms
+    figure(name, ours_ms, "ms", "slow reference", slow_ms, frames_per_s=round(rate))
+    figure(f"every-cell-recall-{GATE}-at-{bench.frames}", recall(bench, GATE), "share", None, None)
+
+
+def whole(bench: Bench) -> None:
+    hour = SearchParams(
+        camera_ids=(bench.shards[0].camera_id,),
+        t_from_utc=START,
+        t_to_utc=START + timedelta(hours=1),
+    )
+    for name, params in (("default", SearchParams()), ("default-camera-hour", hour)):
+        times = []
+        for frame_id, query in (bench.queries[0], *bench.queries):
+            began_s = time.perf_counter()
+            found = search_generation(
+                bench.context, bench.generation, query, params, exclude_frame_id=frame_id
+            )
+            times.append(1000 * (time.perf_counter() - began_s))
+        figure(
+            f"{name}-{bench.frames}",
+            float(np.median(times[1:])),
+            "ms",
+            None,
+            None,
+            p95=round(float(np.percentile(times[1:], 95)), 1),
+            frames_searched=found.frames,
+            first_ms=round(times[0], 1),
+        )
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    figure(f"process-peak-{bench.frames}", peak_mb, "MB, mapped pages included", None, None)
+
+
+def prepare(context: Context, frames: int, queries: int) -> Bench:
+    generation = ensure_live_generation(context)
+    began_s = time.monotonic()
+    make_archive(context, generation, embed_footage(context, generation, 0.1), frames)
+    sys.stderr.write(f"archive of {frames} frames: {time.monotonic() - began_s:.0f} s\n")
+    began_s = time.monotonic()
+    compacting.submit_due(context)
+    with context.db.transaction() as session:
+        due = job_record.take_due(session, 0.0)
+    for job in due:
+        run_job(context, job.id, {"compact": Handler(compacting.run_compact)})
+    with context.db.transaction() as session:
+        lag = sum(lag for _, _, lag in codes_record.lag_by_generation(session))
+    sys.stderr.write(f"codes: {time.monotonic() - began_s:.0f} s, {lag} frames without\n")
+    with context.db.snapshot() as session:
+        compacting.learn_basis(context, session, generation)
+        shards = pin_shards(session, context.index, context.f_maps, generation, SearchParams())
+    rng = np.random.default_rng(1)
+    asked = []
+    for _ in range(queries):
+        shard = shards[int(rng.integers(0, len(shards)))]
+        frame_id = int(shard.f_map.frame_id[int(rng.integers(0, shard.blocks))])
+        described = describe_query(
+            context, generation, ROI, SearchParams(), frame_id=frame_id, picture_sha256=None
+        )
+        asked.append((frame_id, described))
+    return Bench(context, generation, shards, asked)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--frames", type=int, default=20_000)
+    parser.add_argument("--queries", type=int, default=20)
+    given = parser.parse_args()
+    configure_logging("ERROR")
+    with scratch_context(job_slice_s=600.0) as context:
+        bench = prepare(context, given.frames, given.queries)
+        whole(bench)
+        scan(bench)
+        compare(bench)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
