@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from models.session import DatabaseUnavailable
-from worker.admin import demo, erase, evaluation, index, query, services, video
+from worker.admin import changes, demo, erase, evaluation, index, query, services, video
 from worker.admin.output import notes
 from worker.config import settings
 from worker.errors import InputInvalid, RisError, ServiceUnavailable
@@ -33,6 +33,7 @@ app.command()(services.up)
 app.command()(services.down)
 app.command()(video.ingest)
 app.command()(query.query)
+app.command()(changes.changes)
 app.command()(video.cameras)
 app.command()(index.backbones)
 app.command()(index.reindex)

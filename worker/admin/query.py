@@ -91,7 +91,7 @@ def query(
 ) -> None:
     """Search for what is inside a box or polygon of a picture or of an indexed frame."""
     context = process_context()
-    drawn = _parse_roi(roi, polygon)
+    drawn = parse_roi(roi, polygon)
     params = search_params_from_json(
         {
             "strategy": strategy,
@@ -273,7 +273,8 @@ def draw_result(context: Context, state: QueryState, roi: Roi, out: Path) -> Pat
     return out
 
 
-def _parse_roi(roi: str | None, polygon: str | None) -> Roi:
+def parse_roi(roi: str | None, polygon: str | None) -> Roi:
+    """The ROI of a command line. Raises :class:`InputInvalid` or :class:`RoiInvalid`."""
     if (roi is None) == (polygon is None):
         raise InputInvalid("give either --roi X0,Y0,X1,Y1 or --polygon 'X,Y X,Y X,Y'")
     try:
