@@ -64,7 +64,9 @@ def global_candidates(
         blocks = _blocks_in_time(shard, t_from_epoch_s, t_to_epoch_s)
         if blocks.size == 0:
             continue
-        vectors = store.global_descriptors(shard)[blocks]
+        vectors = store.global_descriptors(shard)
+        if blocks.size < len(vectors):  # else nothing is copied
+            vectors = vectors[blocks]
         score, found = _best_rows(query_d.astype(np.float32), vectors, top_n)
         _refuse_lost(found, shard)
         chosen = blocks[found]
