@@ -1,6 +1,6 @@
 """How fast the index answers, against peers on the same vectors and against limits of the machine.
 
-    .venv/bin/python -m benchmarks.index [--frames 20000] [--queries 20]
+    .venv/bin/python -m benchmarks.index [--frames 20000] [--queries 20] [--part default]
 
 Makes an archive of real descriptors, moved and varied (benchmarks/archive.py), with compact codes
 on disk, in a throw-away folder: 66 kB a frame. Then, warm, in this process:
@@ -347,17 +347,24 @@ def prepare(context: Context, frames: int, queries: int) -> Bench:
     return Bench(context, generation, shards, asked)
 
 
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "default": whole,
+    "every-cell": scan,
+    "two-stage": compare,
+}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=20_000)
     parser.add_argument("--queries", type=int, default=20)
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this; repeatable")
     given = parser.parse_args()
     configure_logging("ERROR")
     with scratch_context(job_slice_s=600.0) as context:
         bench = prepare(context, given.frames, given.queries)
-        whole(bench)
-        scan(bench)
-        compare(bench)
+        for part in given.part or PARTS:
+            PARTS[part](bench)
     return 0
 
 
