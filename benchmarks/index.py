@@ -24,7 +24,6 @@ import importlib
 import json
 import resource
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -189,7 +188,9 @@ def recall(bench: Bench, best: int, among: int) -> float:
     return float(np.mean(shares))
 
 
-def qdrant(bench: Bench, quantised: bool) -> Callable[[QueryDescriptors], list[tuple[int, float]]]:
+def qdrant(
+    bench: Bench, folder: str, quantised: bool
+) -> Callable[[QueryDescriptors], list[tuple[int, float]]]:
     """The same vectors in Qdrant Edge; raises ImportError where it is not installed."""
     q: Any = importlib.import_module("qdrant_edge")
 
@@ -208,7 +209,6 @@ def qdrant(bench: Bench, quantised: bool) -> Callable[[QueryDescriptors], list[t
             ),
         }
     )
-    folder = tempfile.mkdtemp(prefix="ris-benchmark-qdrant-")
     edge = q.EdgeShard.create(folder, config)
     for shard in bench.shards:
         for start in range(0, shard.blocks, 32):
@@ -256,7 +256,8 @@ def compare(bench: Bench) -> None:
     figure(name, ours_ms, "ms", "stage 1 and reading the candidates once", read_ms)
     try:
         for quantised in (False, True):
-            search = qdrant(bench, quantised)
+            folder = str(bench.context.settings.data_dir / f"qdrant-{quantised}")
+            search = qdrant(bench, folder, quantised)
             peer_ms, _ = median_ms(search, bench)
             same = np.mean([search(q)[0][0] == two_stage(bench, q)[0][0] for _, q in bench.queries])
             top = [

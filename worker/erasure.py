@@ -35,7 +35,7 @@ from worker.index.revision import RevisionWriter, stored_blocks
 from worker.index.shard import NO_CHECKSUM, damaged_blocks, hold_shard
 from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
-from worker.leftovers import remove_leftovers, remove_strays
+from worker.leftovers import remove_leftovers, remove_stray_shards, remove_strays
 from worker.messages import INGEST_QUEUE
 from worker.pinning import FMapCache, pin_shard
 from worker.recording import bucket_of
@@ -305,8 +305,10 @@ def _pin(context: Context, session: Session, shard: Shard) -> PinnedShard:
 def submit_due(context: Context) -> int:
     """Order the erasure of what has outlived its retention; returns for how many cameras.
 
-    Whole shard spans only, so that shards go as files and are not written anew.
+    Whole shard spans only, so that shards go as files and are not written anew. What writers that
+    died left behind goes as well.
     """
+    remove_stray_shards(context)
     due = []
     with context.db.transaction() as session:
         now_utc = erasure_record.database_time(session)

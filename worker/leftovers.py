@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from models.repositories import erasures as erasure_record
+from models.repositories import index as index_record
 from worker.context import Context
 from worker.errors import StorageFailed
+from worker.index.shard import is_held
 from worker.recording import discard_pictures
 
 STRAY_AFTER_S = 3600.0
@@ -48,10 +50,41 @@ def remove_strays(context: Context, older_than_s: float = STRAY_AFTER_S) -> int:
         removed += discard_pictures(context, sha256s)
     for sha256s in _in_parts(context.uploads.names(before_s)):
         removed += _discard_uploads(context, sha256s)
+    removed += remove_stray_shards(context, older_than_s)
     removed += _remove_halves(context.pictures.root, before_s)
     removed += _remove_halves(context.uploads.root, before_s)
     os.sync()
     return removed
+
+
+def remove_stray_shards(context: Context, older_than_s: float = STRAY_AFTER_S) -> int:
+    """Remove folders of vectors that no row names; returns how many.
+
+    A writer that died before its commit leaves the folder of a shard that never came to be, or of
+    a revision that was never switched to. Older revisions stay: a repair keeps them on purpose.
+    """
+    before_s = time.time() - older_than_s
+    old = [
+        folder
+        for folder in context.index.root.glob("g*/s*")
+        if folder.is_dir() and folder.stat().st_mtime < before_s
+    ]
+    if not old:
+        return 0
+    with context.db.transaction() as session:
+        index_record.lock_generations(session, exclusive=True)  # nobody is about to commit one
+        revisions = index_record.shard_revisions(session)
+        strays = [folder for folder in old if _is_stray(folder, revisions)]
+        for folder in strays:
+            shutil.rmtree(folder, ignore_errors=True)
+    return len(strays)
+
+
+def _is_stray(folder: Path, revisions: dict[int, int]) -> bool:
+    shard_id, _, revision = folder.name.removeprefix("s").partition(".")
+    if not shard_id.isdigit() or not (revision or "0").isdigit() or is_held(folder):
+        return False
+    return int(revision or 0) > revisions.get(int(shard_id), -1)
 
 
 def _discard_uploads(context: Context, sha256s: list[str]) -> int:

@@ -121,6 +121,11 @@ def lock_shard_by_id(session: Session, shard_id: int) -> Shard:
     ).one()
 
 
+def shard_revisions(session: Session) -> dict[int, int]:
+    """Revision of every shard by id."""
+    return dict(session.execute(select(Shard.id, Shard.revision)).tuples().all())
+
+
 def replace_files(session: Session, shard: Shard, sums: Mapping[int, tuple[int, int]]) -> None:
     """A locked shard's files are those of the next revision; ``sums``: start_row -> the checksums
     (``global_crc32``, ``crc32``) of the blocks that differ."""

@@ -138,6 +138,21 @@ def hold_shard(layout: ShardLayout, wait_s: float = 2.0) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process holds a shard's files for writing."""
+    try:
+        descriptor = os.open(folder / "writer.lock", os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _append_file(
     layout: ShardLayout, kind: FileKind, valid_blocks: int, body: memoryview | bytes
 ) -> None:
