@@ -79,3 +79,15 @@ def test_a_second_up_on_the_folder_is_refused(ris):
     assert said["error"]["code"] == "already_running"
     assert str(ris.data_dir) in said["error"]["detail"]
     assert ris.state.phase == "ready"
+
+
+def test_changes_of_a_box_are_told(ris, two_cameras):
+    box = ("--camera", "car", "--roi", "0.78,0.42,0.98,0.6")
+    told = ris.json("changes", *box)
+    assert told["frames"] == 8
+    assert told["states"][0]["number"] == 1
+    assert "no change in 8 frames" in ris.run("changes", *box).stdout
+    refused = ris.json("changes", "--camera", "car", expect=1)["error"]
+    assert refused["code"] == "input_invalid"
+    late = ris.json("changes", *box, "--from", "2030-01-01T00:00:00+00:00", expect=1)["error"]
+    assert late["code"] == "not_found" and "no frames in that time" in late["detail"]

@@ -1,0 +1,122 @@
+"""Filters are exact, from Postgres to the answer: every frame they let in and none besides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.repositories import videos as video_record
+from tests.conftest import Services
+from tests.parts import fresh_context, sql
+from worker.context import Context
+from worker.core.search_params import SearchParams, Strategy
+from worker.core.types import Box
+from worker.describe import describe_query
+from worker.generations import ensure_live_generation
+from worker.recording import PictureBatch, prepare_batch, record_batch
+from worker.search import search_generation
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+SPAN_S = 60
+FRAMES = 40
+
+
+@pytest.fixture(scope="module")
+def indexed(
+    services: Services, template_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Context]:
+    """Three cameras of forty frames each, out of order, in many shards of a minute, some with a
+    frame just at its edge."""
+    folder = tmp_path_factory.mktemp("filters")
+    with fresh_context(
+        services.database_url, template_database, folder, backbone="tiny-a", shard_span_s=SPAN_S
+    ) as context:
+        generation = ensure_live_generation(context)
+        rng = np.random.default_rng(3)
+        for camera in ("a", "b", "c"):
+            with context.db.transaction() as session:
+                known = video_record.ensure_camera(session, camera)
+                segment, _ = video_record.ensure_segment(
+                    session,
+                    {
+                        "camera_id": known.id,
+                        "source_path": "made up",
+                        "content_sha256": "0" * 64,
+                        "start_utc": START,
+                        "start_source": "given",
+                        "policy": {},
+                        "policy_key": "x",
+                    },
+                )
+            seconds = rng.choice(20 * SPAN_S, FRAMES, replace=False)
+            seconds[:4] = np.array([0, SPAN_S, 2 * SPAN_S, 2 * SPAN_S - 1])
+            seconds = np.unique(seconds)
+            rng.shuffle(seconds)
+            pictures = list(rng.integers(0, 255, (len(seconds), 32, 32, 3), dtype=np.uint8))
+            times = [START + timedelta(seconds=int(at)) for at in seconds]
+            batch = PictureBatch(times, [int(at) for at in seconds], pictures, pictures)
+            prepared = prepare_batch(context, context.backbone("tiny-a"), batch)
+            with ExitStack() as held, context.db.transaction() as session:
+                record_batch(context, session, segment, generation, prepared, held)
+        yield context
+
+
+moments = st.one_of(
+    st.none(),
+    st.integers(-2, 22).map(lambda minute: START + timedelta(minutes=minute)),
+    st.floats(-10, 20 * SPAN_S + 10).map(lambda at: START + timedelta(seconds=round(at, 3))),
+)
+
+
+@settings(max_examples=80)
+@given(
+    cameras=st.one_of(st.none(), st.sets(st.integers(1, 3), min_size=1)),
+    begin=moments,
+    end=moments,
+    own=st.integers(1, 100),
+    strategy=st.sampled_from([Strategy.FUSED, Strategy.MAX_SIM, Strategy.WHOLE_FRAME]),
+)
+def test_every_frame_that_is_let_in_is_searched_and_no_other(
+    indexed: Context,
+    cameras: set[int] | None,
+    begin: datetime | None,
+    end: datetime | None,
+    own: int,
+    strategy: Strategy,
+) -> None:
+    if begin is not None and end is not None and begin >= end:
+        begin, end = end, begin
+        if begin == end:
+            end = end + timedelta(seconds=1)
+    params = SearchParams(
+        camera_ids=None if cameras is None else tuple(sorted(cameras)),
+        t_from_utc=begin,
+        t_to_utc=end,
+        strategy=strategy,
+        top_n=1000,
+    )
+    generation = ensure_live_generation(indexed)
+    given_query = (indexed, generation, Box(0.2, 0.2, 0.8, 0.8), params)
+    found = search_generation(
+        indexed,
+        generation,
+        describe_query(*given_query, frame_id=own, picture_sha256=None),
+        params,
+        exclude_frame_id=own,
+    )
+    expected = {
+        frame_id
+        for frame_id, camera_id, t_utc in sql(indexed, "select id, camera_id, t_utc from frames")
+        if (cameras is None or camera_id in cameras)
+        and (begin is None or t_utc >= begin)
+        and (end is None or t_utc < end)
+    }
+    ids = [frame.frame_id for frame in found.ranked]
+    assert len(ids) == len(set(ids))
+    assert set(ids) == expected - {own}
