@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,11 @@ from tests.searching import asked, flip, fresh, scores
 from worker import compacting
 from worker.context import Context
 from worker.erasure import camera_span, submit_erasure
+from worker.errors import IndexDamaged
 from worker.index.shard import HEADER_BYTES
+from worker.index.store import PinnedShard
 from worker.jobs import run_job
-from worker.reindex import submit_reindex
+from worker.reindex import submit_reindex, submit_return
 from worker.repair import repair_index
 from worker.verify import verify_index
 
@@ -44,7 +47,9 @@ def compacted(context: Context) -> None:
     assert compacting.submit_due(context)
     assert not compacting.submit_due(context)  # not again while it is under way
     run_jobs(context)
-    assert sql(context, "select count(*) from shards where coded_count < frame_count") == [(0,)]
+    query = """select count(*) from shards s join index_generations g on g.id = s.generation_id
+        where g.state in ('live', 'building') and coded_count < frame_count"""
+    assert sql(context, query) == [(0,)]
     assert not compacting.submit_due(context)
 
 
@@ -170,3 +175,72 @@ def test_a_generation_that_is_being_built_is_coded_too(indexed: Context) -> None
 def test_a_small_index_is_left_alone(indexed: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compacting, "MIN_FRAMES", 17)
     assert not compacting.submit_due(indexed)
+
+
+def test_a_lost_file_is_begun_anew_and_others_go_on(
+    indexed: Context, footage: dict[str, Path]
+) -> None:
+    compacted(indexed)
+    for camera in ("call", "street"):
+        later = START + timedelta(minutes=5)
+        ingested(indexed, footage["car"], camera, 1.0, start_utc=later)
+    codes_file(indexed).unlink()
+    compacted(indexed)
+    assert verify_index(indexed).problems == ()
+
+
+def test_vectors_that_could_not_be_read_for_a_moment_are_coded_after_a_repair(
+    indexed: Context,
+) -> None:
+    path = indexed.index.root / "g1" / "s1" / "patch.vec"
+    flip(path, HEADER_BYTES + 1)
+    compacted(indexed)
+    flip(path, HEADER_BYTES + 1)  # and back
+    (problem,) = verify_index(indexed).problems
+    assert "block 0 has no codes" in problem
+    assert repair_index(indexed).frames == 0
+    compacted(indexed)
+    assert verify_index(indexed).problems == ()
+
+
+def test_a_shard_that_cannot_be_coded_does_not_stop_the_others(
+    indexed: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = compacting._encoded
+
+    def refuses(pinned: PinnedShard, *given: Any) -> Any:
+        if pinned.shard_id == 1:
+            raise IndexDamaged("planted")
+        return encoded(pinned, *given)
+
+    monkeypatch.setattr(compacting, "_encoded", refuses)
+    assert compacting.submit_due(indexed)
+    run_jobs(indexed)
+    assert sql(indexed, "select coded_count > 0 from shards order by id") == [(False,), (True,)]
+
+
+def test_rotten_codes_do_not_keep_a_generation_from_coming_back(indexed: Context) -> None:
+    compacted(indexed)
+    submit_reindex(indexed, "tiny-b")
+    run_jobs(indexed)
+    flip(codes_file(indexed), HEADER_BYTES + 7)
+    submitted = submit_return(indexed, 1)
+    run_jobs(indexed)
+    assert job(indexed, submitted.job_id).state == "done"
+    assert len(verify_index(indexed).problems) == 1
+    assert repair_index(indexed).problems == ()
+    compacted(indexed)
+    assert verify_index(indexed).problems == ()
+
+
+def test_a_disk_error_on_codes_is_damage_and_nothing_worse(indexed: Context) -> None:
+    compacted(indexed)
+    path = codes_file(indexed)
+    path.unlink()
+    path.mkdir()  # reading it is an error of the disk's
+    assert asked(fresh(indexed), top_n=FEW, tau=None).hits
+    assert str(path) in verify_index(indexed).problems[0]
+    path.rmdir()
+    assert repair_index(indexed).problems == ()
+    compacted(indexed)
+    assert verify_index(indexed).problems == ()

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import worker.erasure
+import worker.repair
 from tests.parts import (
     HANDLERS,
     ingested,
@@ -42,10 +43,12 @@ from worker.erasure import (
     submit_erasure,
 )
 from worker.errors import InputInvalid, NotFound
-from worker.index.shard import HEADER_BYTES
+from worker.generations import require_live_generation
+from worker.index.shard import HEADER_BYTES, ShardLayout, hold_shard
 from worker.ingest import submit_file
 from worker.jobs import run_job
-from worker.leftovers import remove_strays
+from worker.leftovers import remove_stray_shards, remove_strays
+from worker.pinning import spec_of
 from worker.reindex import submit_reindex
 from worker.repair import repair_index
 from worker.verify import verify_index
@@ -432,3 +435,102 @@ def test_bad_orders_are_refused(indexed: Context) -> None:
     with pytest.raises(InputInvalid, match="swap"):
         camera_span(indexed, "call", at(5), at(5))
     assert receipts(indexed) == []
+    for beyond in ("9999-12-31T23:59:59-05:00", "0001-01-01T00:00:00+14:00"):
+        with pytest.raises(InputInvalid, match="outside what a date can say"):
+            camera_span(indexed, "call", None, datetime.fromisoformat(beyond))
+    whole = {"camera": "call", "from": None, "to": None, "ordered": "x"}
+    bad = {**whole, "to": "9999-12-31T23:59:59-05:00"}
+    with pytest.raises(InputInvalid):
+        order_again(indexed, [whole, bad])
+    assert receipts(indexed) == [], "none is ordered where one is wrong"
+
+
+def test_what_was_erased_comes_back_when_it_is_ingested_again(
+    indexed: Context, footage: dict[str, Path]
+) -> None:
+    before = sql(indexed, "select count(*) from frames where camera_id = 1")
+    erased(indexed, "call", 1.0, 2.6)
+    made = submit_file(indexed, footage["car"], "call", IntervalPolicy(0.4), START)
+    assert made.is_new
+    run_jobs(indexed)
+    assert sql(indexed, "select count(*) from frames where camera_id = 1") == before
+    assert verify_index(indexed).problems == ()
+    assert not submit_file(indexed, footage["car"], "call", IntervalPolicy(0.4), START).is_new
+
+
+def test_what_was_erased_before_it_was_recorded_comes_back_too(
+    indexed: Context, footage: dict[str, Path]
+) -> None:
+    given = (footage["car"], "call", IntervalPolicy(0.4), at(100))
+    submit_file(indexed, *given)
+    waiting = queued_jobs(indexed)[0]
+    span, _ = camera_span(indexed, "call", at(90), None)
+    order = submit_erasure(indexed, span)
+    with pytest.raises(InputInvalid, match="under way"):
+        submit_file(indexed, *given)
+    run_job(indexed, order, HANDLERS)
+    run_job(indexed, waiting, HANDLERS)
+    later = "select count(*) from frames where t_utc >= %s"
+    assert sql(indexed, later, at(90)) == [(0,)]
+    assert submit_file(indexed, *given).is_new
+    run_jobs(indexed)
+    assert sql(indexed, later, at(90)) == [(10,)]
+
+
+def test_a_repair_and_an_erasure_do_not_write_over_each_other(
+    indexed: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each finds the revision it was about to write taken by the other."""
+    flip(indexed.index.root / "g1" / "s1" / "patch.vec", HEADER_BYTES + 1)
+
+    def after_an_erasure(layout: ShardLayout) -> Any:
+        monkeypatch.setattr(worker.repair, "hold_shard", hold_shard)
+        erased(indexed, "call", 1.0, 2.6)
+        return hold_shard(layout)
+
+    monkeypatch.setattr(worker.repair, "hold_shard", after_an_erasure)
+    assert repair_index(indexed).frames == 0  # looked at files that were replaced
+    assert repair_index(indexed).frames == 1
+    assert verify_index(indexed).problems == ()
+    flip(indexed.index.root / "g1" / "s1.2" / "patch.vec", HEADER_BYTES + 1)
+
+    def after_a_repair(*given: Any) -> Any:
+        monkeypatch.setattr(worker.erasure, "_open_rewrite", opened)
+        assert repair_index(indexed).frames == 1
+        return opened(*given)
+
+    opened = worker.erasure._open_rewrite
+    monkeypatch.setattr(worker.erasure, "_open_rewrite", after_a_repair)
+    erased(indexed, "call", 2.8, 3.3)
+    assert verify_index(indexed).problems == ()
+    assert sql(indexed, "select frame_count, revision from shards where id = 1") == [(4, 4)]
+
+
+def test_strays_of_a_batch_that_was_erased_go_with_a_later_look(indexed: Context) -> None:
+    erased(indexed, "street", 4.0)
+    img_hwc = np.full((32, 32, 3), 5, np.uint8)
+    stray = indexed.pictures.path(indexed.pictures.put(img_hwc).sha256)
+    os.utime(stray, (time.time() - 7200,) * 2)
+    submit_due(indexed)
+    assert stray.exists()  # the erasure has only just ended: it may be about to be recorded
+    sql(indexed, "update erasures set finished_at = now() - interval '2 hours'")
+    submit_due(indexed)
+    assert not stray.exists()
+
+
+def test_vectors_of_a_writer_that_died_are_swept(indexed: Context) -> None:
+    root = indexed.index.root / "g1"
+    street = sql(indexed, "select id from shards where camera_id = 2")[0][0]
+    for name in ("s77", "s1.1", f"s{street}.7", "other"):
+        (root / name).mkdir()
+        (root / name / "patch.vec").write_bytes(b"x")
+    assert remove_stray_shards(indexed) == 0  # young
+    with hold_shard(indexed.index.at_revision(layout_of(indexed), street, 7)):
+        assert remove_stray_shards(indexed, older_than_s=-1) == 2
+    assert remove_stray_shards(indexed, older_than_s=-1) == 1
+    assert sorted(path.name for path in root.iterdir()) == ["other", "s1", f"s{street}"]
+
+
+def layout_of(context: Context) -> ShardLayout:
+    generation = require_live_generation(context)
+    return context.index.layout(generation.id, 1, 0, spec_of(generation), generation.codec)

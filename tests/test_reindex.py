@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+import worker.reindex
 from models.repositories import index as index_record
 from models.repositories import jobs as job_record
+from models.repositories.jobs import ClaimedJob
 from tests.parts import (
     HANDLERS,
     ingested,
@@ -24,6 +26,7 @@ from worker.context import Context
 from worker.core.search_params import SearchParams
 from worker.core.types import Box
 from worker.describe import describe_query
+from worker.erasure import camera_span, submit_erasure
 from worker.errors import GenerationSwitched, InputInvalid, NotFound
 from worker.generations import backbone_of, ensure_live_generation, require_live_generation
 from worker.jobs import Lease, run_job
@@ -303,3 +306,38 @@ def test_a_search_whose_generation_is_removed_is_redone(tiny: Context) -> None:
     remove_generation(tiny, live.id)
     with pytest.raises(GenerationSwitched):
         search_generation(tiny, live, descriptors, SearchParams())
+
+
+def test_as_many_erased_as_came_is_no_reason_to_switch(
+    tiny: Context, footage: dict[str, Path]
+) -> None:
+    """Counts alone are equal; the frames are others."""
+    made = submit_reindex(tiny, "tiny-b")
+    with tiny.db.transaction() as session:
+        claimed = job_record.claim(session, made.job_id, 30)
+        generation = index_record.find_generation(session, made.generation_id)
+    assert claimed is not None and generation is not None
+    lease = Lease(tiny, claimed)
+    assert run_reindex_until_verified(tiny, claimed, lease) == FRAMES
+    span, _ = camera_span(tiny, "call", START, START + timedelta(seconds=0.5))
+    run_job(tiny, submit_erasure(tiny, span), HANDLERS)
+    ingested(tiny, footage["car"], "second", 2.0, start_utc=START)
+    assert sql(tiny, "select count(*) from frames") == [(FRAMES,)]
+    assert not _switch(tiny, lease, generation, verified_frames=FRAMES)
+    assert run_reindex(tiny, claimed, lease) == "finished"
+    assert verify_index(tiny).problems == ()
+
+
+def run_reindex_until_verified(tiny: Context, claimed: ClaimedJob, lease: Lease) -> int:
+    """Everything but the switch; frames verified."""
+    with pytest.MonkeyPatch.context() as patched:
+        seen = []
+
+        def stop(*given: Any) -> bool:
+            seen.append(given[-1])
+            raise KeyboardInterrupt
+
+        patched.setattr(worker.reindex, "_switch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_reindex(tiny, claimed, lease)
+    return int(seen[0])

@@ -23,7 +23,8 @@ from worker.index.store import PinnedShard
 from worker.pinning import pin_shards, spec_of
 
 _FRAMES_AT_ONCE = 256
-MAX_FRAMES = 1_000_000
+MAX_BYTES = 1 << 30
+"""Of the box's cells in memory; some four times as much is taken while they are worked on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def find_changes(
     """The states of a box of one camera in ``[from_utc, to_utc)``, on the live generation.
 
     Raises :class:`NotFound` for an unknown camera or a span without frames, :class:`RoiInvalid`,
-    and :class:`InputInvalid` for times without a zone or more than ``MAX_FRAMES`` frames.
+    and :class:`InputInvalid` for times without a zone or more frames than ``MAX_BYTES`` holds.
     """
     generation = require_live_generation(context)
     cells = roi_cells(validate_roi(roi), spec_of(generation).grid)
@@ -103,8 +104,13 @@ def _gathered(
     basis = context.compact.basis(shards)
     span = (from_utc.timestamp() if from_utc else None, to_utc.timestamp() if to_utc else None)
     insides = [in_time(shard, *span) for shard in shards]
-    if (frames := sum(int(inside.sum()) for inside in insides)) > MAX_FRAMES:
-        raise InputInvalid(f"{frames} frames, more than {MAX_FRAMES}: ask for a shorter time")
+    frames = sum(int(inside.sum()) for inside in insides)
+    at_most = MAX_BYTES // (4 * patch_ids.size * basis.code_dim)
+    if frames > at_most:
+        raise InputInvalid(
+            f"{frames} frames; of a box of {patch_ids.size} cells {at_most} can be compared at a"
+            " time: ask for a shorter time or a smaller box"
+        )
     times, frame_ids, parts = [], [], []
     for shard, inside in zip(shards, insides, strict=True):
         for start, codes in context.compact.chunks(shard, basis, _FRAMES_AT_ONCE):

@@ -6,6 +6,8 @@ worker that meets it, so nothing waits for this.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import structlog
 
@@ -20,11 +22,12 @@ from worker.context import Context
 from worker.core.compact import Codes, CompactBasis, fit_basis
 from worker.core.search_params import SearchParams
 from worker.core.types import FloatArray
-from worker.errors import StorageFailed
-from worker.index.codes_file import write_codes
+from worker.errors import DescriptorInvalid, IndexDamaged
+from worker.index.codes_file import map_codes, write_codes
 from worker.index.compact_cache import codes_layout
 from worker.index.revision import stored_blocks
 from worker.index.sample import even_sample
+from worker.index.shard import hold_shard
 from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
 from worker.messages import INGEST_QUEUE
@@ -55,6 +58,17 @@ def submit_due(context: Context) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One slice of the work on one generation."""
+
+    context: Context
+    lease: Lease
+    generation: IndexGeneration
+    basis: CompactBasis
+    f_maps: FMapCache
+
+
 def run_compact(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
     """Code every shard that lags behind, oldest first, generation by generation."""
     with context.db.transaction() as session:
@@ -69,10 +83,14 @@ def run_compact(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         if generation is None:
             continue
         basis = _ensure_basis(context, generation)
+        run = _Run(context, lease, generation, basis, FMapCache())
         with context.db.transaction() as session:
             shards = codes_record.lagging_shards(session, generation.id)
         for shard in shards:
-            done += _code_shard(context, lease, generation, shard.id, basis)
+            try:
+                done += _code_shard(run, shard.id)
+            except (IndexDamaged, DescriptorInvalid) as error:
+                log.error("shard_not_coded", shard_id=shard.id, detail=str(error))
             if lease.slice_over():
                 return "yield"
     with context.db.transaction() as session:
@@ -124,46 +142,61 @@ def basis_of(row: BasisRow) -> CompactBasis:
     return CompactBasis(axes_dk.reshape(-1, row.code_dim), row.step)
 
 
-def _code_shard(
-    context: Context,
-    lease: Lease,
-    generation: IndexGeneration,
-    shard_id: int,
-    basis: CompactBasis,
-) -> int:
-    """Code one shard to its end; returns the frames coded."""
+def _code_shard(run: _Run, shard_id: int) -> int:
+    """Code one shard to its end, or until the slice is over; returns the frames coded."""
     done = 0
     while True:
-        with context.db.snapshot() as session:
+        with run.context.db.snapshot() as session:
             shard = index_record.find_shard(session, shard_id)
             if shard is None or shard.coded_count >= shard.frame_count:
                 return done
-            pinned = pin_shard(session, context.index, FMapCache(), generation, shard)
-        context.index.require_free(context.settings.min_free_bytes)
+            pinned = pin_shard(session, run.context.index, run.f_maps, run.generation, shard)
+        run.context.index.require_free(run.context.settings.min_free_bytes)
+        if shard.coded_count and not _has_codes(pinned, run.basis):
+            with run.context.db.transaction() as session:
+                codes_record.reset(session, shard_id)  # the file is lost: from the start
+            continue
         end = min(shard.coded_count + BLOCKS_AT_ONCE, shard.frame_count)
-        codes_nck = _encoded(pinned, shard.coded_count, end, basis)
-        try:
-            write_codes(codes_layout(pinned, basis), shard.coded_count, codes_nck)
-        except StorageFailed:
-            if _is_current(context, shard):
-                raise
-            continue  # erased or written anew meanwhile
-        with context.db.transaction() as session:
-            lease.record_progress(session, {"shard": shard_id, "frames": done})
-            if codes_record.advance(session, shard, end):
-                done += len(codes_nck)
+        codes_nck = _encoded(pinned, shard.coded_count, end, run.basis)
+        # Held until the commit: a worker that was frozen here must not write over what came since.
+        with hold_shard(pinned.layout):
+            if not _is_current(run.context, shard):
+                continue
+            write_codes(codes_layout(pinned, run.basis), shard.coded_count, codes_nck)
+            with run.context.db.transaction() as session:
+                run.lease.record_progress(session, {"shard": shard_id, "frames": done})
+                if codes_record.advance(session, shard, end):
+                    done += len(codes_nck)
+        if run.lease.slice_over():
+            return done
+
+
+def _has_codes(pinned: PinnedShard, basis: CompactBasis) -> bool:
+    try:
+        map_codes(codes_layout(pinned, basis), pinned.coded)
+    except IndexDamaged as error:
+        log.warning("codes_lost", detail=str(error))
+        return False
+    return True
 
 
 def _is_current(context: Context, shard: Shard) -> bool:
+    """Whether the shard's files are those that were pinned, and nobody has coded them since."""
     with context.db.transaction() as session:
         now = index_record.find_shard(session, shard.id)
-    return now is not None and now.revision == shard.revision
+    return now is not None and (now.revision, now.coded_count) == (
+        shard.revision,
+        shard.coded_count,
+    )
 
 
 def _encoded(pinned: PinnedShard, first: int, end: int, basis: CompactBasis) -> Codes:
-    """Codes of file blocks; of a damaged one zeros, which no search looks at."""
+    """Codes of file blocks; of a damaged one zeros, which no search looks at. `ris verify` names
+    them where the vectors are sound after all."""
     at = np.arange(first, end)
     _, stored_patches, sound = stored_blocks(pinned.layout, at, pinned.sums_n2[at])
+    if not sound.all():  # a read that failed once may not fail again
+        _, stored_patches, sound = stored_blocks(pinned.layout, at, pinned.sums_n2[at])
     codes = np.zeros((len(at), pinned.layout.cells, basis.code_dim), dtype=np.int8)
     codes[sound] = basis.encode(pinned.layout.codec.decode(stored_patches[sound]))
     return codes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,19 +21,32 @@ from worker.pinning import FMapCache
 from worker.video.frame_store import FrameStore
 from worker.video.upload_store import UploadStore
 
+LONGEST_SEARCH_S = 120.0
+"""A search that began before an erasure ended has let go of what it read by then."""
+
 
 class LastErasure:
     """When footage was last erased, as far as this process knows."""
 
-    def __init__(self) -> None:
+    def __init__(self, again_after_s: float = float("inf")) -> None:
         self._seen: datetime | None = None
+        self._again_s = float("inf")
+        self._again_after_s = again_after_s
         self._lock = threading.Lock()
 
     def is_news(self, erased_utc: datetime | None) -> bool:
-        """Whether this is another time than the one told last."""
+        """Whether this is another time than the one told last; once more after ``again_after_s``,
+        for what was under way when it was news."""
         with self._lock:
-            news, self._seen = erased_utc != self._seen, erased_utc
-        return news
+            now_s = time.monotonic()
+            if erased_utc != self._seen:
+                self._seen, self._again_s = erased_utc, now_s + self._again_after_s
+                return True
+            again, self._again_s = (
+                now_s > self._again_s,
+                float("inf") if now_s > self._again_s else self._again_s,
+            )
+            return again
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +68,8 @@ class Context:
     backgrounds: BackgroundCache = field(default_factory=BackgroundCache)
     compact: CompactCache = field(default_factory=CompactCache)
     damage: KnownDamage = field(default_factory=KnownDamage)
-    erased: LastErasure = field(default_factory=LastErasure)
+    erased: LastErasure = field(default_factory=lambda: LastErasure(LONGEST_SEARCH_S))
+    swept: LastErasure = field(default_factory=LastErasure)
 
     def let_go_since(self, erased_utc: datetime | None) -> None:
         """Forget what this process read before footage was last erased."""

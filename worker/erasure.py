@@ -35,7 +35,7 @@ from worker.index.revision import RevisionWriter, stored_blocks
 from worker.index.shard import NO_CHECKSUM, damaged_blocks, hold_shard
 from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
-from worker.leftovers import remove_leftovers, remove_stray_shards, remove_strays
+from worker.leftovers import STRAY_AFTER_S, remove_leftovers, remove_stray_shards, remove_strays
 from worker.messages import INGEST_QUEUE
 from worker.pinning import FMapCache, pin_shard
 from worker.recording import bucket_of
@@ -64,9 +64,7 @@ def camera_span(
 
     Raises :class:`NotFound`, or :class:`InputInvalid` for times without a zone or out of order.
     """
-    for t_utc in (from_utc, to_utc):
-        if t_utc is not None and t_utc.tzinfo is None:
-            raise InputInvalid(f"time {t_utc} has no time zone: add one, e.g. +00:00")
+    from_utc, to_utc = _in_utc(from_utc), _in_utc(to_utc)
     if from_utc is not None and to_utc is not None and from_utc >= to_utc:
         raise InputInvalid(f"nothing lies between {from_utc} and {to_utc}: swap them")
     with context.db.transaction() as session:
@@ -75,6 +73,17 @@ def camera_span(
             raise NotFound(f"camera {camera_name!r} is not known; `ris cameras` lists them")
         found = erasure_record.summarise_span(session, camera.id, from_utc, to_utc)
     return Span(camera.id, from_utc, to_utc), found
+
+
+def _in_utc(given: datetime | None) -> datetime | None:
+    if given is None:
+        return None
+    if given.tzinfo is None:
+        raise InputInvalid(f"time {given} has no time zone: add one, e.g. +00:00")
+    try:
+        return given.astimezone(UTC)
+    except OverflowError as error:
+        raise InputInvalid(f"time {given} is outside what a date can say") from error
 
 
 def submit_erasure(
@@ -255,8 +264,13 @@ def _copy_beside(context: Context, window: Span, held: ExitStack) -> dict[int, _
         ]
     for shard, old in partly:
         context.index.require_free(context.settings.min_free_bytes)
-        rewrites[shard.id] = _open_rewrite(context, old, shard, held)
-        rewrites[shard.id].go_on(old, erased)
+        rewrite = _open_rewrite(context, old, shard, held)
+        with context.db.transaction() as session:
+            now = index_record.find_shard(session, shard.id)
+        if now is None or now.revision != shard.revision:
+            continue  # that revision is in use by now: the copy is made under the lock instead
+        rewrite.go_on(old, erased)
+        rewrites[shard.id] = rewrite
     return rewrites
 
 
@@ -306,9 +320,16 @@ def submit_due(context: Context) -> int:
     """Order the erasure of what has outlived its retention; returns for how many cameras.
 
     Whole shard spans only, so that shards go as files and are not written anew. What writers that
-    died left behind goes as well.
+    died left behind goes as well: folders of vectors each time, pictures, which take a walk through
+    all of them, once an erasure is so long over that they count as strays.
     """
-    remove_stray_shards(context)
+    with context.db.transaction() as session:
+        last, now = erasure_record.last_finished(session), erasure_record.database_time(session)
+    if last is not None and (now - last).total_seconds() > STRAY_AFTER_S:
+        if context.swept.is_news(last):
+            remove_strays(context)
+    else:
+        remove_stray_shards(context)
     due = []
     with context.db.transaction() as session:
         now_utc = erasure_record.database_time(session)
@@ -381,16 +402,16 @@ def order_again(context: Context, orders: Sequence[dict[str, Any]]) -> list[uuid
             f"not a list of receipts as `ris erasures --json` prints them: {error!r}"
         ) from error
     known = {(r["camera"], r["from"], r["to"], r["ordered"]) for r in receipts(context)}
-    job_ids = []
+    spans = []
     for camera, from_utc, to_utc, ordered in wanted:
-        if (camera, _text(from_utc), _text(to_utc), ordered) in known:
-            continue
         try:
             span, _ = camera_span(context, camera, from_utc, to_utc)
         except NotFound:
             continue
-        job_ids.append(submit_erasure(context, span, "again", f"ordered first {ordered}"))
-    return job_ids
+        if (camera, _text(span.from_utc), _text(span.to_utc), ordered) in known:
+            continue
+        spans.append((span, f"ordered first {ordered}"))
+    return [submit_erasure(context, span, "again", note) for span, note in spans]
 
 
 def _time(text: str | None) -> datetime | None:

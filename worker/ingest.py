@@ -16,6 +16,7 @@ from pathlib import Path
 from unicodedata import category
 
 from models.index import IndexGeneration
+from models.repositories import erasures as erasure_record
 from models.repositories import jobs as job_record
 from models.repositories import videos as video_record
 from models.repositories.jobs import ClaimedJob
@@ -100,7 +101,11 @@ def submit_file(
                 "policy_key": policy_key(policy),
             },
         )
-        if segment.job_id is None or segment.outcome == "failed":
+        erased = _erased_since(session, segment)
+        if erased:
+            # What was erased is wanted back: from the start again, with what is still there kept.
+            video_record.renew_segment(session, segment.id)
+        if segment.job_id is None or segment.outcome == "failed" or erased:
             payload = {"segment_id": segment.id, "file": _file_state(path)}
             job_id = job_record.submit(session, "ingest", INGEST_QUEUE, payload)
             video_record.set_segment(
@@ -112,6 +117,21 @@ def submit_file(
     if is_new:
         context.ring(job_id, "ingest")
     return Submission(segment.id, str(job_id), camera.id, is_new)
+
+
+def _erased_since(session: Session, segment: VideoSegment) -> bool:
+    """Whether frames that the segment can have were erased since it was accepted.
+
+    Raises :class:`InputInvalid` while such an erasure is under way: it would take what comes in.
+    """
+    reaching = erasure_record.reaching(session, segment.camera_id, segment.start_utc)
+    open_ids = [erasure.id for erasure, state in reaching if state in ("queued", "running")]
+    if open_ids:
+        raise InputInvalid(
+            f"erasure {open_ids[0]} of this camera and time is under way: submit the file again"
+            " when `ris erasures` says that it is done"
+        )
+    return any(erasure.created_at >= segment.created_at for erasure, _ in reaching)
 
 
 def _hash_file(path: Path) -> str:

@@ -64,27 +64,37 @@ def remove_stray_shards(context: Context, older_than_s: float = STRAY_AFTER_S) -
     a revision that was never switched to. Older revisions stay: a repair keeps them on purpose.
     """
     before_s = time.time() - older_than_s
-    old = [
-        folder
-        for folder in context.index.root.glob("g*/s*")
-        if folder.is_dir() and folder.stat().st_mtime < before_s
-    ]
-    if not old:
-        return 0
     with context.db.transaction() as session:
-        index_record.lock_generations(session, exclusive=True)  # nobody is about to commit one
         revisions = index_record.shard_revisions(session)
-        strays = [folder for folder in old if _is_stray(folder, revisions)]
-        for folder in strays:
-            shutil.rmtree(folder, ignore_errors=True)
-    return len(strays)
+    removed = 0
+    for folder in context.index.root.glob("g*/s*"):
+        shard_id, revision = _named(folder)
+        if shard_id < 0 or revision <= revisions.get(shard_id, -1) or _age(folder) > before_s:
+            continue
+        with context.db.transaction() as session:
+            # Nobody is about to commit a shard, and nobody holds this one to write a revision.
+            index_record.lock_generations(session, exclusive=True)
+            shard = index_record.find_shard(session, shard_id, lock=True)
+            if not is_held(folder) and (shard is None or revision > shard.revision):
+                shutil.rmtree(folder, ignore_errors=True)
+                removed += 1
+    return removed
 
 
-def _is_stray(folder: Path, revisions: dict[int, int]) -> bool:
+def _named(folder: Path) -> tuple[int, int]:
+    """Shard and revision that a folder is named by; (-1, -1) for another name."""
     shard_id, _, revision = folder.name.removeprefix("s").partition(".")
-    if not shard_id.isdigit() or not (revision or "0").isdigit() or is_held(folder):
-        return False
-    return int(revision or 0) > revisions.get(int(shard_id), -1)
+    if not shard_id.isdigit() or not (revision or "0").isdigit():
+        return -1, -1
+    return int(shard_id), int(revision or 0)
+
+
+def _age(folder: Path) -> float:
+    """When it was changed, epoch seconds; now, if it has gone."""
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return time.time()
 
 
 def _discard_uploads(context: Context, sha256s: list[str]) -> int:

@@ -144,7 +144,7 @@ def run_reindex(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
             if lease.slice_over():
                 return "yield"
             continue
-        report = verify_generation(context, generation)
+        report = verify_generation(context, generation, codes=False)
         if report.problems:
             raise IndexDamaged(f"generation {generation.id}: {report.problems[0]}; not switched")
         if _switch(context, lease, generation, report.frames):
@@ -209,6 +209,8 @@ def _switch(
         index_record.lock_generations(session, exclusive=True)
         if index_record.count_frames(session) != verified_frames:
             return False
+        if index_record.missing_frames(session, generation.id, 1):
+            return False  # as many were erased as came
         live = index_record.live_generation(session)
         if live is not None:
             index_record.set_generation_state(session, live.id, "retired")

@@ -89,26 +89,38 @@ def _repair_shard(context: Context, generation: IndexGeneration, shard_id: int) 
             return _Repaired()  # erased meanwhile
         pinned = _pin(context, session, generation, shard)
     done = _Repaired()
-    if codes_problems(context, pinned, generation):
+    damaged = damaged_blocks(pinned.layout, pinned.sums_n2)
+    if codes_problems(context, pinned, generation, damaged):
         with context.db.transaction() as session:
             codes_record.reset(session, shard_id)  # they are made again behind ingest
-    if not damaged_blocks(pinned.layout, pinned.sums_n2):
+    if not damaged:
         return done
     context.index.require_free(context.settings.min_free_bytes)
     new = _layout(context, generation, shard, shard.revision + 1)
     with hold_shard(new):
+        if not _is_current(context, shard):
+            return done  # erased, or written anew by someone else, meanwhile: look again next time
         writer = RevisionWriter(new)
         # Blocks that are valid never change: copying them needs no lock of the shard.
         _write(context, generation, pinned, 0, writer, done)
         if done.frames or not _has_headers(pinned.layout):
             _switch(context, generation, pinned, writer, done)
-    unused = pinned.layout.folder if done.switched else new.folder
+        if not done.switched:  # still held: nobody else writes this revision
+            shutil.rmtree(new.folder, ignore_errors=True)
+    old = pinned.layout.folder
     if done.switched and done.left:
-        done.problems.append(f"shard {shard_id}: what could not be repaired is kept in {unused}")
-    else:
-        shutil.rmtree(unused, ignore_errors=True)
+        done.problems.append(f"shard {shard_id}: what could not be repaired is kept in {old}")
+    elif done.switched:
+        shutil.rmtree(old, ignore_errors=True)
     log.info("shard_repaired", shard_id=shard_id, frames=done.frames, left=len(done.left))
     return done
+
+
+def _is_current(context: Context, shard: Shard) -> bool:
+    """Whether the shard's files are those that were looked at: then the next revision is free."""
+    with context.db.transaction() as session:
+        now = index_record.find_shard(session, shard.id)
+    return now is not None and now.revision == shard.revision
 
 
 def _has_headers(layout: ShardLayout) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import uuid
 from functools import cache
@@ -24,6 +25,9 @@ from worker.video.frame_store import FrameStore
 from worker.video.upload_store import UploadStore
 
 log = structlog.get_logger()
+
+MAX_FILES = 32_768
+"""A mapped file of compact codes is an open one; a process has some 65,000 mappings at most."""
 
 
 class BackboneCache:
@@ -82,9 +86,20 @@ def make_context(configured: Settings, database: str, *, application_name: str) 
         backbone=BackboneCache(configured),
         ring=ring,
         compact=CompactCache(
-            configured.compact_max_bytes, configured.threads or os.cpu_count() or 1
+            configured.compact_max_bytes,
+            configured.threads or os.cpu_count() or 1,
+            _file_limit() // 2,
         ),
     )
+
+
+def _file_limit() -> int:
+    """How many files this process may have open, raised as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return max(soft, wanted)
 
 
 @cache

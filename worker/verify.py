@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from models.repositories import videos as video_record
 from worker.context import Context
 from worker.errors import IndexDamaged, RisError
 from worker.index.candidates import global_candidates
-from worker.index.codes_file import CodesLayout, damaged_codes, map_codes
+from worker.index.codes_file import CodesLayout, damaged_codes, empty_codes, map_codes
 from worker.index.shard import check_headers, damaged_blocks
 from worker.index.store import PinnedShard
 from worker.pinning import FMapCache, pin_shard, spec_of
@@ -78,10 +79,13 @@ def _unfinished_erasures(context: Context) -> list[str]:
         ]
 
 
-def verify_generation(context: Context, generation: IndexGeneration) -> Report:
+def verify_generation(
+    context: Context, generation: IndexGeneration, *, codes: bool = True
+) -> Report:
     """Check one generation: counts, f_map, checksums of every block, and FAISS on a sample.
 
-    A live generation must hold every frame; one being built may still lack some.
+    A live generation must hold every frame; one being built may still lack some. ``codes``: also
+    the compact codes, which can be made again at any time.
     """
     with context.db.transaction() as session:
         frames, indexed = index_record.count_frames_and_indexed(session, generation.id)
@@ -93,7 +97,7 @@ def verify_generation(context: Context, generation: IndexGeneration) -> Report:
             f" `ris reindex --backbone {generation.backbone}` builds a whole one"
         )
     for shard in shards:
-        problems += _verify_shard(context, generation, shard)
+        problems += _verify_shard(context, generation, shard, codes)
     return Report(
         frames=indexed if generation.state == "building" else frames,
         shards=len(shards),
@@ -103,21 +107,25 @@ def verify_generation(context: Context, generation: IndexGeneration) -> Report:
     )
 
 
-def _verify_shard(context: Context, generation: IndexGeneration, shard: Shard) -> list[str]:
+def _verify_shard(
+    context: Context, generation: IndexGeneration, shard: Shard, codes: bool
+) -> list[str]:
     """Problems of a shard, of which there are none when it was erased or written anew meanwhile."""
     while True:
         with context.db.transaction() as session:
             seen = index_record.find_shard(session, shard.id)
         if seen is None:
             return []
-        problems = _problems(context, generation, seen.id)
+        problems = _problems(context, generation, seen.id, codes)
         with context.db.transaction() as session:
             now = index_record.find_shard(session, shard.id)
         if now is not None and now.revision == seen.revision:
             return problems
 
 
-def _problems(context: Context, generation: IndexGeneration, shard_id: int) -> list[str]:
+def _problems(
+    context: Context, generation: IndexGeneration, shard_id: int, codes: bool
+) -> list[str]:
     name = f"generation {generation.id} shard {shard_id}"
     cells = spec_of(generation).grid.cells
     try:
@@ -137,16 +145,19 @@ def _problems(context: Context, generation: IndexGeneration, shard_id: int) -> l
             f" {pinned.layout.path(kind)} is damaged"
             for block, kind in sorted(wrong.items())
         ]
-        problems += [
-            f"{name}: {problem}" for problem in codes_problems(context, pinned, generation)
-        ]
+        if codes:
+            found = codes_problems(context, pinned, generation, wrong)
+            problems += [f"{name}: {problem}" for problem in found]
         return problems + ([] if problems else _faiss_problems(context, name, pinned))
     except RisError as error:
         return [f"{name}: {error}"]
 
 
-def codes_problems(context: Context, pinned: PinnedShard, generation: IndexGeneration) -> list[str]:
-    """What is wrong with a shard's compact codes, if it has any."""
+def codes_problems(
+    context: Context, pinned: PinnedShard, generation: IndexGeneration, damaged: Collection[int]
+) -> list[str]:
+    """What is wrong with a shard's compact codes, if it has any. ``damaged``: blocks of vectors
+    that are, and have no codes for that reason."""
     if not pinned.coded:
         return []
     with context.db.transaction() as session:
@@ -159,7 +170,11 @@ def codes_problems(context: Context, pinned: PinnedShard, generation: IndexGener
         wrong = damaged_codes(layout, 0, pinned.coded)
     except IndexDamaged as error:
         return [str(error)]
-    return [f"{layout.path}: codes of block {block} are damaged" for block in wrong]
+    lacking = set(empty_codes(layout, pinned.coded)) - set(damaged)
+    return [
+        *(f"{layout.path}: codes of block {block} are damaged" for block in wrong),
+        *(f"{layout.path}: block {block} has no codes" for block in sorted(lacking)),
+    ]
 
 
 def _faiss_problems(context: Context, name: str, pinned: PinnedShard) -> list[str]:

@@ -16,6 +16,7 @@ from sqlalchemy import (
     cast,
     delete,
     func,
+    or_,
     select,
     update,
 )
@@ -51,8 +52,8 @@ class Removed:
 
 
 def create(session: Session, **values: Any) -> Erasure:
-    """Record the order for an erasure."""
-    erasure = Erasure(**values)
+    """Record the order for an erasure, with the time it is now, after any wait for a lock."""
+    erasure = Erasure(**values, created_at=func.clock_timestamp())
     session.add(erasure)
     session.flush()
     return erasure
@@ -116,6 +117,18 @@ def spans_since(
         )
     )
     return [(from_utc, to_utc) for from_utc, to_utc in rows]
+
+
+def reaching(session: Session, camera_id: int, t_utc: datetime) -> list[tuple[Erasure, str]]:
+    """Erasures of a camera that reach beyond a time, oldest first, each with its job's state."""
+    beyond = or_(Erasure.to_utc.is_(None), Erasure.to_utc > t_utc)
+    rows = session.execute(
+        select(Erasure, Job.state)
+        .join(Job, Job.id == Erasure.job_id)
+        .where(Erasure.camera_id == camera_id, beyond)
+        .order_by(Erasure.id)
+    )
+    return [(erasure, state) for erasure, state in rows]
 
 
 def is_open(session: Session, camera_id: int, reason: str) -> bool:
@@ -191,9 +204,8 @@ def remove_frames(session: Session, frame_ids: Sequence[int], sha256s: Sequence[
     pictures ``sha256s`` that no other frame has; segments that ended and have no frame left.
     """
     ids = cast(list(frame_ids), ARRAY(BigInteger))
-    segments = list(
-        session.scalars(select(Frame.segment_id).where(Frame.id == func.any(ids)).distinct())
-    )
+    locked = select(Frame.segment_id).where(Frame.id == func.any(ids)).with_for_update()
+    segments = sorted(set(session.scalars(locked)))  # answers being recorded end first
     hits = _count(session, delete(SearchHit).where(SearchHit.frame_id == func.any(ids)))
     drawn = _remove_queries(session, SearchQuery.frame_id == func.any(ids))
     frames = _count(session, delete(Frame).where(Frame.id == func.any(ids)))
@@ -209,7 +221,8 @@ def remove_frames(session: Session, frame_ids: Sequence[int], sha256s: Sequence[
 
 
 def _remove_queries(session: Session, shown: ColumnElement[bool]) -> Removed:
-    queries = session.execute(select(SearchQuery.id, SearchQuery.picture_sha256).where(shown)).all()
+    found = select(SearchQuery.id, SearchQuery.picture_sha256).where(shown).with_for_update()
+    queries = session.execute(found).all()
     ids = [query_id for query_id, _ in queries]
     hits = _count(session, delete(SearchHit).where(SearchHit.query_id.in_(ids)))
     _count(session, delete(SearchQuery).where(SearchQuery.id.in_(ids)))

@@ -131,6 +131,19 @@ def set_segment(session: Session, segment_id: int, **values: Any) -> None:
     )
 
 
+def renew_segment(session: Session, segment_id: int) -> None:
+    """Accept a segment anew: it is ingested from its start, frames it has stay as they are."""
+    set_segment(
+        session,
+        segment_id,
+        created_at=func.clock_timestamp(),
+        resume_pts=None,
+        outcome=None,
+        finished_at=None,
+        job_id=None,
+    )
+
+
 def finish_segment(session: Session, segment_id: int, outcome: str, **values: Any) -> None:
     """Record how the ingest of a segment ended: complete, partial or failed."""
     set_segment(session, segment_id, outcome=outcome, finished_at=func.now(), **values)

@@ -16,6 +16,7 @@ from worker.core.compact import Codes, CompactBasis, fit_basis
 from worker.core.similarity import l2_normalise
 from worker.core.types import FloatArray
 from worker.errors import IndexDamaged, InputInvalid, StorageFailed
+from worker.index import compact_cache
 from worker.index.codes_file import CodesLayout, damaged_codes, map_codes, write_codes
 from worker.index.compact_cache import CompactCache, codes_layout
 from worker.index.shard import HEADER_BYTES
@@ -211,3 +212,37 @@ def test_another_basis_replaces_the_fitted_one(shard: PinnedShard, basis: Compac
     assert cache.knows(str(shard.layout.folder.parent), other.name)
     cache.let_go()
     assert not cache.knows(str(shard.layout.folder.parent), other.name)
+
+
+def test_files_are_mapped_within_a_bound_and_checked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = [
+        pinned(layout_in(tmp_path / "g1" / f"s{i}"), random_descriptors(4, i), range(4), shard_id=i)
+        for i in range(5)
+    ]
+    basis = fit_basis(patches(shards[0]).reshape(-1, 4))
+    on_disk = [coded(shard, basis, 4) for shard in shards]
+    cache = CompactCache(max_mapped=2)
+    first = [read(cache, shard, basis) for shard in on_disk]
+    assert len(cache._mapped) == 2
+    looked: list[range] = []
+
+    def looks(_: CodesLayout, first_block: int, count: int) -> list[int]:
+        looked.append(range(first_block, count))
+        return []
+
+    monkeypatch.setattr(compact_cache, "damaged_codes", looks)
+    for shard, codes in zip(on_disk, first, strict=True):
+        np.testing.assert_array_equal(read(cache, shard, basis), codes)
+    assert looked and not any(looked)
+
+
+def test_codes_of_a_late_search_with_the_former_basis_are_not_taken(
+    shard: PinnedShard, basis: CompactBasis
+) -> None:
+    cache = CompactCache()
+    former = replace(basis, step=basis.step * 2)
+    read(cache, shard, basis)
+    list(cache.chunks(shard, former, 100))  # began before the recorded basis was learnt
+    np.testing.assert_array_equal(read(cache, shard, basis), basis.encode(patches(shard)))

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.slow
         ("kill", 100, None),
         ("ENOSPC", 20, "storage_full"),
         ("EIO", 20, "storage_failed"),
-        ("kill --erase", 60, None),
-        ("EIO --erase", 20, "storage_failed"),
+        ("kill --erase", 40, None),
+        ("EIO --erase", 12, "storage_failed"),
     ],
 )
 def test_a_fault_at_any_step_loses_and_doubles_nothing(

@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,23 +121,38 @@ def damaged_codes(layout: CodesLayout, first: int, count: int) -> list[int]:
     Read, not mapped: a bad sector is an error here, and death for a process that has it mapped.
     """
     wrong: list[int] = []
-    descriptor = os.open(layout.path, os.O_RDONLY)
+    for at, blocks in _read_blocks(layout, first, count):
+        wrong += [i for i, block in zip(at, blocks, strict=True) if not _is_sound(block, layout)]
+    return wrong
+
+
+def empty_codes(layout: CodesLayout, count: int) -> list[int]:
+    """Which of the first ``count`` blocks hold no codes: their vectors could not be read."""
+    return [
+        i
+        for at, blocks in _read_blocks(layout, 0, count)
+        for i, block in zip(at, blocks, strict=True)
+        if not block[: layout.code_bytes].any()
+    ]
+
+
+def _read_blocks(layout: CodesLayout, first: int, count: int) -> Iterator[tuple[range, np.ndarray]]:
+    """Blocks as they lie in the file, uint8 (n, block_bytes); what cannot be read is zeros."""
+    try:
+        descriptor = os.open(layout.path, os.O_RDONLY)
+    except OSError as error:
+        raise IndexDamaged(f"{layout.path}: {error.strerror}; run `ris repair`") from error
     try:
         for start in range(first, count, _BLOCKS_PER_CHECK):
             at = range(start, min(start + _BLOCKS_PER_CHECK, count))
-            offset = HEADER_BYTES + start * layout.block_bytes
+            size = len(at) * layout.block_bytes
             try:
-                body = os.pread(descriptor, len(at) * layout.block_bytes, offset)
+                body = os.pread(descriptor, size, HEADER_BYTES + start * layout.block_bytes)
             except OSError:
                 body = b""
-            body = body.ljust(len(at) * layout.block_bytes, b"\0")
-            blocks = np.frombuffer(body, dtype=np.uint8).reshape(len(at), -1)
-            wrong += [
-                i for i, block in zip(at, blocks, strict=True) if not _is_sound(block, layout)
-            ]
+            yield at, np.frombuffer(body.ljust(size, b"\0"), dtype=np.uint8).reshape(len(at), -1)
     finally:
         os.close(descriptor)
-    return wrong
 
 
 def _is_sound(block: np.ndarray, layout: CodesLayout) -> bool:
@@ -146,11 +162,17 @@ def _is_sound(block: np.ndarray, layout: CodesLayout) -> bool:
 
 def map_codes(layout: CodesLayout, count: int) -> MappedCodes:
     """Map the first ``count`` blocks. Raises :class:`IndexDamaged` when they are not all there."""
-    need = HEADER_BYTES + count * layout.block_bytes
     try:
-        descriptor = os.open(layout.path, os.O_RDONLY)
+        return _map_codes(layout, count)
     except FileNotFoundError as error:
         raise IndexDamaged(f"{layout.path} is missing; run `ris repair`") from error
+    except OSError as error:
+        raise IndexDamaged(f"{layout.path}: {error.strerror}; run `ris repair`") from error
+
+
+def _map_codes(layout: CodesLayout, count: int) -> MappedCodes:
+    need = HEADER_BYTES + count * layout.block_bytes
+    descriptor = os.open(layout.path, os.O_RDONLY)
     try:
         if os.pread(descriptor, HEADER_BYTES, 0) != layout.header():
             raise IndexDamaged(f"{layout.path}: header is damaged or of another basis")

@@ -22,16 +22,15 @@ log = structlog.get_logger()
 
 BASIS_FRAMES = 64
 FRAMES_PER_READ = 64
-MAX_MAPPED = 8192
-"""Files mapped at a time; a process may have some 65,000 mappings."""
-
-_Key = tuple[str, tuple[int, ...]]
+_Key = tuple[str, tuple[str, tuple[int, ...]]]
+"""Name of the basis, and contents of the shard."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompactCache:
-    """Codes of the shards searched last, at most ``max_bytes`` of them in memory. Safe to share
-    between threads.
+    """Codes of the shards searched last, at most ``max_bytes`` of them in memory, and at most
+    ``max_mapped`` files mapped, each of which takes a file descriptor. Safe to share between
+    threads.
 
     Building one does no I/O. A generation whose basis is recorded has most of its codes in files;
     what is not there yet is coded here, once. Without a recorded basis the first search fits one.
@@ -39,9 +38,11 @@ class CompactCache:
 
     max_bytes: int = 512 * 1024 * 1024
     threads: int = 1
+    max_mapped: int = 256
     _bases: dict[str, CompactBasis] = field(default_factory=dict)
     _codes: OrderedDict[_Key, tuple[int, Codes]] = field(default_factory=OrderedDict)
     _mapped: OrderedDict[str, MappedCodes] = field(default_factory=OrderedDict)
+    _checked: dict[str, int] = field(default_factory=dict)
     _broken: dict[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -51,6 +52,7 @@ class CompactCache:
             self._codes.clear()
             self._bases.clear()
             self._mapped.clear()
+            self._checked.clear()
             self._broken.clear()
 
     def learn(self, generation_folder: str, basis: CompactBasis) -> None:
@@ -120,13 +122,13 @@ class CompactCache:
         """The shard's file, checked as far as it is used; None when it is damaged."""
         key, need = str(shard.layout.folder), int(shard.stored_n[coded - 1]) + 1
         with self._lock:
-            known = self._mapped.get(key)
-        if known is not None and known.blocks.shape[0] >= need:
-            return known
+            known, checked = self._mapped.get(key), self._checked.get(key, 0)
+            if known is not None and known.blocks.shape[0] >= need:
+                self._mapped.move_to_end(key)
+                return known
         layout = codes_layout(shard, basis)
         try:
             mapped = map_codes(layout, shard.coded)
-            checked = 0 if known is None else known.blocks.shape[0]
             wrong = damaged_codes(layout, checked, shard.coded)
             if wrong:
                 raise IndexDamaged(f"{layout.path}: codes of blocks {wrong[:5]} are damaged")
@@ -136,15 +138,15 @@ class CompactCache:
                 self._broken[key] = time.monotonic()
             return None
         with self._lock:
-            self._mapped[key] = mapped
+            self._mapped[key], self._checked[key] = mapped, shard.coded
             self._mapped.move_to_end(key)
-            while len(self._mapped) > MAX_MAPPED:
+            while len(self._mapped) > self.max_mapped:
                 self._mapped.popitem(last=False)
         return mapped
 
     def _made(self, shard: PinnedShard, basis: CompactBasis, first: int) -> Codes:
         """int8 (blocks - first, cells, k); only blocks that are new since are read."""
-        key = shard.contents
+        key = (basis.name, shard.contents)
         with self._lock:
             begin, known = self._codes.get(key, (first, None))
         if known is not None and begin <= first <= begin + known.shape[0]:
