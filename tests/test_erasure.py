@@ -38,8 +38,6 @@ from worker.erasure import (
     camera_span,
     order_again,
     receipts,
-    set_retention,
-    submit_due,
     submit_erasure,
 )
 from worker.errors import InputInvalid, NotFound
@@ -51,6 +49,7 @@ from worker.leftovers import remove_stray_shards, remove_strays
 from worker.pinning import spec_of
 from worker.reindex import submit_reindex
 from worker.repair import repair_index
+from worker.retention import set_retention, submit_due
 from worker.verify import verify_index
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -35,7 +35,7 @@ from worker.index.revision import RevisionWriter, stored_blocks
 from worker.index.shard import NO_CHECKSUM, damaged_blocks, hold_shard
 from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
-from worker.leftovers import STRAY_AFTER_S, remove_leftovers, remove_stray_shards, remove_strays
+from worker.leftovers import remove_leftovers, remove_strays
 from worker.messages import INGEST_QUEUE
 from worker.pinning import FMapCache, pin_shard
 from worker.recording import bucket_of
@@ -314,44 +314,6 @@ def _pin(context: Context, session: Session, shard: Shard) -> PinnedShard:
     generation = index_record.find_generation(session, shard.generation_id)
     assert isinstance(generation, IndexGeneration)
     return pin_shard(session, context.index, FMapCache(), generation, shard)
-
-
-def submit_due(context: Context) -> int:
-    """Order the erasure of what has outlived its retention; returns for how many cameras.
-
-    Whole shard spans only, so that shards go as files and are not written anew. What writers that
-    died left behind goes as well: folders of vectors each time, pictures, which take a walk through
-    all of them, once an erasure is so long over that they count as strays.
-    """
-    with context.db.transaction() as session:
-        last, now = erasure_record.last_finished(session), erasure_record.database_time(session)
-    if last is not None and (now - last).total_seconds() > STRAY_AFTER_S:
-        if context.swept.is_news(last):
-            remove_strays(context)
-    else:
-        remove_stray_shards(context)
-    due = []
-    with context.db.transaction() as session:
-        now_utc = erasure_record.database_time(session)
-        for camera in erasure_record.list_cameras(session):
-            days = camera.retention_days
-            if days is None:
-                days = context.settings.retention_days
-            if not days or erasure_record.is_open(session, camera.id, "retention"):
-                continue
-            until = bucket_of(now_utc - timedelta(days=days), context.settings.shard_span_s)
-            if erasure_record.first_frame_utc(session, camera.id, None, until) is not None:
-                due.append(Span(camera.id, None, until))
-    for span in due:
-        submit_erasure(context, span, "retention")
-    return len(due)
-
-
-def set_retention(context: Context, camera_name: str, days: int | None) -> None:
-    """Set how long a camera's footage is kept. Raises :class:`NotFound`."""
-    span, _ = camera_span(context, camera_name, None, None)
-    with context.db.transaction() as session:
-        erasure_record.set_retention(session, span.camera_id, days)
 
 
 def receipt(erasure: Erasure, state: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from celery.signals import worker_ready
 
-from worker import compacting, erasure
+from worker import compacting, erasure, retention
 from worker.app import app
 from worker.errors import NotFound
 from worker.generations import require_live_generation
@@ -44,7 +44,7 @@ def sweep_task() -> None:
 @app.task(name=RETAIN_TASK)  # type: ignore[untyped-decorator]
 def retain_task() -> None:
     """Order the erasure of what has outlived its retention."""
-    erasure.submit_due(process_context())
+    retention.submit_due(process_context())
 
 
 @app.task(name=COMPACT_TASK)  # type: ignore[untyped-decorator]

@@ -15,8 +15,9 @@ from worker.admin.output import Json, console, emit_json, notes, parse_time, tab
 from worker.admin.video import wait_for_jobs
 from worker.config import settings
 from worker.context import Context
-from worker.erasure import camera_span, order_again, receipts, set_retention, submit_erasure
+from worker.erasure import camera_span, order_again, receipts, submit_erasure
 from worker.errors import InputInvalid
+from worker.retention import set_retention
 from worker.runtime import process_context
 
 

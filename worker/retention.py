@@ -1,0 +1,49 @@
+"""Retention: what is older than its camera's rule is erased by itself."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from models.repositories import erasures as erasure_record
+from worker.context import Context
+from worker.erasure import Span, camera_span, submit_erasure
+from worker.leftovers import STRAY_AFTER_S, remove_stray_shards, remove_strays
+from worker.recording import bucket_of
+
+
+def submit_due(context: Context) -> int:
+    """Order the erasure of what has outlived its retention; returns for how many cameras.
+
+    Whole shard spans only, so that shards go as files and are not written anew. What writers that
+    died left behind goes as well: folders of vectors each time, pictures, which take a walk through
+    all of them, once an erasure is so long over that they count as strays.
+    """
+    with context.db.transaction() as session:
+        last, now = erasure_record.last_finished(session), erasure_record.database_time(session)
+    if last is not None and (now - last).total_seconds() > STRAY_AFTER_S:
+        if context.swept.is_news(last):
+            remove_strays(context)
+    else:
+        remove_stray_shards(context)
+    due = []
+    with context.db.transaction() as session:
+        now_utc = erasure_record.database_time(session)
+        for camera in erasure_record.list_cameras(session):
+            days = camera.retention_days
+            if days is None:
+                days = context.settings.retention_days
+            if not days or erasure_record.is_open(session, camera.id, "retention"):
+                continue
+            until = bucket_of(now_utc - timedelta(days=days), context.settings.shard_span_s)
+            if erasure_record.first_frame_utc(session, camera.id, None, until) is not None:
+                due.append(Span(camera.id, None, until))
+    for span in due:
+        submit_erasure(context, span, "retention")
+    return len(due)
+
+
+def set_retention(context: Context, camera_name: str, days: int | None) -> None:
+    """Set how long a camera's footage is kept. Raises :class:`NotFound`."""
+    span, _ = camera_span(context, camera_name, None, None)
+    with context.db.transaction() as session:
+        erasure_record.set_retention(session, span.camera_id, days)
