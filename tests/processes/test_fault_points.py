@@ -16,11 +16,11 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "faults", "answer"),
     [
-        ("kill", 100, None),
-        ("ENOSPC", 20, "storage_full"),
-        ("EIO", 20, "storage_failed"),
-        ("kill --erase", 40, None),
-        ("EIO --erase", 12, "storage_failed"),
+        ("kill", 70, None),
+        ("ENOSPC", 12, "storage_full"),
+        ("EIO", 12, "storage_failed"),
+        ("kill --erase", 30, None),
+        ("EIO --erase", 10, "storage_failed"),
     ],
 )
 def test_a_fault_at_any_step_loses_and_doubles_nothing(
