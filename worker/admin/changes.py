@@ -60,9 +60,8 @@ def changes(
     )
     count = len(found.states) - 1
     console.print(
-        f"{count} changes in {found.frames} frames; a difference above {found.level:.2f} counts"
-        if count
-        else f"no change in {found.frames} frames (a difference above {found.level:.2f} counts)"
+        f"{count or 'no'} change{'s' * (count > 1)} in {found.frames} frames;"
+        f" a difference above {found.level:.2f} counts"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,10 +115,10 @@ def erasures(as_json: Json = False) -> None:
             (
                 r["id"],
                 r["camera"],
-                r["from"] or "first",
-                r["to"] or "last",
+                _shown(r["from"]) or "first",
+                _shown(r["to"]) or "last",
                 r["reason"],
-                r["ordered"],
+                _shown(r["ordered"]),
                 r["state"],
                 r["frames"],
                 r["pictures"],
@@ -126,6 +127,10 @@ def erasures(as_json: Json = False) -> None:
             for r in rows
         ],
     )
+
+
+def _shown(text: str | None) -> str:
+    return "" if text is None else when(datetime.fromisoformat(text))
 
 
 def retention(
