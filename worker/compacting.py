@@ -195,8 +195,6 @@ def _encoded(pinned: PinnedShard, first: int, end: int, basis: CompactBasis) -> 
     them where the vectors are sound after all."""
     at = np.arange(first, end)
     _, stored_patches, sound = stored_blocks(pinned.layout, at, pinned.sums_n2[at])
-    if not sound.all():  # a read that failed once may not fail again
-        _, stored_patches, sound = stored_blocks(pinned.layout, at, pinned.sums_n2[at])
     codes = np.zeros((len(at), pinned.layout.cells, basis.code_dim), dtype=np.int8)
     codes[sound] = basis.encode(pinned.layout.codec.decode(stored_patches[sound]))
     return codes

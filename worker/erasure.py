@@ -222,8 +222,6 @@ class _Rewrite:
             if at.size == 0:
                 continue
             blocks_global, blocks_patch, sound = stored_blocks(old.layout, at, old.sums_n2[at])
-            if not sound.all():  # a read that failed once may not fail again
-                blocks_global, blocks_patch, sound = stored_blocks(old.layout, at, old.sums_n2[at])
             self.writer.write(len(self.runs), blocks_global, blocks_patch)
             sums_n2 = self.writer.sums[-1].copy()
             sums_n2[~sound, 0] = NO_CHECKSUM

@@ -69,7 +69,7 @@ def remove_stray_shards(context: Context, older_than_s: float = STRAY_AFTER_S) -
     removed = 0
     for folder in context.index.root.glob("g*/s*"):
         shard_id, revision = _named(folder)
-        if shard_id < 0 or revision <= revisions.get(shard_id, -1) or _age(folder) > before_s:
+        if shard_id < 0 or revision <= revisions.get(shard_id, -1) or _changed_s(folder) > before_s:
             continue
         with context.db.transaction() as session:
             # Nobody is about to commit a shard, and nobody holds this one to write a revision.
@@ -89,10 +89,10 @@ def _named(folder: Path) -> tuple[int, int]:
     return int(shard_id), int(revision or 0)
 
 
-def _age(folder: Path) -> float:
+def _changed_s(path: Path) -> float:
     """When it was changed, epoch seconds; now, if it has gone."""
     try:
-        return folder.stat().st_mtime
+        return path.stat().st_mtime
     except OSError:
         return time.time()
 
@@ -118,7 +118,7 @@ def _remove_halves(root: Path, before_s: float) -> int:
     """Temporary files of writers that died."""
     removed = 0
     for path in root.rglob("*.tmp"):
-        if path.stat().st_mtime < before_s:
+        if _changed_s(path) < before_s:
             path.unlink(missing_ok=True)
             removed += 1
     return removed

@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 from models.repositories import erasures as erasure_record
+from models.repositories import videos as video_record
 from worker.context import Context
-from worker.erasure import Span, camera_span, submit_erasure
+from worker.erasure import Span, submit_erasure
+from worker.errors import NotFound
 from worker.leftovers import STRAY_AFTER_S, remove_stray_shards, remove_strays
 from worker.recording import bucket_of
 
@@ -44,6 +46,8 @@ def submit_due(context: Context) -> int:
 
 def set_retention(context: Context, camera_name: str, days: int | None) -> None:
     """Set how long a camera's footage is kept. Raises :class:`NotFound`."""
-    span, _ = camera_span(context, camera_name, None, None)
     with context.db.transaction() as session:
-        erasure_record.set_retention(session, span.camera_id, days)
+        camera = video_record.camera_named(session, camera_name)
+        if camera is None:
+            raise NotFound(f"camera {camera_name!r} is not known; `ris cameras` lists them")
+        erasure_record.set_retention(session, camera.id, days)

@@ -115,10 +115,10 @@ def find_shard(session: Session, shard_id: int, *, lock: bool = False) -> Shard 
 
 
 def lock_shard_by_id(session: Session, shard_id: int) -> Shard:
-    """A shard as it stands now, locked for its only writer."""
-    return session.scalars(
-        select(Shard).filter_by(id=shard_id).with_for_update(), execution_options=_FRESH
-    ).one()
+    """A shard that is known to be there, as it stands now, locked for its only writer."""
+    shard = find_shard(session, shard_id, lock=True)
+    assert shard is not None
+    return shard
 
 
 def shard_revisions(session: Session) -> dict[int, int]:

@@ -91,3 +91,9 @@ def test_changes_of_a_box_are_told(ris, two_cameras):
     assert refused["code"] == "input_invalid"
     late = ris.json("changes", *box, "--from", "2030-01-01T00:00:00+00:00", expect=1)["error"]
     assert late["code"] == "not_found" and "no frames in that time" in late["detail"]
+
+
+def test_no_generation_has_an_id_that_large(ris):
+    for given in (("generations", "--remove"), ("reindex", "--generation")):
+        assert "Invalid value" in ris.run(*given, "9" * 20, expect=2).stderr
+        assert ris.json(*given, "999", expect=1)["error"]["code"] == "not_found"

@@ -21,6 +21,8 @@ from worker.repair import repair_index
 from worker.runtime import process_context
 from worker.verify import verify_index
 
+_MAX_ID = 2**63 - 1  # ids are Postgres bigints; a larger number would be an error of its own
+
 
 def backbones(as_json: Json = False) -> None:
     """List backbones with licence and size."""
@@ -51,7 +53,8 @@ def backbones(as_json: Json = False) -> None:
 def reindex(
     backbone: Annotated[str | None, typer.Option(help="Backbone of a new generation.")] = None,
     generation: Annotated[
-        int | None, typer.Option(help="Instead: return to this retired or failed generation.")
+        int | None,
+        typer.Option(min=1, max=_MAX_ID, help="Instead: return to this retired or failed one."),
     ] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the switch and show progress.")] = True,
     as_json: Json = False,
@@ -79,7 +82,8 @@ def reindex(
 
 def generations(
     remove: Annotated[
-        int | None, typer.Option(help="Remove the vectors of this retired or failed generation.")
+        int | None,
+        typer.Option(min=1, max=_MAX_ID, help="Remove the vectors of this retired or failed one."),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -15,7 +15,7 @@ from worker.core.types import FloatArray
 from worker.errors import InputInvalid
 
 MIN_LEVEL = 0.08
-"""Mean cosine distance that compression and noise alone reach (benchmarks/LOG.md)."""
+"""The least mean cosine distance that counts, however calm the box; set by hand, not tuned."""
 MAX_LEVEL = 0.5
 NOISE_FACTOR = 4.0
 """How many times the usual step from frame to frame a change must exceed."""

@@ -63,8 +63,19 @@ class RevisionWriter:
 def stored_blocks(
     layout: ShardLayout, at: IntArray, sums_n2: IntArray
 ) -> tuple[np.ndarray, np.ndarray, BoolArray]:
-    """Blocks as they lie in both files, whatever their headers say, and which of them match their
-    checksums: bool (n,). What cannot be read is zeros."""
+    """Blocks as they lie in both files, whatever their headers say: stored type (n, global_dim) and
+    (n, cells, patch_dim); and which of them match their checksums int64 (n, 2): bool (n,).
+
+    What cannot be read is zeros. A read that failed once may not fail again: it is tried twice,
+    since whoever asks may give up for good what is not sound.
+    """
+    found = _stored_once(layout, at, sums_n2)
+    return found if found[2].all() else _stored_once(layout, at, sums_n2)
+
+
+def _stored_once(
+    layout: ShardLayout, at: IntArray, sums_n2: IntArray
+) -> tuple[np.ndarray, np.ndarray, BoolArray]:
     stored_global, sound = read_stored(layout, "global", at, header=False)
     stored_patches, sound_patch = read_stored(layout, "patch", at, header=False)
     found_n2 = checksums(stored_global, stored_patches)

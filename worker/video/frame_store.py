@@ -13,6 +13,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,8 +117,9 @@ class FrameStore:
     def names(self, before_s: float) -> Iterator[str]:
         """Content hashes of the pictures written before a time (epoch seconds)."""
         for path in self.root.glob("??/??/*.jpg"):
-            if _SHA256.fullmatch(path.stem) and path.stat().st_mtime < before_s:
-                yield path.stem
+            with suppress(FileNotFoundError):  # removed by someone else while this walks
+                if _SHA256.fullmatch(path.stem) and path.stat().st_mtime < before_s:
+                    yield path.stem
 
     def remove(self, sha256: str) -> bool:
         """Delete the picture; False when it was not there. Raises ``StorageFailed``."""
