@@ -25,7 +25,8 @@ from worker.core.search_params import SearchParams, Strategy
 from worker.core.similarity import cosine_matrix, global_scores, l2_normalise
 from worker.core.types import Descriptors, FloatArray, GridSize, IntArray
 from worker.index.codec import codec_named
-from worker.index.shard import ShardLayout, append_blocks
+from worker.index.layout import ShardLayout
+from worker.index.shard import append_blocks
 from worker.index.store import IndexStore, PinnedShard
 from worker.ranked_frame import QueryDescriptors
 from worker.two_stage import search_shards

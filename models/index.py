@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, UniqueConstraint, func, text
 from sqlalchemy.dialects.postgresql import ExcludeConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -55,7 +55,9 @@ class Shard(Base):
 
     ``frame_count`` and ``row_count`` are the valid length of the global and the patch file; bytes
     behind them do not exist for anyone. ``revision`` names the files: a repair writes new ones.
-    ``coded_count``: blocks that have compact codes in the file beside them.
+    ``coded_count``: blocks that have compact codes in the files beside them. ``sealed_count``:
+    leading blocks whose patches lie as runs; ``merged_count``: leading blocks made up from runs,
+    now or before their files were written anew. ``changed_at``: of its last append.
     """
 
     __tablename__ = "shards"
@@ -64,6 +66,10 @@ class Shard(Base):
         CheckConstraint("state in ('open', 'sealed', 'retired')", name="state_known"),
         CheckConstraint("frame_count >= 0 and row_count >= 0", name="counts_not_negative"),
         CheckConstraint("coded_count between 0 and frame_count", name="coded_count_valid"),
+        CheckConstraint(
+            "sealed_count between 0 and merged_count and merged_count <= frame_count",
+            name="sealed_count_valid",
+        ),
     )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
@@ -75,6 +81,9 @@ class Shard(Base):
     row_count: Mapped[int] = mapped_column(server_default="0")
     revision: Mapped[int] = mapped_column(server_default="0")
     coded_count: Mapped[int] = mapped_column(server_default="0")
+    sealed_count: Mapped[int] = mapped_column(server_default="0")
+    merged_count: Mapped[int] = mapped_column(server_default="0")
+    changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
     created_at: Mapped[datetime] = created_at_column()
 
 

@@ -27,6 +27,7 @@ from worker.ingest import fail_ingest, run_ingest, submit_file
 from worker.jobs import Handler, run_job
 from worker.reindex import fail_reindex, run_reindex
 from worker.runtime import BackboneCache, make_context
+from worker.sealing import run_seal
 from worker.search import run_query
 
 HANDLERS: Mapping[str, Handler] = {
@@ -35,6 +36,7 @@ HANDLERS: Mapping[str, Handler] = {
     "reindex": Handler(run_reindex, fail_reindex),
     "erase": Handler(run_erase),
     "compact": Handler(run_compact),
+    "seal": Handler(run_seal),
 }
 
 

@@ -11,6 +11,7 @@ from worker.core.search_params import SearchParams
 from worker.core.types import Box
 from worker.index.compact_cache import CompactCache
 from worker.index.damage import KnownDamage
+from worker.index.runs_file import let_go_of_runs
 from worker.index.store import IndexStore
 from worker.jobs import run_job
 from worker.pinning import FMapCache
@@ -19,6 +20,7 @@ from worker.search import QueryState, query_state, submit_query
 
 def fresh(context: Context) -> Context:
     """As another process sees it: nothing read before, nothing known to be damaged."""
+    let_go_of_runs()
     return replace(
         context,
         index=IndexStore(context.index.root),

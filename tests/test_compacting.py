@@ -16,7 +16,7 @@ from worker import compacting
 from worker.context import Context
 from worker.erasure import camera_span, submit_erasure
 from worker.errors import IndexDamaged
-from worker.index.shard import HEADER_BYTES
+from worker.index.layout import HEADER_BYTES
 from worker.index.store import PinnedShard
 from worker.jobs import run_job
 from worker.reindex import submit_reindex, submit_return

@@ -37,7 +37,8 @@ from worker.core.types import Box
 from worker.errors import IndexDamaged, WeightsMissing
 from worker.generations import require_live_generation
 from worker.index.damage import KnownDamage
-from worker.index.shard import HEADER_BYTES, ShardLayout, hold_shard
+from worker.index.layout import HEADER_BYTES, ShardLayout
+from worker.index.shard import hold_shard
 from worker.ingest import submit_file
 from worker.jobs import run_job
 from worker.repair import repair_index

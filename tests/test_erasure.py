@@ -42,7 +42,8 @@ from worker.erasure import (
 )
 from worker.errors import InputInvalid, NotFound
 from worker.generations import require_live_generation
-from worker.index.shard import HEADER_BYTES, ShardLayout, hold_shard
+from worker.index.layout import HEADER_BYTES, ShardLayout
+from worker.index.shard import hold_shard
 from worker.ingest import submit_file
 from worker.jobs import run_job
 from worker.leftovers import remove_stray_shards, remove_strays

@@ -42,7 +42,7 @@ from worker.core.search_params import SearchParams
 from worker.core.types import Descriptors, ImageArray
 from worker.errors import GenerationSwitched, InputInvalid, LeaseLost, VideoUnreadable
 from worker.generations import ensure_live_generation
-from worker.index.shard import HEADER_BYTES
+from worker.index.layout import HEADER_BYTES
 from worker.ingest import Submission, run_ingest, submit_file
 from worker.jobs import Handler, Lease, run_job
 from worker.pinning import pin_shards, spec_of

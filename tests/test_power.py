@@ -1,4 +1,4 @@
-"""Power cuts at any write, under ingest, erasure, reindex, repair and codes: nothing committed is
+"""Power cuts at any write, under ingest, erasure, reindex, repair, codes and seals: nothing committed is
 lost, nothing erased comes back, and what Postgres says is what the files hold."""
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.conftest import Services
 from tests.crash_disk import CrashDisk, PowerCut
 from tests.parts import fresh_context, run_jobs, sql
 from tests.searching import flip, fresh
-from worker import compacting
+from worker import compacting, sealing
 from worker.context import Context
 from worker.erasure import camera_span, submit_erasure
 from worker.generations import ensure_live_generation
@@ -207,6 +207,14 @@ class Power(RuleBasedStateMachine):
         self.settle()
 
     @precondition(lambda self: self.frames)
+    @rule(steps=steps)
+    def seal(self, steps: int | None) -> None:
+        self.total["steps"] += 1
+        sealing.submit_due(self.context)
+        self.attempt(lambda: run_jobs(self.context), steps)
+        self.settle()
+
+    @precondition(lambda self: self.frames)
     @rule(at=st.integers(0, 10**6), steps=steps)
     def rot(self, at: int, steps: int | None) -> None:
         """A bit of the live generation flips on the disk, and the index is repaired."""
@@ -218,7 +226,7 @@ class Power(RuleBasedStateMachine):
         names = [
             f"s{one}.{two}".removesuffix(".0") for one, two in sql(self.context, query, live.id)
         ]
-        files = [path for name in names for path in sorted((folder / name).glob("*.vec"))]
+        files = [path for name in names for path in sorted((folder / name).glob("*.[vr]*"))]
         path = files[at % len(files)]
         flip(path, at % path.stat().st_size)
         self.disk._synced(path)
@@ -260,6 +268,9 @@ def test_power_cuts_at_any_step(
 ) -> None:
     monkeypatch.setattr(compacting, "MIN_FRAMES", 2)
     monkeypatch.setattr(compacting, "MIN_LAG", 1)
+    monkeypatch.setattr(sealing, "MIN_FRAMES", 2)
+    monkeypatch.setattr(sealing, "BLOCKS_AT_ONCE", 2)
+    monkeypatch.setattr(sealing, "seal_distance", lambda _name: 0.2)
 
     def open_context(held: ExitStack, folder: Path) -> Context:
         made = held.enter_context(
@@ -270,6 +281,7 @@ def test_power_cuts_at_any_step(
                 backbone="tiny-a",
                 commit_batch=2,
                 shard_span_s=60,
+                seal_after_s=0.0,
                 job_lease_s=0.3,
                 job_max_attempts=100,
             )

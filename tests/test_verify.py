@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import Services
 from tests.parts import fresh_context, ingested, sql
 from worker.context import Context
-from worker.index.shard import HEADER_BYTES
+from worker.index.layout import HEADER_BYTES
 from worker.verify import verify_index
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)

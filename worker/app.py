@@ -20,6 +20,7 @@ from worker.messages import (
     INGEST_QUEUE,
     QUERY_QUEUE,
     RETAIN_TASK,
+    SEAL_TASK,
     SWEEP_TASK,
 )
 from worker.services import broker_url
@@ -102,6 +103,7 @@ def make_app() -> Celery:
                 (SWEEP_TASK, configured.sweep_every_s),
                 (RETAIN_TASK, configured.retain_every_s),
                 (COMPACT_TASK, configured.compact_every_s),
+                (SEAL_TASK, configured.seal_every_s),
             )
         },
         timezone="UTC",

@@ -94,6 +94,15 @@ class Settings(BaseSettings):
     compact_every_s: float = Field(
         30.0, ge=0.2, le=86_400, description="How often beat looks for frames without codes."
     )
+    seal_after_s: float = Field(
+        3600.0,
+        ge=0,
+        description="A shard that nothing was added to for this long is sealed: what its camera"
+        " goes on showing is stored once.",
+    )
+    seal_every_s: float = Field(
+        60.0, ge=0.2, le=86_400, description="How often beat looks for shards to seal."
+    )
     statement_timeout_ms: int = Field(60_000, ge=100, description="Postgres statement timeout.")
     lock_timeout_ms: int = Field(10_000, ge=100, description="Postgres lock timeout.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

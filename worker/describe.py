@@ -15,8 +15,9 @@ from worker.core.similarity import l2_normalise
 from worker.core.types import FloatArray, ImageArray, Roi
 from worker.errors import IndexDamaged, InputInvalid, NotFound
 from worker.generations import backbone_of
-from worker.index.shard import KINDS, read_blocks
-from worker.pinning import spec_of
+from worker.index.layout import KINDS
+from worker.index.shard import read_blocks
+from worker.pinning import layout_of, spec_of
 from worker.query_picture import cut_out, frame_picture, query_picture
 from worker.ranked_frame import ExampleDescriptors, QueryDescriptors
 
@@ -81,9 +82,7 @@ def _stored_descriptors(
                 " `ris verify` says why"
             )
         shard, run = found
-        layout = context.index.layout(
-            generation.id, shard.id, shard.revision, spec_of(generation), generation.codec
-        )
+        layout = layout_of(context.index, generation, shard)
         at = [run.start_row // layout.cells]
         known = -1 if run.global_crc32 is None else run.global_crc32
         sums_n2 = np.array([[known, run.crc32]], dtype=np.int64)

@@ -208,6 +208,11 @@ class _Rewrite:
     writer: RevisionWriter
     seen: int = 0
     runs: list[NewRun] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
+
+    def kept_of(self, count: int) -> int:
+        """How many of the first ``count`` blocks of the old revision are kept."""
+        return int(np.searchsorted(self.kept, count))
 
     def go_on(self, old: PinnedShard, erased: Collection[int]) -> None:
         """Copy the blocks not yet seen whose frame is not erased, byte for byte, and sync.
@@ -238,6 +243,7 @@ class _Rewrite:
                 )
                 for i, block in enumerate(at.tolist())
             ]
+        self.kept += old.stored_n[kept].tolist()
         self.seen = old.blocks
         if self.runs:
             self._check()
@@ -300,7 +306,7 @@ def _erase_from_shard(
         if rewrite is None or rewrite.revision != shard.revision:
             rewrite = _open_rewrite(context, old, shard, held)
         rewrite.go_on(old, erased)  # what was appended since
-        index_record.rewrite_runs(session, shard, rewrite.runs)
+        index_record.rewrite_runs(session, shard, rewrite.runs, rewrite.kept_of(shard.merged_count))
         kept_folder = rewrite.writer.layout.folder
         done.rewritten += 1
     for folder in context.index.folders_of(old.layout.folder.parent, shard.id):

@@ -11,6 +11,7 @@ from typing import Any
 
 from models.repositories import erasures as erasure_record
 from models.repositories import index as index_record
+from models.repositories import sealing as sealing_record
 from worker.context import Context
 from worker.errors import StorageFailed
 from worker.index.shard import is_held
@@ -78,6 +79,23 @@ def remove_stray_shards(context: Context, older_than_s: float = STRAY_AFTER_S) -
             if not is_held(folder) and (shard is None or revision > shard.revision):
                 shutil.rmtree(folder, ignore_errors=True)
                 removed += 1
+    return removed
+
+
+def remove_former_files(context: Context) -> int:
+    """Remove files that sealed shards had before; returns of how many revisions.
+
+    Whoever sealed one may have died before it removed them. Everything in them that was sound is
+    in the sealed files.
+    """
+    with context.db.transaction() as session:
+        revisions = sealing_record.sealed_revisions(session)
+    removed = 0
+    for folder in context.index.root.glob("g*/s*"):
+        shard_id, revision = _named(folder)
+        if 0 <= revision < revisions.get(shard_id, -1):
+            shutil.rmtree(folder, ignore_errors=True)
+            removed += 1
     return removed
 
 

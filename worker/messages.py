@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-JobKind = Literal["ingest", "query", "reindex", "erase", "compact"]
+JobKind = Literal["ingest", "query", "reindex", "erase", "compact", "seal"]
 Queue = Literal["ingest", "query", "admin"]
 
 INGEST_QUEUE: Final[Queue] = "ingest"
@@ -18,6 +18,7 @@ RUN_JOB_TASK: Final = "ris.run_job"
 SWEEP_TASK: Final = "ris.sweep"
 RETAIN_TASK: Final = "ris.retain"
 COMPACT_TASK: Final = "ris.compact"
+SEAL_TASK: Final = "ris.seal"
 
 QUEUE_OF_KIND: Final[dict[JobKind, Queue]] = {
     "ingest": INGEST_QUEUE,
@@ -27,4 +28,5 @@ QUEUE_OF_KIND: Final[dict[JobKind, Queue]] = {
     # One worker writes shards, whatever for.
     "erase": INGEST_QUEUE,
     "compact": INGEST_QUEUE,
+    "seal": INGEST_QUEUE,
 }

@@ -18,7 +18,7 @@ from worker.core.f_map import FMapRuns
 from worker.core.search_params import SearchParams
 from worker.errors import IndexDamaged
 from worker.index.damage import KnownDamage, sound
-from worker.index.shard import ShardLayout
+from worker.index.layout import ShardLayout
 from worker.index.store import IndexStore, PinnedShard
 
 SCENE_S = 3600.0
@@ -28,6 +28,18 @@ SCENE_S = 3600.0
 def spec_of(generation: IndexGeneration) -> BackboneSpec:
     """The spec a generation was built with."""
     return spec_from_json(generation.spec)
+
+
+def layout_of(store: IndexStore, generation: IndexGeneration, shard: Shard) -> ShardLayout:
+    """Where a shard's files lie now."""
+    return store.layout(
+        generation.id,
+        shard.id,
+        shard.revision,
+        spec_of(generation),
+        generation.codec,
+        shard.sealed_count,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +166,7 @@ def pin_shard(
     damage: KnownDamage | None = None,
 ) -> PinnedShard:
     """One shard as this transaction sees it, without the frames of known damage."""
-    layout = store.layout(
-        generation.id, shard.id, shard.revision, spec_of(generation), generation.codec
-    )
+    layout = layout_of(store, generation, shard)
     lost = frozenset[int]() if damage is None else damage.lost(layout.folder)
     lost = frozenset(block for block in lost if block < shard.frame_count)
     known = cache.pinned(shard, layout, lost)

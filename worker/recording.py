@@ -20,7 +20,7 @@ from worker.context import Context
 from worker.core.types import Descriptors, ImageArray
 from worker.errors import ErasedMeanwhile, GenerationSwitched
 from worker.index.shard import append_blocks, hold_shard
-from worker.pinning import spec_of
+from worker.pinning import layout_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +154,7 @@ def _append_to_shard(
 ) -> None:
     bucket, positions = bucket_positions
     shard = index_record.lock_shard(session, generation.id, frames.camera_id, bucket)
-    layout = context.index.layout(
-        generation.id, shard.id, shard.revision, spec_of(generation), generation.codec
-    )
+    layout = layout_of(context.index, generation, shard)
     held.enter_context(hold_shard(layout))
     # A writer that was frozen before it got this lock may have lost the row: ask again.
     shard = index_record.lock_shard_by_id(session, shard.id)

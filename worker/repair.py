@@ -17,16 +17,11 @@ from worker.context import Context
 from worker.core.types import ImageArray, IntArray
 from worker.errors import IndexDamaged, RisError, StorageFull
 from worker.generations import backbone_of, require_live_generation
+from worker.index.layout import ShardLayout
 from worker.index.revision import RevisionWriter, stored_blocks
-from worker.index.shard import (
-    NO_CHECKSUM,
-    ShardLayout,
-    check_headers,
-    damaged_blocks,
-    hold_shard,
-)
+from worker.index.shard import NO_CHECKSUM, check_headers, damaged_blocks, hold_shard
 from worker.index.store import PinnedShard
-from worker.pinning import FMapCache, pin_shard, spec_of
+from worker.pinning import FMapCache, pin_shard
 from worker.query_picture import frame_picture
 from worker.verify import codes_problems
 
@@ -96,7 +91,7 @@ def _repair_shard(context: Context, generation: IndexGeneration, shard_id: int) 
     if not damaged:
         return done
     context.index.require_free(context.settings.min_free_bytes)
-    new = _layout(context, generation, shard, shard.revision + 1)
+    new = context.index.at_revision(pinned.layout, shard_id, shard.revision + 1)
     with hold_shard(new):
         if not _is_current(context, shard):
             return done  # erased, or written anew by someone else, meanwhile: look again next time
@@ -195,16 +190,9 @@ def _switch(
             raise IndexDamaged(f"{writer.layout.folder} was not written well; try again")
         changed = np.flatnonzero((recorded_n2 != now.sums_n2).any(axis=1))
         rows, sums = now.f_map.start_row[changed].tolist(), recorded_n2[changed].tolist()
-        index_record.replace_files(session, shard, dict(zip(rows, sums, strict=True)))
+        merged = int(changed[0]) if changed.size else now.blocks
+        index_record.replace_files(session, shard, dict(zip(rows, sums, strict=True)), merged)
     done.switched = True
-
-
-def _layout(
-    context: Context, generation: IndexGeneration, shard: Shard, revision: int
-) -> ShardLayout:
-    return context.index.layout(
-        generation.id, shard.id, revision, spec_of(generation), generation.codec
-    )
 
 
 def _pin(

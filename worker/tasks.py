@@ -7,7 +7,7 @@ from typing import Any
 
 from celery.signals import worker_ready
 
-from worker import compacting, erasure, retention
+from worker import compacting, erasure, retention, sealing
 from worker.app import app
 from worker.errors import NotFound
 from worker.generations import require_live_generation
@@ -15,7 +15,14 @@ from worker.ingest import fail_ingest, run_ingest
 from worker.jobs import Handler, run_job
 from worker.jobs import sweep as sweep_jobs
 from worker.kernels.region_growing import warm_up
-from worker.messages import COMPACT_TASK, QUERY_QUEUE, RETAIN_TASK, RUN_JOB_TASK, SWEEP_TASK
+from worker.messages import (
+    COMPACT_TASK,
+    QUERY_QUEUE,
+    RETAIN_TASK,
+    RUN_JOB_TASK,
+    SEAL_TASK,
+    SWEEP_TASK,
+)
 from worker.reindex import fail_reindex, run_reindex
 from worker.runtime import process_context
 from worker.search import run_query
@@ -26,6 +33,7 @@ HANDLERS = {
     "reindex": Handler(run_reindex, fail_reindex),
     "erase": Handler(erasure.run_erase),
     "compact": Handler(compacting.run_compact),
+    "seal": Handler(sealing.run_seal),
 }
 
 
@@ -51,6 +59,12 @@ def retain_task() -> None:
 def compact_task() -> None:
     """Order compact codes for what lacks them."""
     compacting.submit_due(process_context())
+
+
+@app.task(name=SEAL_TASK)  # type: ignore[untyped-decorator]
+def seal_task() -> None:
+    """Order the sealing of shards that nothing is added to any more."""
+    sealing.submit_due(process_context())
 
 
 def queue_length(queue: str) -> int:

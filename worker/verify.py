@@ -142,7 +142,7 @@ def _problems(
         wrong = damaged_blocks(pinned.layout, pinned.sums_n2)
         problems += [
             f"{name}: block {block} (frame {pinned.f_map.frame_id[block]}) in"
-            f" {pinned.layout.path(kind)} is damaged"
+            f" {pinned.layout.path_of(kind, block)} is damaged"
             for block, kind in sorted(wrong.items())
         ]
         if codes:

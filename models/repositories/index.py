@@ -126,20 +126,42 @@ def shard_revisions(session: Session) -> dict[int, int]:
     return dict(session.execute(select(Shard.id, Shard.revision)).tuples().all())
 
 
-def replace_files(session: Session, shard: Shard, sums: Mapping[int, tuple[int, int]]) -> None:
+def replace_files(
+    session: Session, shard: Shard, sums: Mapping[int, tuple[int, int]], merged_count: int
+) -> None:
     """A locked shard's files are those of the next revision; ``sums``: start_row -> the checksums
-    (``global_crc32``, ``crc32``) of the blocks that differ."""
-    for start_row, (global_crc32, crc32) in sums.items():
-        session.execute(
-            update(FMapRun)
-            .where(FMapRun.shard_id == shard.id, FMapRun.start_row == start_row)
-            .values(global_crc32=global_crc32, crc32=crc32)
-            .execution_options(synchronize_session=False)
-        )
+    (``global_crc32``, ``crc32``) of the blocks that differ. ``merged_count``: leading blocks that
+    are still made up from runs."""
+    columns = {
+        "global_crc32": [global_crc32 for global_crc32, _ in sums.values()],
+        "crc32": [crc32 for _, crc32 in sums.values()],
+    }
+    record_checksums(session, shard.id, list(sums), columns)
     session.execute(
         update(Shard)
         .where(Shard.id == shard.id)
-        .values(revision=Shard.revision + 1, coded_count=0)
+        .values(
+            revision=Shard.revision + 1,
+            coded_count=0,
+            sealed_count=0,
+            merged_count=func.least(Shard.merged_count, merged_count),
+        )
+        .execution_options(synchronize_session=False)
+    )
+
+
+def record_checksums(
+    session: Session, shard_id: int, start_rows: Sequence[int], columns: Mapping[str, Sequence[int]]
+) -> None:
+    """Other checksums, by name of column, for the runs that begin at these rows."""
+    if not start_rows:
+        return
+    rows = unnested(FMapRun, {"start_row": start_rows, **columns})
+    given = select(*rows).subquery()
+    session.execute(
+        update(FMapRun)
+        .where(FMapRun.shard_id == shard_id, FMapRun.start_row == given.c.start_row)
+        .values({name: given.c[name] for name in columns})
         .execution_options(synchronize_session=False)
     )
 
@@ -152,8 +174,9 @@ def remove_shard(session: Session, shard_id: int) -> None:
         )
 
 
-def rewrite_runs(session: Session, shard: Shard, runs: Sequence[NewRun]) -> None:
-    """A locked shard holds these runs and no others, in the files of its next revision."""
+def rewrite_runs(session: Session, shard: Shard, runs: Sequence[NewRun], merged_count: int) -> None:
+    """A locked shard holds these runs and no others, in the files of its next revision; the first
+    ``merged_count`` of them were made up when they were copied."""
     session.execute(
         delete(FMapRun)
         .where(FMapRun.shard_id == shard.id)
@@ -162,10 +185,23 @@ def rewrite_runs(session: Session, shard: Shard, runs: Sequence[NewRun]) -> None
     session.execute(
         update(Shard)
         .where(Shard.id == shard.id)
-        .values(frame_count=0, row_count=0, coded_count=0, revision=Shard.revision + 1)
+        .values(
+            frame_count=0,
+            row_count=0,
+            coded_count=0,
+            sealed_count=0,
+            merged_count=0,
+            revision=Shard.revision + 1,
+        )
         .execution_options(synchronize_session=False)
     )
     append_runs(session, shard, runs)
+    session.execute(
+        update(Shard)
+        .where(Shard.id == shard.id)
+        .values(merged_count=merged_count)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def append_runs(session: Session, shard: Shard, runs: Sequence[NewRun]) -> None:
@@ -189,6 +225,7 @@ def append_runs(session: Session, shard: Shard, runs: Sequence[NewRun]) -> None:
         .values(
             frame_count=Shard.frame_count + len(runs),
             row_count=Shard.row_count + sum(run.row_count for run in runs),
+            changed_at=func.now(),
         )
         .execution_options(synchronize_session=False)
     )

@@ -12,7 +12,8 @@ from worker.core.similarity import l2_normalise
 from worker.core.types import Descriptors, FloatArray
 from worker.index import shard
 from worker.index.codec import codec_named
-from worker.index.shard import FileKind, ShardLayout, append_blocks
+from worker.index.layout import FileKind, ShardLayout
+from worker.index.shard import append_blocks
 from worker.index.store import PinnedShard
 
 CELLS, GLOBAL_DIM, PATCH_DIM = 6, 5, 4

@@ -19,7 +19,7 @@ from worker.errors import IndexDamaged, InputInvalid, StorageFailed
 from worker.index import compact_cache
 from worker.index.codes_file import CodesLayout, damaged_codes, map_codes, write_codes
 from worker.index.compact_cache import CompactCache, codes_layout
-from worker.index.shard import HEADER_BYTES
+from worker.index.layout import HEADER_BYTES
 from worker.index.store import PinnedShard
 from worker.kernels.coarse import best_similarities
 

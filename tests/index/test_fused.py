@@ -22,8 +22,9 @@ from worker.errors import RisError
 from worker.index.backgrounds import BackgroundCache
 from worker.index.codec import codec_named
 from worker.index.compact_cache import CompactCache
+from worker.index.layout import ShardLayout
 from worker.index.sample import even_sample
-from worker.index.shard import ShardLayout, append_blocks
+from worker.index.shard import append_blocks
 from worker.index.store import IndexStore, PinnedShard
 from worker.ranked_frame import QueryDescriptors, RankedFrame
 from worker.two_stage import search_shards

@@ -33,14 +33,8 @@ from worker.errors import (
 )
 from worker.index import shard
 from worker.index.codec import codec_named
-from worker.index.shard import (
-    HEADER_BYTES,
-    ShardLayout,
-    append_blocks,
-    check_headers,
-    damaged_blocks,
-    hold_shard,
-)
+from worker.index.layout import HEADER_BYTES, ShardLayout
+from worker.index.shard import append_blocks, check_headers, damaged_blocks, hold_shard
 
 
 @pytest.fixture

@@ -43,6 +43,9 @@ _FAMILY_OF_MODEL_TYPE: dict[str, Family] = {
 }
 
 
+DEFAULT_SEAL_DISTANCE = 0.05
+
+
 @dataclass(frozen=True, slots=True)
 class BackboneEntry:
     """One line of the backbone list. ``available``: its weights are on this machine.
@@ -71,6 +74,7 @@ class _Known:
     revision: str = "main"
     tau: float = PAPER_TAU
     tokens_from: TokenSource = "last_hidden_state"
+    seal_distance: float = DEFAULT_SEAL_DISTANCE
     note: str = ""
 
 
@@ -85,6 +89,7 @@ _KNOWN: dict[str, _Known] = {
             "Apache-2.0",
             True,
             tau=0.53,
+            seal_distance=0.1,
             note="Embedded default; needs no download.",
         ),
         _Known(
@@ -177,6 +182,15 @@ def list_backbones(backbones_dir: Path | None = None) -> list[BackboneEntry]:
                     )
                 )
     return entries
+
+
+def seal_distance(name: str) -> float:
+    """How far, as cosine distance, a cell may be from the row that stands for it in a sealed shard.
+
+    Measured with the labelled sets where it is not the default (benchmarks/LOG.md).
+    """
+    known = _KNOWN.get(name)
+    return DEFAULT_SEAL_DISTANCE if known is None else known.seal_distance
 
 
 def load_backbone(

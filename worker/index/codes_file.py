@@ -20,7 +20,7 @@ from isal import isal_zlib
 
 from worker.core.compact import Codes
 from worker.errors import IndexDamaged
-from worker.index.shard import HEADER_BYTES, fsync_folder, storage_errors, write_all
+from worker.index.layout import HEADER_BYTES, fsync_folder, storage_errors, write_all
 
 CODES_VERSION = 1
 _BLOCKS_PER_CHECK = 64

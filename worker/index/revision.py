@@ -7,17 +7,16 @@ import os
 import numpy as np
 
 from worker.core.types import BoolArray, IntArray
-from worker.index.shard import (
+from worker.index.layout import (
     HEADER_BYTES,
     KINDS,
     FileKind,
     ShardLayout,
-    checksums,
     fsync_folder,
-    read_stored,
     storage_errors,
     write_all,
 )
+from worker.index.shard import checksums, read_stored
 
 
 class RevisionWriter:
@@ -32,19 +31,23 @@ class RevisionWriter:
 
     def write(self, start: int, stored_global: np.ndarray, stored_patches: np.ndarray) -> None:
         """Write stored blocks behind ``start``, which begins anew at 0. Nothing is synced."""
-        parts: dict[FileKind, np.ndarray] = {"global": stored_global, "patch": stored_patches}
-        with storage_errors(self.layout.folder):
-            for kind, stored in parts.items():
-                flags = os.O_WRONLY | (os.O_CREAT | os.O_TRUNC if start == 0 else 0)
-                descriptor = os.open(self.layout.path(kind), flags, 0o640)
-                try:
-                    if start == 0:
-                        write_all(descriptor, self.layout.header(kind), 0)
-                    offset = HEADER_BYTES + start * self.layout.block_bytes(kind)
-                    write_all(descriptor, stored.data.cast("B"), offset)
-                finally:
-                    os.close(descriptor)
+        self.put("global", start, stored_global)
+        self.put("patch", start - self.layout.sealed, stored_patches)
         self.sums.append(checksums(stored_global, stored_patches))
+
+    def put(self, kind: FileKind, place: int, stored: np.ndarray) -> None:
+        """Write stored blocks at a place of one file, which begins anew at 0."""
+        with storage_errors(self.layout.folder):
+            flags = os.O_WRONLY | (os.O_CREAT | os.O_TRUNC if place == 0 else 0)
+            descriptor = os.open(self.layout.path(kind), flags, 0o640)
+            try:
+                if place == 0:
+                    write_all(descriptor, self.layout.header(kind), 0)
+                if stored.size:
+                    offset = HEADER_BYTES + place * self.layout.block_bytes(kind)
+                    write_all(descriptor, stored.data.cast("B"), offset)
+            finally:
+                os.close(descriptor)
 
     def sync(self) -> IntArray:
         """Make everything durable; the checksums of all blocks written, int64 (n, 2)."""
@@ -57,7 +60,7 @@ class RevisionWriter:
                     os.close(descriptor)
             for folder in (self.layout.folder, self.layout.folder.parent):
                 fsync_folder(folder)
-        return np.concatenate(self.sums)
+        return np.concatenate([np.empty((0, 2), dtype=np.int64), *self.sums])
 
 
 def stored_blocks(

@@ -4,76 +4,40 @@ A shard has two files of equal-sized blocks, one block per run (frame and view):
 ``global.vec`` (global_dim numbers) and ``patch.vec`` (cells x patch_dim numbers, row-major cells).
 Each starts with one header page that names the format, spec and widths under a checksum. Bytes
 behind the valid length are left-overs of an append whose commit never came; the next append
-overwrites them.
+overwrites them. Of a sealed shard the patch blocks that were there when it was sealed are in
+``patch.runs`` (:mod:`worker.index.runs_file`), and ``patch.vec`` holds those that came later.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import time
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from isal import isal_zlib
 
 from worker.core.types import BoolArray, Descriptors, FloatArray, IntArray
-from worker.errors import IndexDamaged, StorageFailed, StorageFull
-from worker.index.codec import Codec
+from worker.errors import IndexDamaged, StorageFailed
+from worker.index.layout import (
+    HEADER_BYTES,
+    KINDS,
+    FileKind,
+    ShardLayout,
+    fsync_folder,
+    open_file,
+    storage_errors,
+    write_all,
+)
+from worker.index.runs_file import open_runs, read_made_up
 
-FORMAT_VERSION = 1
-HEADER_BYTES = 4096
-_MAGIC = b"RISVEC\n"
 NO_CHECKSUM = 2**32
 """Recorded for a block that stays damaged: no CRC-32 is equal to it."""
-
-FileKind = Literal["global", "patch"]
-KINDS: tuple[FileKind, ...] = ("global", "patch")
-
-
-@dataclass(frozen=True, slots=True)
-class ShardLayout:
-    """Where a shard's files are and what a block of each looks like."""
-
-    folder: Path
-    spec_hash: str
-    codec: Codec
-    global_dim: int
-    patch_dim: int
-    cells: int
-
-    def path(self, kind: FileKind) -> Path:
-        """The file of one kind."""
-        return self.folder / f"{kind}.vec"
-
-    def block_shape(self, kind: FileKind) -> tuple[int, ...]:
-        """Shape of one block in numbers."""
-        return (self.global_dim,) if kind == "global" else (self.cells, self.patch_dim)
-
-    def block_bytes(self, kind: FileKind) -> int:
-        """Bytes of one block."""
-        return int(np.prod(self.block_shape(kind))) * self.codec.item_bytes
-
-    def header(self, kind: FileKind) -> bytes:
-        """The header page: magic, JSON, CRC-32 of both, zero-padded."""
-        fields = {
-            "version": FORMAT_VERSION,
-            "kind": kind,
-            "spec_hash": self.spec_hash,
-            "codec": self.codec.name,
-            "block_shape": list(self.block_shape(kind)),
-        }
-        body = _MAGIC + json.dumps(fields, sort_keys=True).encode() + b"\n"
-        body += f"{zlib.crc32(body):08x}\n".encode()
-        return body.ljust(HEADER_BYTES, b"\0")
 
 
 def append_blocks(layout: ShardLayout, valid_blocks: int, descriptors: Descriptors) -> IntArray:
@@ -95,7 +59,7 @@ def append_blocks(layout: ShardLayout, valid_blocks: int, descriptors: Descripto
         )
     with storage_errors(layout.folder):
         _append_file(layout, "global", valid_blocks, stored_global.data.cast("B"))
-        _append_file(layout, "patch", valid_blocks, stored_patches.data.cast("B"))
+        _append_file(layout, "patch", valid_blocks - layout.sealed, stored_patches.data.cast("B"))
     return checksums(stored_global, stored_patches)
 
 
@@ -153,45 +117,30 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def _append_file(
-    layout: ShardLayout, kind: FileKind, valid_blocks: int, body: memoryview | bytes
-) -> None:
+def _append_file(layout: ShardLayout, kind: FileKind, place: int, body: memoryview | bytes) -> None:
+    """Write behind ``place`` blocks of the file, which is made at 0."""
     path = layout.path(kind)
-    if valid_blocks == 0:
+    if place == 0:
         layout.folder.mkdir(parents=True, exist_ok=True)
-    descriptor = _open(path, os.O_RDWR | (os.O_CREAT if valid_blocks == 0 else 0))
+    descriptor = open_file(path, os.O_RDWR | (os.O_CREAT if place == 0 else 0))
     try:
-        if valid_blocks == 0:
-            os.ftruncate(descriptor, 0)
-            write_all(descriptor, layout.header(kind), 0)
+        if place == 0:
+            # A sealed shard's file has its header already, which must not be torn.
+            if _header(descriptor) != layout.header(kind):
+                os.ftruncate(descriptor, 0)
+                write_all(descriptor, layout.header(kind), 0)
         else:
-            _check_file(descriptor, layout, kind, valid_blocks)
-        start = HEADER_BYTES + valid_blocks * layout.block_bytes(kind)
+            _check_file(descriptor, layout, kind, place)
+        start = HEADER_BYTES + place * layout.block_bytes(kind)
         write_all(descriptor, body, start)
         os.ftruncate(descriptor, start + len(body))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    if valid_blocks == 0:
+    if place == 0:
         # Also when the file was there: whoever made it may have died before syncing its entry.
         for folder in (layout.folder, *list(layout.folder.parents)[:3]):
             fsync_folder(folder)
-
-
-def _open(path: Path, flags: int) -> int:
-    try:
-        return os.open(path, flags, 0o640)
-    except FileNotFoundError as error:
-        raise IndexDamaged(f"{path} is missing; run `ris verify`") from error
-
-
-def write_all(descriptor: int, body: memoryview | bytes, offset: int) -> None:
-    """Write a body at an offset, however many calls that takes."""
-    view = memoryview(body)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view = view[written:]
-        offset += written
 
 
 def _check_file(descriptor: int, layout: ShardLayout, kind: FileKind, blocks: int) -> None:
@@ -204,30 +153,12 @@ def _check_file(descriptor: int, layout: ShardLayout, kind: FileKind, blocks: in
         raise IndexDamaged(f"{path}: {have} bytes, Postgres says {need}; run `ris verify`")
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make a folder's entries durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def storage_errors(place: Path) -> Iterator[None]:
-    """Errors of the disk as :class:`StorageFull` or :class:`StorageFailed`, naming the place."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(f"{place}: disk full, nothing recorded; free space") from error
-        raise StorageFailed(f"{place}: {error.strerror or error}; check the disk") from error
-
-
 def check_headers(layout: ShardLayout) -> None:
-    """Raise :class:`IndexDamaged` unless both files are there and have their header."""
+    """Raise :class:`IndexDamaged` unless all files are there and have their header."""
     for kind in KINDS:
         read_stored(layout, kind, np.empty(0, dtype=np.int64))
+    if layout.sealed:
+        open_runs(layout)
 
 
 def read_blocks(
@@ -279,8 +210,9 @@ def damaged_blocks(layout: ShardLayout, sums_n2: IntArray, step: int = 64) -> di
 
 def _damaged(layout: ShardLayout, kind: FileKind, blocks: Sequence[int]) -> IndexDamaged:
     shown = ", ".join(map(str, blocks[:5])) + (", ..." if len(blocks) > 5 else "")
+    path = layout.path_of(kind, blocks[0])
     return IndexDamaged(
-        f"{layout.path(kind)}: {len(blocks)} blocks are damaged or missing ({shown}); run"
+        f"{path}: {len(blocks)} blocks are damaged or missing ({shown}); run"
         " `ris verify`, then `ris repair`",
         folder=str(layout.folder),
         blocks=blocks,
@@ -292,14 +224,39 @@ def read_stored(
 ) -> tuple[np.ndarray, BoolArray]:
     """Stored blocks (n, *block_shape), and which of them were there to read: bool (n,).
 
-    Raises :class:`IndexDamaged`, for all of them, without the file or its header; with ``header``
-    False those are not asked for, and nothing is there to read in a file that is not.
+    Sealed ones are made up from their rows. Raises :class:`IndexDamaged`, for all of them, without
+    the file or its header; with ``header`` False those are not asked for, and nothing is there to
+    read in a file that is not.
     """
+    sealed = layout.sealed if kind == "patch" else 0
+    late = at >= sealed
+    if late.all():
+        return _read_file(layout, kind, at - sealed, header)
+    if late.any():
+        stored = np.zeros((at.size, *layout.block_shape(kind)), dtype=layout.codec.dtype)
+        sound = np.zeros(at.size, dtype=np.bool_)
+        stored[late], sound[late] = _read_file(layout, kind, at[late] - sealed, header)
+        stored[~late], sound[~late] = read_stored(layout, kind, at[~late], header=header)
+        return stored, sound
+    with storage_errors(layout.path_of(kind, 0)):
+        try:
+            return read_made_up(layout, at)
+        except IndexDamaged as error:
+            if header:
+                raise _unreadable(layout, at, str(error)) from error
+    lost = np.zeros((at.size, *layout.block_shape(kind)), dtype=layout.codec.dtype)
+    return lost, np.zeros(at.size, dtype=np.bool_)
+
+
+def _read_file(
+    layout: ShardLayout, kind: FileKind, at: IntArray, header: bool
+) -> tuple[np.ndarray, BoolArray]:
+    """Blocks at places of the file that is appended to."""
     stored = np.zeros((at.size, *layout.block_shape(kind)), dtype=layout.codec.dtype)
     sound = np.zeros(at.size, dtype=np.bool_)
     with storage_errors(layout.path(kind)):
         try:
-            descriptor = _open(layout.path(kind), os.O_RDONLY)
+            descriptor = open_file(layout.path(kind), os.O_RDONLY)
         except IndexDamaged as error:
             if not header:
                 return stored, sound

@@ -19,7 +19,11 @@ from worker.core.f_map import FMapRuns
 from worker.core.types import FloatArray, IntArray
 from worker.errors import StorageFull
 from worker.index.codec import codec_named
-from worker.index.shard import FileKind, ShardLayout, read_blocks
+from worker.index.layout import FileKind, ShardLayout
+from worker.index.runs_file import let_go_of_runs
+from worker.index.shard import read_blocks
+
+_Contents = tuple[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class PinnedShard:
     coded: int = 0
 
     @property
-    def contents(self) -> tuple[str, tuple[int, ...]]:
+    def contents(self) -> _Contents:
         """What a cache may be kept by: equal for pins of the same files with the same frames lost,
         whose blocks are then the same as far as both go."""
         return str(self.layout.folder), self.lost
@@ -64,7 +68,7 @@ class IndexStore:
     """Vector files under ``root``. Building one does no I/O; safe to share between threads."""
 
     root: Path
-    _globals: dict[str, tuple[tuple[int, ...], FloatArray]] = field(default_factory=dict)
+    _globals: dict[str, tuple[_Contents, FloatArray]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def layout(
@@ -74,8 +78,9 @@ class IndexStore:
         revision: int,
         spec: BackboneSpec,
         codec_name: str,
+        sealed: int = 0,
     ) -> ShardLayout:
-        """The layout of one shard's files. A repaired shard's files are of a higher revision."""
+        """The layout of one shard's files. What is written anew is of a higher revision."""
         return ShardLayout(
             folder=self.generation_folder(generation_id) / _folder_name(shard_id, revision),
             spec_hash=spec.spec_hash,
@@ -83,11 +88,15 @@ class IndexStore:
             global_dim=spec.global_dim,
             patch_dim=spec.patch_dim,
             cells=spec.grid.cells,
+            sealed=sealed,
         )
 
-    def at_revision(self, layout: ShardLayout, shard_id: int, revision: int) -> ShardLayout:
+    def at_revision(
+        self, layout: ShardLayout, shard_id: int, revision: int, sealed: int = 0
+    ) -> ShardLayout:
         """The same shard's layout at another revision."""
-        return replace(layout, folder=layout.folder.parent / _folder_name(shard_id, revision))
+        folder = layout.folder.parent / _folder_name(shard_id, revision)
+        return replace(layout, folder=folder, sealed=sealed)
 
     def folders_of(self, generation_folder: Path, shard_id: int) -> list[Path]:
         """Every folder a shard has, of whatever revision."""
@@ -108,20 +117,21 @@ class IndexStore:
         """Forget what was read; files are not touched."""
         with self._lock:
             self._globals.clear()
+        let_go_of_runs()
 
     def global_descriptors(self, shard: PinnedShard) -> FloatArray:
         """float32 (blocks, global_dim); only rows that are new since the last call are read."""
-        folder, lost = shard.contents
+        contents, name = shard.contents, f"{shard.layout.folder.parent}/{shard.shard_id}"
         with self._lock:
-            held = self._globals.get(folder)
-        # One per folder: when damage is found, what was read with its blocks makes way.
-        known = held[1] if held is not None and held[0] == lost else None
+            held = self._globals.get(name)
+        # One per shard: what was read of an earlier revision, or with damaged blocks, makes way.
+        known = held[1] if held is not None and held[0] == contents else None
         have = 0 if known is None else known.shape[0]
         if known is None or have < shard.blocks:
             fresh = shard.read("global", np.arange(have, shard.blocks))
             known = fresh if known is None else np.concatenate([known, fresh])
             with self._lock:
-                self._globals[folder] = (lost, known)
+                self._globals[name] = (contents, known)
         return known[: shard.blocks]
 
     def require_free(self, min_free_bytes: int) -> None:

@@ -1,0 +1,106 @@
+"""Where the files of a shard lie, what their blocks look like, and how bytes become durable."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from worker.errors import IndexDamaged, StorageFailed, StorageFull
+from worker.index.codec import Codec
+
+FORMAT_VERSION = 1
+HEADER_BYTES = 4096
+_MAGIC = b"RISVEC\n"
+
+FileKind = Literal["global", "patch"]
+KINDS: tuple[FileKind, ...] = ("global", "patch")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardLayout:
+    """Where a shard's files are and what a block of each looks like."""
+
+    folder: Path
+    spec_hash: str
+    codec: Codec
+    global_dim: int
+    patch_dim: int
+    cells: int
+    sealed: int = 0
+    """Leading frames whose patches are in ``patch.runs``."""
+
+    def path(self, kind: FileKind) -> Path:
+        """The file of one kind that is appended to."""
+        return self.folder / f"{kind}.vec"
+
+    def path_of(self, kind: FileKind, block: int) -> Path:
+        """The file that holds a block."""
+        sealed = kind == "patch" and block < self.sealed
+        return self.folder / "patch.runs" if sealed else self.path(kind)
+
+    def block_shape(self, kind: FileKind) -> tuple[int, ...]:
+        """Shape of one block in numbers."""
+        return (self.global_dim,) if kind == "global" else (self.cells, self.patch_dim)
+
+    def block_bytes(self, kind: FileKind) -> int:
+        """Bytes of one block."""
+        return int(np.prod(self.block_shape(kind))) * self.codec.item_bytes
+
+    def header(self, kind: FileKind) -> bytes:
+        """The header page: magic, JSON, CRC-32 of both, zero-padded."""
+        fields = {
+            "version": FORMAT_VERSION,
+            "kind": kind,
+            "spec_hash": self.spec_hash,
+            "codec": self.codec.name,
+            "block_shape": list(self.block_shape(kind)),
+        }
+        body = _MAGIC + json.dumps(fields, sort_keys=True).encode() + b"\n"
+        body += f"{zlib.crc32(body):08x}\n".encode()
+        return body.ljust(HEADER_BYTES, b"\0")
+
+
+def open_file(path: Path, flags: int) -> int:
+    """A descriptor. Raises :class:`IndexDamaged` when the file is missing."""
+    try:
+        return os.open(path, flags, 0o640)
+    except FileNotFoundError as error:
+        raise IndexDamaged(f"{path} is missing; run `ris verify`") from error
+
+
+def write_all(descriptor: int, body: memoryview | bytes, offset: int) -> None:
+    """Write a body at an offset, however many calls that takes."""
+    view = memoryview(body)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view = view[written:]
+        offset += written
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a folder's entries durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def storage_errors(place: Path) -> Iterator[None]:
+    """Errors of the disk as :class:`StorageFull` or :class:`StorageFailed`, naming the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(f"{place}: disk full, nothing recorded; free space") from error
+        raise StorageFailed(f"{place}: {error.strerror or error}; check the disk") from error

@@ -1,0 +1,197 @@
+"""Sealing: a shard that nothing is added to any more is written anew, in cell runs.
+
+What a fixed camera goes on showing is stored once (:mod:`worker.core.cell_runs`). The new files are
+written beside, read back, and then switched to; a search that has the old ones pinned looks again.
+Frames that come late are appended behind, and sealed with the next time.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from dataclasses import dataclass
+
+import numpy as np
+import structlog
+
+from models.index import IndexGeneration, Shard
+from models.repositories import index as index_record
+from models.repositories import jobs as job_record
+from models.repositories import sealing as sealing_record
+from models.repositories.jobs import ClaimedJob
+from models.session import Session
+from worker.backbones.registry import seal_distance
+from worker.context import Context
+from worker.core.types import IntArray
+from worker.errors import IndexDamaged
+from worker.index.layout import ShardLayout
+from worker.index.revision import RevisionWriter, stored_blocks
+from worker.index.runs_file import RunsWriter
+from worker.index.shard import checksums, hold_shard, read_stored
+from worker.index.store import PinnedShard
+from worker.jobs import Lease, Outcome
+from worker.leftovers import remove_former_files
+from worker.messages import INGEST_QUEUE
+from worker.pinning import FMapCache, pin_shard
+
+log = structlog.get_logger()
+
+MIN_FRAMES = 16
+"""A shard of fewer frames takes as much room either way."""
+BLOCKS_AT_ONCE = 64
+_ROUNDING = 1e-4
+"""What a cosine of stored numbers may be off by, computed twice."""
+
+
+def submit_due(context: Context, after_s: float | None = None) -> uuid.UUID | None:
+    """Order the sealing of shards unchanged for ``after_s`` (None: ``RIS_SEAL_AFTER_S``); None
+    when there are none, or it is under way."""
+    wait_s = context.settings.seal_after_s if after_s is None else after_s
+    with context.db.transaction() as session:
+        if not sealing_record.due_shards(session, wait_s, MIN_FRAMES):
+            return None
+        if sealing_record.is_open(session):
+            return None
+        job_id = job_record.submit(session, "seal", INGEST_QUEUE, {"after_s": wait_s})
+    context.ring(job_id, "seal")
+    return job_id
+
+
+def run_seal(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
+    """Seal every shard that is due, those first that have been waiting longest."""
+    remove_former_files(context)
+    with context.db.transaction() as session:
+        due = sealing_record.due_shards(session, float(job.payload["after_s"]), MIN_FRAMES)
+        generations = {
+            generation.id: generation for generation in index_record.list_generations(session)
+        }
+    frames = 0
+    for shard in due:
+        try:
+            frames += _seal_shard(context, lease, generations[shard.generation_id], shard.id)
+        except IndexDamaged as error:  # what is damaged waits for a repair
+            log.warning("shard_not_sealed", shard_id=shard.id, detail=str(error))
+            with context.db.transaction() as session:
+                sealing_record.put_off(session, shard.id)
+        if lease.slice_over():
+            return "yield"
+    with context.db.transaction() as session:
+        lease.finish(session, {"frames": frames})
+    return "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class _Sealed:
+    """A shard's next revision, written. ``crc32s``: of its sealed blocks as they are made up."""
+
+    writer: RevisionWriter
+    crc32s: IntArray
+    rows: int
+
+
+def _seal_shard(context: Context, lease: Lease, generation: IndexGeneration, shard_id: int) -> int:
+    """Seal one shard; the frames sealed, 0 when it was erased or written anew meanwhile."""
+    with context.db.snapshot() as session:
+        shard = index_record.find_shard(session, shard_id)
+        if shard is None:
+            return 0
+        pinned = pin_shard(session, context.index, FMapCache(), generation, shard)
+    context.index.require_free(context.settings.min_free_bytes)
+    new = context.index.at_revision(pinned.layout, shard_id, shard.revision + 1, pinned.blocks)
+    switched = False
+    with hold_shard(new):
+        if not _is_current(context, shard):
+            return 0
+        try:
+            sealed = _write(pinned, new, seal_distance(generation.backbone), shard.merged_count)
+            switched = _switch(context, lease, generation, pinned, sealed)
+        finally:
+            if not switched:  # still held: nobody else writes this revision
+                shutil.rmtree(new.folder, ignore_errors=True)
+    if not switched:
+        return 0
+    shutil.rmtree(pinned.layout.folder, ignore_errors=True)
+    log.info("shard_sealed", shard_id=shard_id, frames=pinned.blocks, rows=sealed.rows)
+    return pinned.blocks
+
+
+def _is_current(context: Context, shard: Shard) -> bool:
+    """Whether the shard's files are those that were pinned: then the next revision is free."""
+    with context.db.transaction() as session:
+        now = index_record.find_shard(session, shard.id)
+    return now is not None and now.revision == shard.revision
+
+
+def _write(pinned: PinnedShard, new: ShardLayout, distance: float, merged: int) -> _Sealed:
+    """The sealed files of all pinned blocks, read back. Raises :class:`IndexDamaged` when a block
+    is not sound: it can still be made anew from its picture, and a row would hide that."""
+    writer, runs_writer = RevisionWriter(new), RunsWriter(new, distance)
+    for at in _steps(pinned.blocks):
+        stored_global, stored_patches = _sound_blocks(pinned, at)
+        writer.put("global", int(at[0]), stored_global)
+        runs_writer.add(stored_patches, at < merged)
+    writer.put("patch", 0, np.empty((0, *new.block_shape("patch")), dtype=new.codec.dtype))
+    runs = runs_writer.finish()
+    crc32s = [_crc32s_as_made_up(pinned, new, at, distance) for at in _steps(pinned.blocks)]
+    return _Sealed(writer, np.concatenate(crc32s), runs.rows)
+
+
+def _steps(count: int) -> list[IntArray]:
+    return [
+        np.arange(start, min(start + BLOCKS_AT_ONCE, count))
+        for start in range(0, count, BLOCKS_AT_ONCE)
+    ]
+
+
+def _sound_blocks(pinned: PinnedShard, at: IntArray) -> tuple[np.ndarray, np.ndarray]:
+    stored_global, stored_patches, sound = stored_blocks(pinned.layout, at, pinned.sums_n2[at])
+    if not sound.all():
+        raise IndexDamaged(
+            f"{pinned.layout.folder}: block {at[~sound][0]} is damaged; run `ris repair`"
+        )
+    return stored_global, stored_patches
+
+
+def _crc32s_as_made_up(
+    pinned: PinnedShard, new: ShardLayout, at: IntArray, distance: float
+) -> IntArray:
+    """Checksums of sealed blocks as they are read, each cell within the angle of what it was."""
+    stored_global, stored_patches = _sound_blocks(pinned, at)
+    made_global, sound_global = read_stored(new, "global", at)
+    made_patches, sound = read_stored(new, "patch", at)
+    decode = new.codec.decode
+    cosine_nc = np.einsum("ncd,ncd->nc", decode(stored_patches), decode(made_patches))
+    near = bool((cosine_nc >= 1 - distance - _ROUNDING).all())
+    same = np.array_equal(stored_global, made_global)
+    if not (near and same and sound.all() and sound_global.all()):
+        raise IndexDamaged(f"{new.folder} was not written well; check the disk")
+    crc32s: IntArray = checksums(made_global, made_patches)[:, 1]
+    return crc32s
+
+
+def _switch(
+    context: Context, lease: Lease, generation: IndexGeneration, old: PinnedShard, sealed: _Sealed
+) -> bool:
+    """Under the shard's row lock: add what was appended meanwhile, and make it the shard's; False
+    when the shard was erased or written anew."""
+    with context.db.transaction() as session:
+        lease.record_progress(session, {"shard": old.shard_id, "rows": sealed.rows})
+        shard = index_record.find_shard(session, old.shard_id, lock=True)
+        if shard is None:
+            return False
+        now = pin_shard(session, context.index, FMapCache(), generation, shard)
+        if now.layout.folder != old.layout.folder:
+            return False
+        for at in _steps(now.blocks):
+            late = at[at >= old.blocks]
+            if late.size:
+                stored_global, stored_patches = _sound_blocks(now, late)
+                sealed.writer.write(int(late[0]), stored_global, stored_patches)
+        sealed.writer.sync()
+        _record(session, shard, old, sealed)
+    return True
+
+
+def _record(session: Session, shard: Shard, old: PinnedShard, sealed: _Sealed) -> None:
+    rows = old.f_map.start_row.tolist()
+    sealing_record.record_seal(session, shard, sealed.crc32s.tolist(), rows, coded=0)
