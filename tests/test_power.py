@@ -1,5 +1,5 @@
-"""Power cuts at any write, under ingest, erasure, reindex, repair, codes and seals: nothing committed is
-lost, nothing erased comes back, and what Postgres says is what the files hold."""
+"""Power cuts at any write, under ingest, erasure, reindex, repair, codes and seals: nothing
+committed is lost, nothing erased comes back, and what Postgres says is what the files hold."""
 
 from __future__ import annotations
 

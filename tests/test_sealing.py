@@ -12,15 +12,17 @@ import pytest
 from models.repositories import index as index_record
 from tests.parts import ingested, job, loaded, queued_jobs, run_jobs, sql, with_settings
 from tests.searching import asked, flip, fresh, lost, scores
-from worker import sealing
+from worker import compacting, sealing
+from worker.compacting import learn_basis
 from worker.context import Context
+from worker.core.search_params import SearchParams
 from worker.erasure import camera_span, submit_erasure
 from worker.index.layout import HEADER_BYTES
-from worker.index.runs_file import RunsWriter
+from worker.index.runs_file import RunsWriter, open_runs
 from worker.index.shard import damaged_blocks
 from worker.index.store import PinnedShard
 from worker.leftovers import remove_former_files
-from worker.pinning import FMapCache, pin_shard
+from worker.pinning import FMapCache, pin_shard, pin_shards
 from worker.repair import repair_index
 from worker.verify import verify_index
 
@@ -225,3 +227,101 @@ def test_a_file_that_does_not_read_back_is_not_switched_to(
     run_jobs(indexed)
     assert counts(indexed) == (0, 10, 0, 0)
     assert verify_index(fresh(indexed)).problems == ()
+
+
+@pytest.fixture
+def coded(indexed: Context, monkeypatch: pytest.MonkeyPatch) -> Context:
+    """The same, with compact codes."""
+    monkeypatch.setattr(compacting, "MIN_FRAMES", 8)
+    monkeypatch.setattr(compacting, "MIN_LAG", 1)
+    compact(indexed)
+    return indexed
+
+
+def compact(context: Context) -> None:
+    assert compacting.submit_due(context)
+    run_jobs(context)
+    assert sql(context, "select count(*) from shards where coded_count < frame_count") == [(0,)]
+
+
+def codes(context: Context) -> np.ndarray:
+    """Codes of the first shard's frames as a fresh process's searches get them."""
+    reader = fresh(context)
+    with reader.db.snapshot() as session:
+        live = index_record.live_generation(session)
+        assert live is not None
+        learn_basis(reader, session, live)
+        shards = pin_shards(session, reader.index, FMapCache(), live, SearchParams(), reader.damage)
+    shard = shards[0]
+    basis = reader.compact.basis(shards)
+    found = list(reader.compact.chunks(shard, basis, 4))
+    assert [start for start, _ in found] == sorted(start for start, _ in found)
+    cells = shard.layout.cells
+    made = np.concatenate([chunk[:, :cells] for _, chunk in found])
+    assert not reader.compact._codes or not reader.compact._mapped
+    np.testing.assert_array_equal(made, basis.encode(shard.read("patch", np.arange(shard.blocks))))
+    return made
+
+
+def test_a_seal_brings_its_codes_along(coded: Context, footage: dict[str, Path]) -> None:
+    before = codes(coded)
+    sealed(coded)
+    assert sql(coded, "select count(*) from shards where coded_count < frame_count") == [(0,)]
+    folder = coded.index.root / "g1" / "s1.1"
+    assert (folder / "codes.runs").exists() and not (folder / "codes.vec").exists()
+    assert codes(coded).shape == before.shape
+    assert len(asked(fresh(coded), top_n=4, tau=None).hits) > 0
+    ingested(coded, footage["car"], "call", 0.4, start_utc=START + timedelta(minutes=5))
+    compact(coded)
+    assert (folder / "codes.vec").exists()
+    assert len(codes(coded)) == 20
+    assert verify_index(fresh(coded)).problems == ()
+    sealed(coded)
+    assert len(codes(coded)) == 20
+
+
+def test_sealed_shards_are_coded_when_the_projection_comes_later(
+    indexed: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealed(indexed)
+    monkeypatch.setattr(compacting, "MIN_FRAMES", 8)
+    monkeypatch.setattr(compacting, "MIN_LAG", 1)
+    compact(indexed)
+    assert (indexed.index.root / "g1" / "s1.1" / "codes.runs").exists()
+    assert len(codes(indexed)) == 10
+
+
+@pytest.mark.parametrize("where", ["header", "codes", "spans", "cut", "gone"])
+def test_damaged_codes_of_rows_are_passed_over_and_made_again(coded: Context, where: str) -> None:
+    sealed(coded)
+    whole = scores(asked(fresh(coded), top_n=4, tau=None))
+    path = coded.index.root / "g1" / "s1.1" / "codes.runs"
+    size = path.stat().st_size
+    if where == "gone":
+        path.unlink()
+    elif where == "cut":
+        with path.open("r+b") as file:
+            file.truncate(size - 9)
+    else:
+        flip(path, {"header": 20, "codes": HEADER_BYTES + 3, "spans": size - 9}[where])
+    assert any("codes.runs" in problem for problem in verify_index(fresh(coded)).problems)
+    assert scores(asked(fresh(coded), top_n=4, tau=None)) == pytest.approx(whole, abs=1e-5)
+    assert repair_index(fresh(coded)).problems == ()
+    compact(coded)
+    assert verify_index(fresh(coded)).problems == ()
+    assert counts(coded)[2] == 10, "the vectors were sound: they stay sealed"
+
+
+def test_frames_lost_from_a_sealed_shard_are_not_among_its_codes(coded: Context) -> None:
+    sealed(coded)
+    path = pinned(coded).layout.path_of("patch", 0)
+    rows = open_runs(pinned(coded).layout).rows_of(np.arange(10))
+    alone = [i for i in range(10) if set(rows[i]) - set(np.delete(rows, i, axis=0).ravel())]
+    row = min(set(rows[alone[0]]) - set(np.delete(rows, alone[0], axis=0).ravel()))
+    width = pinned(coded).layout.patch_dim
+    flip(path, HEADER_BYTES + int(row) * width, 6)
+    reader = fresh(coded)
+    answer = asked(reader, top_n=4, tau=None, more=(), less=())
+    assert lost(answer) <= 1
+    harmed = pinned(coded)
+    assert sorted(damaged_blocks(harmed.layout, harmed.sums_n2)) == [alone[0]]

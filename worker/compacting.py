@@ -6,12 +6,12 @@ worker that meets it, so nothing waits for this.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import structlog
 
-from models.index import CompactBasis as BasisRow
 from models.index import IndexGeneration, Shard
 from models.repositories import codes as codes_record
 from models.repositories import index as index_record
@@ -23,9 +23,13 @@ from worker.core.compact import Codes, CompactBasis, fit_basis
 from worker.core.search_params import SearchParams
 from worker.core.types import FloatArray
 from worker.errors import DescriptorInvalid, IndexDamaged
+from worker.generations import basis_of
 from worker.index.codes_file import map_codes, write_codes
-from worker.index.compact_cache import codes_layout
+from worker.index.compact_cache import codes_layout, run_codes_layout
+from worker.index.layout import ShardLayout
 from worker.index.revision import stored_blocks
+from worker.index.run_codes_file import map_run_codes, write_run_codes
+from worker.index.runs_file import open_runs, read_rows
 from worker.index.sample import even_sample
 from worker.index.shard import hold_shard
 from worker.index.store import PinnedShard
@@ -41,6 +45,7 @@ MIN_LAG = 256
 """Frames without codes that are worth a job; fewer are coded in memory."""
 BASIS_FRAMES = 256
 BLOCKS_AT_ONCE = 256
+ROWS_AT_ONCE = 65_536
 
 
 def submit_due(context: Context) -> bool:
@@ -136,12 +141,6 @@ def _sample(shards: list[PinnedShard]) -> FloatArray:
     return np.concatenate(found)
 
 
-def basis_of(row: BasisRow) -> CompactBasis:
-    """A recorded basis as a value."""
-    axes_dk = np.frombuffer(row.axes, dtype="<f4").astype(np.float32)
-    return CompactBasis(axes_dk.reshape(-1, row.code_dim), row.step)
-
-
 def _code_shard(run: _Run, shard_id: int) -> int:
     """Code one shard to its end, or until the slice is over; returns the frames coded."""
     done = 0
@@ -156,24 +155,48 @@ def _code_shard(run: _Run, shard_id: int) -> int:
             with run.context.db.transaction() as session:
                 codes_record.reset(session, shard_id)  # the file is lost: from the start
             continue
-        end = min(shard.coded_count + BLOCKS_AT_ONCE, shard.frame_count)
-        codes_nck = _encoded(pinned, shard.coded_count, end, run.basis)
+        first, sealed = shard.coded_count, shard.sealed_count
+        end = sealed if first < sealed else min(first + BLOCKS_AT_ONCE, shard.frame_count)
+        if first >= sealed:
+            codes_nck = _encoded(pinned, first, end, run.basis)
         # Held until the commit: a worker that was frozen here must not write over what came since.
         with hold_shard(pinned.layout):
             if not _is_current(run.context, shard):
                 continue
-            write_codes(codes_layout(pinned, run.basis), shard.coded_count, codes_nck)
+            if first < sealed:
+                code_rows(pinned.layout, run.basis)
+            else:
+                write_codes(codes_layout(pinned, run.basis), first - sealed, codes_nck)
             with run.context.db.transaction() as session:
                 run.lease.record_progress(session, {"shard": shard_id, "frames": done})
                 if codes_record.advance(session, shard, end):
-                    done += len(codes_nck)
+                    done += end - first
         if run.lease.slice_over():
             return done
 
 
+def code_rows(layout: ShardLayout, basis: CompactBasis) -> None:
+    """Write the codes of a sealed shard's rows. Raises :class:`IndexDamaged` for rows that cannot
+    be read or are NaN; whether they are what they were, is said where frames are made up."""
+    runs = open_runs(layout)
+
+    def codes() -> Iterator[Codes]:
+        for first in range(0, runs.rows, ROWS_AT_ONCE):
+            stored, sound = read_rows(layout, first, min(first + ROWS_AT_ONCE, runs.rows))
+            if not sound.all():
+                raise IndexDamaged(f"{layout.path_of('patch', 0)}: rows cannot be read")
+            yield basis.encode(layout.codec.decode(stored))
+
+    write_run_codes(run_codes_layout(layout, basis), runs, codes())
+
+
 def _has_codes(pinned: PinnedShard, basis: CompactBasis) -> bool:
+    sealed = pinned.layout.sealed
     try:
-        map_codes(codes_layout(pinned, basis), pinned.coded)
+        if sealed:
+            map_run_codes(run_codes_layout(pinned.layout, basis), check=False)
+        if pinned.coded > sealed:
+            map_codes(codes_layout(pinned, basis), pinned.coded - sealed)
     except IndexDamaged as error:
         log.warning("codes_lost", detail=str(error))
         return False

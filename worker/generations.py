@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from models.index import CompactBasis as BasisRow
 from models.index import IndexGeneration
 from models.repositories import index as index_record
 from worker.backbones.base import Backbone
 from worker.context import Context
+from worker.core.compact import CompactBasis
 from worker.errors import BackboneMismatch, NotFound
 
 
@@ -50,3 +54,9 @@ def backbone_of(context: Context, generation: IndexGeneration) -> Backbone:
             f" restore those weights, or run `ris reindex --backbone {generation.backbone}`"
         )
     return backbone
+
+
+def basis_of(row: BasisRow) -> CompactBasis:
+    """A recorded basis as a value."""
+    axes_dk = np.frombuffer(row.axes, dtype="<f4").astype(np.float32)
+    return CompactBasis(axes_dk.reshape(-1, row.code_dim), row.step)

@@ -15,17 +15,21 @@ import numpy as np
 import structlog
 
 from models.index import IndexGeneration, Shard
+from models.repositories import codes as codes_record
 from models.repositories import index as index_record
 from models.repositories import jobs as job_record
 from models.repositories import sealing as sealing_record
 from models.repositories.jobs import ClaimedJob
 from models.session import Session
 from worker.backbones.registry import seal_distance
+from worker.compacting import code_rows
 from worker.context import Context
 from worker.core.types import IntArray
 from worker.errors import IndexDamaged
+from worker.generations import basis_of
 from worker.index.layout import ShardLayout
 from worker.index.revision import RevisionWriter, stored_blocks
+from worker.index.run_codes_file import MAX_FRAMES
 from worker.index.runs_file import RunsWriter
 from worker.index.shard import checksums, hold_shard, read_stored
 from worker.index.store import PinnedShard
@@ -48,7 +52,7 @@ def submit_due(context: Context, after_s: float | None = None) -> uuid.UUID | No
     when there are none, or it is under way."""
     wait_s = context.settings.seal_after_s if after_s is None else after_s
     with context.db.transaction() as session:
-        if not sealing_record.due_shards(session, wait_s, MIN_FRAMES):
+        if not sealing_record.due_shards(session, wait_s, MIN_FRAMES, MAX_FRAMES):
             return None
         if sealing_record.is_open(session):
             return None
@@ -61,7 +65,9 @@ def run_seal(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
     """Seal every shard that is due, those first that have been waiting longest."""
     remove_former_files(context)
     with context.db.transaction() as session:
-        due = sealing_record.due_shards(session, float(job.payload["after_s"]), MIN_FRAMES)
+        due = sealing_record.due_shards(
+            session, float(job.payload["after_s"]), MIN_FRAMES, MAX_FRAMES
+        )
         generations = {
             generation.id: generation for generation in index_record.list_generations(session)
         }
@@ -87,6 +93,7 @@ class _Sealed:
     writer: RevisionWriter
     crc32s: IntArray
     rows: int
+    coded: int
 
 
 def _seal_shard(context: Context, lease: Lease, generation: IndexGeneration, shard_id: int) -> int:
@@ -103,7 +110,7 @@ def _seal_shard(context: Context, lease: Lease, generation: IndexGeneration, sha
         if not _is_current(context, shard):
             return 0
         try:
-            sealed = _write(pinned, new, seal_distance(generation.backbone), shard.merged_count)
+            sealed = _write(context, generation, pinned, new, shard.merged_count)
             switched = _switch(context, lease, generation, pinned, sealed)
         finally:
             if not switched:  # still held: nobody else writes this revision
@@ -122,9 +129,16 @@ def _is_current(context: Context, shard: Shard) -> bool:
     return now is not None and now.revision == shard.revision
 
 
-def _write(pinned: PinnedShard, new: ShardLayout, distance: float, merged: int) -> _Sealed:
+def _write(
+    context: Context,
+    generation: IndexGeneration,
+    pinned: PinnedShard,
+    new: ShardLayout,
+    merged: int,
+) -> _Sealed:
     """The sealed files of all pinned blocks, read back. Raises :class:`IndexDamaged` when a block
     is not sound: it can still be made anew from its picture, and a row would hide that."""
+    distance = seal_distance(generation.backbone)
     writer, runs_writer = RevisionWriter(new), RunsWriter(new, distance)
     for at in _steps(pinned.blocks):
         stored_global, stored_patches = _sound_blocks(pinned, at)
@@ -133,7 +147,12 @@ def _write(pinned: PinnedShard, new: ShardLayout, distance: float, merged: int) 
     writer.put("patch", 0, np.empty((0, *new.block_shape("patch")), dtype=new.codec.dtype))
     runs = runs_writer.finish()
     crc32s = [_crc32s_as_made_up(pinned, new, at, distance) for at in _steps(pinned.blocks)]
-    return _Sealed(writer, np.concatenate(crc32s), runs.rows)
+    with context.db.transaction() as session:
+        basis = codes_record.find_basis(session, generation.id)
+    if basis is not None:  # with the vectors: no search has to do without them meanwhile
+        code_rows(new, basis_of(basis))
+    coded = 0 if basis is None else pinned.blocks
+    return _Sealed(writer, np.concatenate(crc32s), runs.rows, coded)
 
 
 def _steps(count: int) -> list[IntArray]:
@@ -194,4 +213,4 @@ def _switch(
 
 def _record(session: Session, shard: Shard, old: PinnedShard, sealed: _Sealed) -> None:
     rows = old.f_map.start_row.tolist()
-    sealing_record.record_seal(session, shard, sealed.crc32s.tolist(), rows, coded=0)
+    sealing_record.record_seal(session, shard, sealed.crc32s.tolist(), rows, sealed.coded)

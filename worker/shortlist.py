@@ -18,8 +18,9 @@ from worker.errors import IndexDamaged
 from worker.fused import AGAINST_WEIGHT, TRAIL_WEIGHT, Coarse, Subject
 from worker.index.candidates import Candidates
 from worker.index.compact_cache import CompactCache
-from worker.index.store import IndexStore
-from worker.kernels.coarse import FRAMES_PER_CHUNK, best_similarities
+from worker.index.store import IndexStore, PinnedShard
+from worker.kernels.coarse import FRAMES_PER_CHUNK, best_similarities, thread_pool
+from worker.kernels.run_codes import best_similarities_of_runs
 from worker.scenes import Place
 
 
@@ -54,13 +55,14 @@ def shortlist(
     """
     shards = subject.scenes.shards
     basis = compact.basis(shards)
+    wanted = [position for position, kept in enumerate(inside) if kept.any()]
+    nothing = np.zeros(0, dtype=np.float32)
+    appearances = _coarse_appearances(subject, compact, basis, wanted)
     parts = [
         _Part(
             np.full(int(kept.sum()), position, dtype=np.int64),
             np.flatnonzero(kept).astype(np.int64),
-            _coarse_appearance(subject, compact, basis, position)[kept]
-            if kept.any()
-            else np.empty(0, dtype=np.float32),
+            appearances[position][kept] if position in appearances else nothing,
             (store.global_descriptors(shards[position]) @ global_d)[kept],
         )
         for position, kept in enumerate(inside)
@@ -115,24 +117,66 @@ def _with_origin(reached: dict[Place, float], origin: Place | None) -> dict[Plac
     return reached if origin is None else {**reached, origin: 1.0}
 
 
-def _coarse_appearance(
-    subject: Subject, compact: CompactCache, basis: CompactBasis, position: int
-) -> FloatArray:
-    """Appearance of every frame of one shard, float32 (blocks,)."""
-    shard = subject.scenes.shards[position]
-    background_cd = subject.background(shard.camera_id)
-    background_ck = None if background_cd is None else _unit(basis.project(background_cd))
-    wanted = coarse_query(subject, basis)
-    best_nq = best_similarities(
-        compact.chunks(shard, basis, FRAMES_PER_CHUNK),
-        shard.blocks,
-        basis.step,
-        wanted.query_qk,
-        background_ck,
-        compact.threads,
-        shard.layout.cells,
+def _coarse_appearances(
+    subject: Subject, compact: CompactCache, basis: CompactBasis, positions: Sequence[int]
+) -> dict[int, FloatArray]:
+    """Appearance of every frame of some shards, float32 (blocks,) by position of the shard."""
+    shards, wanted = subject.scenes.shards, coarse_query(subject, basis)
+    scan = _Scan(
+        compact,
+        basis,
+        wanted,
+        {
+            camera_id: None if known is None else _unit(basis.project(known))
+            for camera_id in {shards[position].camera_id for position in positions}
+            for known in [subject.background(camera_id)]
+        },
     )
-    return wanted.likeness(best_nq)
+    own = [shards[position] for position in positions]
+    if compact.threads == 1 or len(own) == 1:
+        sealed = [scan.sealed(shard) for shard in own]
+    else:  # a shard each: one of them is too little to share
+        sealed = list(thread_pool(compact.threads).map(scan.sealed, own))
+    return {
+        position: wanted.likeness(np.concatenate([best_nq, scan.late(shard, len(best_nq))]))
+        for position, shard, best_nq in zip(positions, own, sealed, strict=True)
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """One query over the codes of shards; backgrounds in the projected space, by camera."""
+
+    compact: CompactCache
+    basis: CompactBasis
+    wanted: CoarseQuery
+    background_ck: dict[int, FloatArray | None]
+
+    def sealed(self, shard: PinnedShard) -> FloatArray:
+        """Best similarities of the shard's first blocks, those that are sealed, (n, q)."""
+        first, run_codes = self.compact.sealed(shard, self.basis)
+        if run_codes is None:
+            return np.empty((0, len(self.wanted.query_qk)), dtype=np.float32)
+        best_fq = best_similarities_of_runs(
+            run_codes,
+            self.basis.step,
+            self.wanted.query_qk,
+            self.background_ck[shard.camera_id],
+        )
+        return best_fq[shard.stored_n[:first]]
+
+    def late(self, shard: PinnedShard, first: int) -> FloatArray:
+        """Best similarities of its blocks from ``first`` on, (n, q)."""
+        chunks = self.compact.chunks(shard, self.basis, FRAMES_PER_CHUNK, first)
+        return best_similarities(
+            ((start - first, codes) for start, codes in chunks),
+            shard.blocks - first,
+            self.basis.step,
+            self.wanted.query_qk,
+            self.background_ck[shard.camera_id],
+            self.compact.threads,
+            shard.layout.cells,
+        )
 
 
 def coarse_query(subject: Subject, basis: CompactBasis) -> CoarseQuery:

@@ -14,8 +14,11 @@ from models.repositories import index as index_record
 from models.repositories import videos as video_record
 from worker.context import Context
 from worker.errors import IndexDamaged, RisError
+from worker.generations import basis_of
 from worker.index.candidates import global_candidates
-from worker.index.codes_file import CodesLayout, damaged_codes, empty_codes, map_codes
+from worker.index.codes_file import damaged_codes, empty_codes, map_codes
+from worker.index.compact_cache import codes_layout, run_codes_layout
+from worker.index.run_codes_file import map_run_codes
 from worker.index.shard import check_headers, damaged_blocks
 from worker.index.store import PinnedShard
 from worker.pinning import FMapCache, pin_shard, spec_of
@@ -164,15 +167,20 @@ def codes_problems(
         basis = codes_record.find_basis(session, generation.id)
     if basis is None:
         return [f"generation {generation.id} has codes and no basis; run `ris repair`"]
-    layout = CodesLayout(pinned.layout.folder, basis.name, pinned.layout.cells, basis.code_dim)
+    value, sealed = basis_of(basis), pinned.layout.sealed
+    layout, late = codes_layout(pinned, value), pinned.coded - sealed
     try:
-        map_codes(layout, pinned.coded)
-        wrong = damaged_codes(layout, 0, pinned.coded)
+        if sealed:
+            map_run_codes(run_codes_layout(pinned.layout, value), check=True)
+        if late <= 0:
+            return []
+        map_codes(layout, late)
+        wrong = damaged_codes(layout, 0, late)
     except IndexDamaged as error:
         return [str(error)]
-    lacking = set(empty_codes(layout, pinned.coded)) - set(damaged)
+    lacking = {sealed + place for place in empty_codes(layout, late)} - set(damaged)
     return [
-        *(f"{layout.path}: codes of block {block} are damaged" for block in wrong),
+        *(f"{layout.path}: codes of block {sealed + place} are damaged" for place in wrong),
         *(f"{layout.path}: block {block} has no codes" for block in sorted(lacking)),
     ]
 

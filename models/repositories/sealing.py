@@ -14,7 +14,7 @@ from models.repositories.index import record_checksums
 _USED = ("live", "building")
 
 
-def due_shards(session: Session, after_s: float, min_frames: int) -> list[Shard]:
+def due_shards(session: Session, after_s: float, min_frames: int, max_frames: int) -> list[Shard]:
     """Shards with patches that are not sealed, unchanged for ``after_s``, oldest change first."""
     unchanged = Shard.changed_at <= func.now() - text(":after_s * interval '1 second'")
     return list(
@@ -24,7 +24,7 @@ def due_shards(session: Session, after_s: float, min_frames: int) -> list[Shard]
             .where(
                 IndexGeneration.state.in_(_USED),
                 Shard.sealed_count < Shard.frame_count,
-                Shard.frame_count >= min_frames,
+                Shard.frame_count.between(min_frames, max_frames),
                 unchanged,
             )
             .order_by(Shard.changed_at, Shard.id),

@@ -12,9 +12,12 @@ import numpy as np
 import structlog
 
 from worker.core.compact import CODE_DIM, Codes, CompactBasis, fit_basis
+from worker.core.run_codes import RunCodes
 from worker.errors import IndexDamaged
 from worker.index.codes_file import CodesLayout, MappedCodes, damaged_codes, map_codes
 from worker.index.damage import FORGET_AFTER_S
+from worker.index.layout import ShardLayout
+from worker.index.run_codes_file import RunCodesLayout, map_run_codes
 from worker.index.sample import even_sample, read_sample
 from worker.index.store import PinnedShard
 
@@ -24,6 +27,15 @@ BASIS_FRAMES = 64
 FRAMES_PER_READ = 64
 _Key = tuple[str, tuple[str, tuple[int, ...]]]
 """Name of the basis, and contents of the shard."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Mapped:
+    """A shard's code files: of its sealed frames, and of ``blocks`` less those that came later."""
+
+    sealed: RunCodes | None
+    late: MappedCodes | None
+    blocks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +53,7 @@ class CompactCache:
     max_mapped: int = 256
     _bases: dict[str, CompactBasis] = field(default_factory=dict)
     _codes: OrderedDict[_Key, tuple[int, Codes]] = field(default_factory=OrderedDict)
-    _mapped: OrderedDict[str, MappedCodes] = field(default_factory=OrderedDict)
+    _mapped: OrderedDict[str, _Mapped] = field(default_factory=OrderedDict)
     _checked: dict[str, int] = field(default_factory=dict)
     _broken: dict[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -90,59 +102,71 @@ class CompactCache:
         with self._lock:
             return self._bases.setdefault(generation, fitted)
 
+    def sealed(self, shard: PinnedShard, basis: CompactBasis) -> tuple[int, RunCodes | None]:
+        """Codes of a shard's sealed rows, and how many of its blocks, from the first, they are of:
+        0 and None where there are none."""
+        mapped, _ = self._files(shard, basis)
+        if mapped is None or mapped.sealed is None:
+            return 0, None
+        return int(np.searchsorted(shard.stored_n, mapped.sealed.frames)), mapped.sealed
+
     def chunks(
-        self, shard: PinnedShard, basis: CompactBasis, size: int
+        self, shard: PinnedShard, basis: CompactBasis, size: int, first: int = 0
     ) -> Iterator[tuple[int, Codes]]:
-        """A shard's codes in order: first block, and int8 (``size`` or fewer, cells, k), or one row
-        more per frame, which is no code."""
-        coded = self._coded(shard)
-        mapped = self._map(shard, basis, coded) if coded else None
-        if mapped is None:
-            coded = 0
-        else:
-            codes, whole = mapped.rows, coded == shard.stored_n[coded - 1] + 1
-            for start in range(0, coded, size):
-                end = min(start + size, coded)
-                at = slice(start, end) if whole else shard.stored_n[start:end]
-                yield start, codes[at]
-        if coded < shard.blocks:
+        """A shard's codes from block ``first`` on: first block of each chunk, and int8 (``size`` or
+        fewer, cells, k), or one row more per frame, which is no code."""
+        mapped, coded = self._files(shard, basis)
+        if mapped is not None:
+            stored_n, sealed = shard.stored_n[:coded], shard.layout.sealed
+            whole = coded == stored_n[-1] + 1
+            for start, end in _spans(first, int(np.searchsorted(stored_n, sealed)), size):
+                at = stored_n[start:end]
+                assert mapped.sealed is not None
+                yield start, mapped.sealed.expand(int(at[0]), int(at[-1]) + 1)[at - at[0]]
+            for start, end in _spans(
+                max(first, int(np.searchsorted(stored_n, sealed))), coded, size
+            ):
+                assert mapped.late is not None
+                near = slice(start - sealed, end - sealed)
+                yield start, mapped.late.rows[near if whole else stored_n[start:end] - sealed]
+        if max(first, coded) < shard.blocks:
             rest = self._made(shard, basis, coded)
-            for start in range(coded, shard.blocks, size):
-                yield start, rest[start - coded : start - coded + size]
+            for start, end in _spans(max(first, coded), shard.blocks, size):
+                yield start, rest[start - coded : end - coded]
 
     def _coded(self, shard: PinnedShard) -> int:
-        """How many of the shard's frames, from the first, have their codes in its file."""
+        """How many of the shard's frames, from the first, have their codes in its files."""
         with self._lock:
             found_s = self._broken.get(str(shard.layout.folder), -FORGET_AFTER_S)
-        if shard.coded == 0 or time.monotonic() - found_s < FORGET_AFTER_S:
+        if shard.coded < max(1, shard.layout.sealed) or time.monotonic() - found_s < FORGET_AFTER_S:
             return 0
         return int(np.searchsorted(shard.stored_n, shard.coded))
 
-    def _map(self, shard: PinnedShard, basis: CompactBasis, coded: int) -> MappedCodes | None:
-        """The shard's file, checked as far as it is used; None when it is damaged."""
-        key, need = str(shard.layout.folder), int(shard.stored_n[coded - 1]) + 1
+    def _files(self, shard: PinnedShard, basis: CompactBasis) -> tuple[_Mapped | None, int]:
+        """The shard's files, checked as far as they are used, and how many of its blocks, from the
+        first, they are of: None and 0 when they are not there, or damaged."""
+        coded = self._coded(shard)
+        if not coded:
+            return None, 0
+        key = str(shard.layout.folder)
         with self._lock:
             known, checked = self._mapped.get(key), self._checked.get(key, 0)
-            if known is not None and known.blocks.shape[0] >= need:
+            if known is not None and known.blocks >= int(shard.stored_n[coded - 1]) + 1:
                 self._mapped.move_to_end(key)
-                return known
-        layout = codes_layout(shard, basis)
+                return known, coded
         try:
-            mapped = map_codes(layout, shard.coded)
-            wrong = damaged_codes(layout, checked, shard.coded)
-            if wrong:
-                raise IndexDamaged(f"{layout.path}: codes of blocks {wrong[:5]} are damaged")
+            mapped = _mapped(shard, basis, checked)
         except IndexDamaged as error:
             log.error("codes_damaged", detail=str(error))
             with self._lock:
                 self._broken[key] = time.monotonic()
-            return None
+            return None, 0
         with self._lock:
             self._mapped[key], self._checked[key] = mapped, shard.coded
             self._mapped.move_to_end(key)
             while len(self._mapped) > self.max_mapped:
                 self._mapped.popitem(last=False)
-        return mapped
+        return mapped, coded
 
     def _made(self, shard: PinnedShard, basis: CompactBasis, first: int) -> Codes:
         """int8 (blocks - first, cells, k); only blocks that are new since are read."""
@@ -173,6 +197,30 @@ class CompactCache:
         return known[: shard.blocks - first]
 
 
+def _mapped(shard: PinnedShard, basis: CompactBasis, checked: int) -> _Mapped:
+    """Map both files; blocks from ``checked`` on are checked. Raises :class:`IndexDamaged`."""
+    sealed, late = shard.layout.sealed, None
+    run_codes = None
+    if sealed:
+        run_codes = map_run_codes(run_codes_layout(shard.layout, basis), check=checked < sealed)
+    if shard.coded > sealed:
+        layout = codes_layout(shard, basis)
+        late = map_codes(layout, shard.coded - sealed)
+        wrong = damaged_codes(layout, max(0, checked - sealed), shard.coded - sealed)
+        if wrong:
+            raise IndexDamaged(f"{layout.path}: codes at {wrong[:5]} are damaged")
+    return _Mapped(run_codes, late, shard.coded)
+
+
+def _spans(first: int, end: int, size: int) -> Iterator[tuple[int, int]]:
+    return ((start, min(start + size, end)) for start in range(first, end, size))
+
+
+def run_codes_layout(layout: ShardLayout, basis: CompactBasis) -> RunCodesLayout:
+    """The file of the codes of a sealed shard's rows in a basis."""
+    return RunCodesLayout(layout.folder, basis.name, layout.sealed, layout.cells, basis.code_dim)
+
+
 def codes_layout(shard: PinnedShard, basis: CompactBasis) -> CodesLayout:
-    """The file of a shard's codes in a basis."""
+    """The file of a shard's codes in a basis, of the blocks that are not sealed."""
     return CodesLayout(shard.layout.folder, basis.name, shard.layout.cells, basis.code_dim)

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worker.core.background import FULL_NOVELTY, TARGET_FLOOR
 from worker.core.compact import Codes
@@ -42,16 +43,9 @@ def best_similarities(
     Chunks are int8 (n, at least ``cells``, k): rows behind the cells are not looked at. Query rows
     are rounded to 8 bits too, each with its own scale; a cosine stays within 0.01.
     """
-    import torch  # here: commands that never search need not load it
-
-    q = len(query_qk)
-    peak_q = np.maximum(np.abs(query_qk).max(axis=1), 1e-9)
-    width = -(-q // _QUERY_STEP) * _QUERY_STEP
-    query_int8 = np.zeros((width, query_qk.shape[1]), dtype=np.int8)
-    query_int8[:q] = np.rint(query_qk * (127 / peak_q)[:, None])
-    query_kq = torch.from_numpy(query_int8).T
-    scale_q = (peak_q / 127 * step).astype(np.float32)
-    best_nq = np.empty((frames, q), dtype=np.float32)
+    query_kw, scale_q = rounded_query(query_qk, step)
+    width = int(query_kw.shape[1])
+    best_nq = np.empty((frames, len(query_qk)), dtype=np.float32)
     known = background_ck is not None
     background = np.ascontiguousarray(background_ck if known else np.empty((0, 0), np.float32))
     own = threading.local()
@@ -63,9 +57,9 @@ def best_similarities(
             n, rows, k = codes.shape
             if getattr(own, "rows", 0) != n * rows:  # memory that is kept is in the cache
                 own.rows = n * rows
-                own.product = torch.empty((n * rows, width), dtype=torch.int32)
-            torch._int_mm(torch.from_numpy(codes.reshape(-1, k)), query_kq, out=own.product)
-            product: Any = own.product.numpy().reshape(n, rows, width)
+                own.product = np.empty((n * rows, width), dtype=np.int32)
+            multiply(codes.reshape(-1, k), query_kw, own.product)
+            product = own.product.reshape(n, rows, width)
             best = best_nq[first + start : first + start + n]
             _weighted_maximum(codes, background, product, cells, best)
 
@@ -73,20 +67,39 @@ def best_similarities(
         for part in chunks:
             scan(part)
     else:
-        for done in [_pool(threads).submit(scan, part) for part in chunks]:
+        for done in [thread_pool(threads).submit(scan, part) for part in chunks]:
             done.result()
     best_nq *= scale_q
     return best_nq
 
 
+def rounded_query(query_qk: FloatArray, step: float) -> tuple[Any, FloatArray]:
+    """Query rows as 8-bit columns, a torch tensor (k, w) with w >= q, and what one unit of each
+    row's products with codes is worth, float32 (q,)."""
+    import torch  # here: commands that never search need not load it
+
+    q, k = query_qk.shape
+    peak_q = np.maximum(np.abs(query_qk).max(axis=1), 1e-9)
+    query_wk = np.zeros((-(-q // _QUERY_STEP) * _QUERY_STEP, k), dtype=np.int8)
+    query_wk[:q] = np.rint(query_qk * (127 / peak_q)[:, None])
+    return torch.from_numpy(query_wk).T, (peak_q / 127 * step).astype(np.float32)
+
+
+def multiply(codes_rk: Codes, query_kw: Any, out_rw: NDArray[np.int32]) -> None:
+    """Products of int8 codes with query columns, (r, w), into ``out_rw``."""
+    import torch
+
+    torch._int_mm(torch.from_numpy(codes_rk), query_kw, out=torch.from_numpy(out_rw))
+
+
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def thread_pool(threads: int) -> ThreadPoolExecutor:
     """Threads that stay: starting them for every shard costs more than the scan of a small one."""
     return ThreadPoolExecutor(threads, thread_name_prefix="coarse")
 
 
-_FLOOR = np.float32(TARGET_FLOOR)
-_FULL = np.float32(FULL_NOVELTY)
+FLOOR = np.float32(TARGET_FLOOR)
+FULL = np.float32(FULL_NOVELTY)
 
 
 @reordered
@@ -113,8 +126,8 @@ def _weighted_maximum(
                     shared += code * background[cell, at]
                     square += code * code
                 norm = max(np.sqrt(square), np.float32(1e-6))
-                novelty = (np.float32(1) - shared / norm) / _FULL
-                weight[cell] = np.sqrt(min(max(novelty, _FLOOR), np.float32(1)))
+                novelty = (np.float32(1) - shared / norm) / FULL
+                weight[cell] = np.sqrt(min(max(novelty, FLOOR), np.float32(1)))
         for query in range(queries):
             best[query] = -np.inf
         for cell in range(cells):
