@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
@@ -24,11 +24,13 @@ from worker.core.geometry import scaled_box
 from worker.core.search_params import Lever, SearchParams, Strategy
 from worker.describe import describe_query
 from worker.generations import backbone_of, ensure_live_generation
+from worker.jobs import Handler, run_job
 from worker.labelled import Dataset, LabelledFrame, LabelledQuery
 from worker.pinning import spec_of
 from worker.ranked_frame import RankedFrame
 from worker.ranking_figures import BOXES_AT, Scored, score_ranking, summarise
 from worker.recording import PictureBatch, prepare_batch, record_batch
+from worker.sealing import run_seal, sealed_cameras, submit_due
 from worker.search import search_generation
 from worker.two_stage import exhaustive
 from worker.video.picture import load_query_picture
@@ -133,10 +135,12 @@ def evaluate_dataset(
     strategies: Sequence[str] = STRATEGIES,
     base_params: SearchParams | None = None,
     limit: int | None = None,
+    sealed: bool = False,
     tell: Tell = lambda _text: None,
 ) -> dict[str, Any]:
     """Index the dataset, run every query under every strategy, and sum up.
 
+    ``sealed``: the shards are sealed before they are searched, as those of past hours are.
     The result's shape is a contract, written down in docs/evaluation.md.
     """
     generation, frame_ids = index_dataset(context, dataset, tell)
@@ -150,6 +154,11 @@ def evaluate_dataset(
         "queries": len(queries),
         "strategies": {},
     }
+    if sealed:
+        job_id = submit_due(context, after_s=0.0)
+        if job_id is not None:
+            run_job(context, job_id, {"seal": Handler(run_seal)})
+        report["sealed"] = [asdict(camera) for camera in sealed_cameras(context, generation)]
     for variant in (_variant(name, params, len(frame_ids)) for name in strategies):
         scored = [
             _run_query(context, dataset, generation, query, variant, frame_ids, image_of)

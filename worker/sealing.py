@@ -19,6 +19,7 @@ from models.repositories import codes as codes_record
 from models.repositories import index as index_record
 from models.repositories import jobs as job_record
 from models.repositories import sealing as sealing_record
+from models.repositories import videos as video_record
 from models.repositories.jobs import ClaimedJob
 from models.session import Session
 from worker.backbones.registry import seal_distance
@@ -30,13 +31,13 @@ from worker.generations import basis_of
 from worker.index.layout import ShardLayout
 from worker.index.revision import RevisionWriter, stored_blocks
 from worker.index.run_codes_file import MAX_FRAMES
-from worker.index.runs_file import RunsWriter
+from worker.index.runs_file import RunsWriter, open_runs
 from worker.index.shard import checksums, hold_shard, read_stored
 from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
 from worker.leftovers import remove_former_files
 from worker.messages import INGEST_QUEUE
-from worker.pinning import FMapCache, pin_shard
+from worker.pinning import FMapCache, layout_of, pin_shard
 
 log = structlog.get_logger()
 
@@ -59,6 +60,52 @@ def submit_due(context: Context, after_s: float | None = None) -> uuid.UUID | No
         job_id = job_record.submit(session, "seal", INGEST_QUEUE, {"after_s": wait_s})
     context.ring(job_id, "seal")
     return job_id
+
+
+@dataclass(frozen=True, slots=True)
+class SealedCamera:
+    """What sealing did to a camera: cells of its sealed frames, and the rows that stand for them.
+
+    ``patch_bytes``: of their files.
+    """
+
+    camera: str
+    frames: int
+    cells: int
+    rows: int
+    patch_bytes: int
+
+
+def sealed_cameras(context: Context, generation: IndexGeneration) -> list[SealedCamera]:
+    """Cameras with sealed frames in a generation, by name. Raises :class:`IndexDamaged`."""
+    with context.db.transaction() as session:
+        shards = index_record.select_shards(session, generation.id)
+        names = video_record.camera_names(session)
+    found: dict[str, SealedCamera] = {}
+    for shard in shards:
+        if shard.sealed_count == 0:
+            continue
+        layout = layout_of(context.index, generation, shard)
+        known = found.get(names[shard.camera_id])
+        own = SealedCamera(
+            names[shard.camera_id],
+            shard.sealed_count,
+            shard.sealed_count * layout.cells,
+            open_runs(layout).rows,
+            layout.path_of("patch", 0).stat().st_size,
+        )
+        found[own.camera] = own if known is None else _added(known, own)
+    return [found[name] for name in sorted(found)]
+
+
+def _added(a: SealedCamera, b: SealedCamera) -> SealedCamera:
+    return SealedCamera(
+        a.camera,
+        a.frames + b.frames,
+        a.cells + b.cells,
+        a.rows + b.rows,
+        a.patch_bytes + b.patch_bytes,
+    )
 
 
 def run_seal(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:

@@ -54,6 +54,11 @@ def camera_ids(session: Session) -> set[int]:
     return set(session.scalars(select(Camera.id)))
 
 
+def camera_names(session: Session) -> dict[int, str]:
+    """Name of every camera by id."""
+    return dict(session.execute(select(Camera.id, Camera.name)).tuples().all())
+
+
 def summarise_cameras(session: Session) -> list[CameraSummary]:
     """All cameras with their counts and time span, by name."""
     frames = (

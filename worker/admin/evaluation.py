@@ -34,6 +34,9 @@ def evaluate(
     ] = "strategies",
     device: Annotated[str | None, typer.Option(help="torch device; default: RIS_DEVICE.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N queries.")] = None,
+    sealed: Annotated[
+        bool, typer.Option("--sealed", help="Seal the shards before they are searched.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
 ) -> None:
     """Ingest a labelled dataset into a throw-away index and measure every ranking strategy."""
@@ -45,7 +48,7 @@ def evaluate(
     changes = {name: value for name, value in chosen.items() if value is not None}
     with notes.status("starting") as status, _scratch_context(changes) as context:
         report = evaluate_dataset(
-            context, dataset, strategies=names, limit=limit, tell=status.update
+            context, dataset, strategies=names, limit=limit, sealed=sealed, tell=status.update
         )
     if json_file is not None and str(json_file) == "-":
         emit_json(report)
@@ -116,6 +119,12 @@ def _show(report: dict[str, Any]) -> None:
             for name, found in report["strategies"].items()
         ],
     )
+    if "sealed" in report:
+        table(
+            "sealed shards",
+            ["camera", "frames", "cells a row"],
+            [(c["camera"], c["frames"], f"{c['cells'] / c['rows']:.2f}") for c in report["sealed"]],
+        )
     console.print("undefined where a scene has no positives of that kind", style="dim")
 
 

@@ -1,4 +1,4 @@
-"""`ris backbones`, `ris reindex`, `ris verify`, `ris repair`."""
+"""`ris backbones`, `ris reindex`, `ris generations`, `ris seal`, `ris verify`, `ris repair`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from worker.admin.video import wait_for_jobs
 from worker.config import settings
 from worker.context import Context
 from worker.errors import InputInvalid
+from worker.generations import require_live_generation
 from worker.reindex import remove_generation, submit_reindex, submit_return
 from worker.repair import repair_index
 from worker.runtime import process_context
+from worker.sealing import sealed_cameras, submit_due
 from worker.verify import verify_index
 
 _MAX_ID = 2**63 - 1  # ids are Postgres bigints; a larger number would be an error of its own
@@ -139,6 +141,33 @@ def _follow(context: Context, job_id: uuid.UUID, *, quiet: bool) -> dict[str, An
             progress.update(line, completed=told.get("frames", 0), total=told.get("of"))
 
         return wait_for_jobs(context, [job_id], tell)[0]
+
+
+def seal(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also shards that something was just added to.")
+    ] = False,
+    wait: Annotated[bool, typer.Option(help="Wait until they are sealed.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Seal shards now instead of behind ingest: what a camera goes on showing is stored once."""
+    context = process_context()
+    job_id = submit_due(context, after_s=0.0 if everything else None)
+    state = wait_for_jobs(context, [job_id])[0] if wait and job_id is not None else None
+    cameras = sealed_cameras(context, require_live_generation(context))
+    if as_json:
+        emit_json({"job": state, "cameras": [asdict(camera) for camera in cameras]})
+    else:
+        table(
+            None,
+            ["camera", "sealed frames", "cells a row", "size"],
+            [(c.camera, c.frames, f"{c.cells / c.rows:.1f}", size(c.patch_bytes)) for c in cameras],
+        )
+        if job_id is None:
+            notes.print("nothing to seal, or it is under way")
+    if state is not None and state["state"] == "failed":
+        notes.print(f"failed ({state['error_code']}): {state['error_detail']}", markup=False)
+        raise SystemExit(1)
 
 
 def verify(
