@@ -1,14 +1,17 @@
 """A large archive for benchmarks: real descriptors of the packaged footage, moved and varied.
 
-Every frame of the two clips is embedded once with the default backbone. Each made-up frame is one
-of them, its grid shifted at random (with wrap-around) and its descriptors disturbed to a cosine of
-about 0.97, so that no two are equal. Files, checksums and rows are those of an ingest.
+Every frame of the two clips is embedded once with the default backbone. ``varied``: each made-up
+frame is one of them, its grid shifted at random (with wrap-around) and its descriptors disturbed to
+a cosine of about 0.97, so that no two are equal. ``fixed``: each shard is what a fixed camera sees:
+one such frame as its background, every cell of which trembles by a cosine of about 0.99 from frame
+to frame, and before it ``SUBJECTS`` windows of other frames, which cross the picture and change by
+a cosine of about 0.87 from frame to frame. Files, checksums and rows are those of an ingest.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -34,6 +37,10 @@ CAMERAS = 10
 SHARD_FRAMES = 3600
 AT_ONCE = 400
 NOISE = 0.25
+TREMBLE = 0.1
+SUBJECTS = 4
+SUBJECT_CELLS = (3, 4)
+SUBJECT_NOISE = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +88,65 @@ def varied(originals: Originals, count: int, rng: np.random.Generator) -> Descri
     return Descriptors(l2_normalise(globals_nd), l2_normalise(patches.reshape(n, h * w, d)))
 
 
+Footage = Callable[[int], Descriptors]
+"""Makes so many frames of one shard, in order of time."""
+
+
+def varied_footage(originals: Originals, rng: np.random.Generator) -> Footage:
+    """Frames that have nothing to do with one another."""
+    return lambda count: varied(originals, count, rng)
+
+
+def fixed_footage(originals: Originals, rng: np.random.Generator) -> Footage:
+    """Frames of one fixed camera, which go on from call to call."""
+    scene = varied(originals, 1, rng)
+    _, h, w, d = originals.patches_nhwd.shape
+    wall_hwd = scene.patches_ncd[0].reshape(h, w, d)
+    noise = rng.standard_normal((2**20,), dtype=np.float32) / np.float32(np.sqrt(d))
+    subjects = [_Subject(originals, rng) for _ in range(SUBJECTS)]
+
+    def make(count: int) -> Descriptors:
+        patches = np.empty((count, h, w, d), dtype=np.float32)
+        for i in range(count):
+            begin = int(rng.integers(0, noise.size - h * w * d))
+            own_hwd = noise[begin : begin + h * w * d].reshape(h, w, d)
+            patches[i] = wall_hwd + np.float32(TREMBLE) * own_hwd
+            for subject in subjects:
+                subject.show(patches[i], own_hwd)
+        globals_nd = np.repeat(scene.global_nd, count, axis=0)
+        spread = np.float32(NOISE / np.sqrt(globals_nd.shape[1]))
+        globals_nd += spread * rng.standard_normal(globals_nd.shape, dtype=np.float32)
+        return Descriptors(l2_normalise(globals_nd), l2_normalise(patches.reshape(count, h * w, d)))
+
+    return make
+
+
+class _Subject:
+    """A window of a real frame that crosses the picture cell by cell, then another one."""
+
+    def __init__(self, originals: Originals, rng: np.random.Generator) -> None:
+        self._originals, self._rng, self._left = originals, rng, 0
+
+    def show(self, patches_hwd: FloatArray, noise_hwd: FloatArray) -> None:
+        h, w, _ = patches_hwd.shape
+        rows, cols = SUBJECT_CELLS
+        if self._left == 0:
+            at = int(self._rng.integers(0, len(self._originals.patches_nhwd)))
+            row, col = int(self._rng.integers(0, h - rows)), int(self._rng.integers(0, w - cols))
+            self._window = self._originals.patches_nhwd[at, row : row + rows, col : col + cols]
+            self._row, self._left = int(self._rng.integers(0, h - rows)), w - cols
+        self._left -= 1
+        at_rows, at_cols = slice(self._row, self._row + rows), slice(self._left, self._left + cols)
+        spread = np.float32(SUBJECT_NOISE)
+        patches_hwd[at_rows, at_cols] = self._window + spread * noise_hwd[at_rows, at_cols]
+
+
 def make_archive(
-    context: Context, generation: IndexGeneration, originals: Originals, frames: int
+    context: Context,
+    generation: IndexGeneration,
+    frames: int,
+    footage: Callable[[np.random.Generator], Footage],
+    after_shard: Callable[[], None] = lambda: None,
 ) -> None:
     """``frames`` frames of ten cameras, one a second, from ``START`` on."""
     rng = np.random.default_rng(0)
@@ -90,15 +154,15 @@ def make_archive(
     for camera in range(CAMERAS):
         for first in range(0, each, SHARD_FRAMES):
             count = min(SHARD_FRAMES, each - first)
-            _make_shard(context, generation, originals, (camera, first, count), rng)
+            _make_shard(context, generation, footage(rng), (camera, first, count))
+            after_shard()
 
 
 def _make_shard(
     context: Context,
     generation: IndexGeneration,
-    originals: Originals,
+    footage: Footage,
     place: tuple[int, int, int],
-    rng: np.random.Generator,
 ) -> None:
     camera_number, first, count = place
     spec = spec_of(generation)
@@ -124,8 +188,7 @@ def _make_shard(
     with ExitStack() as held:
         held.enter_context(hold_shard(layout))
         for start in range(0, count, AT_ONCE):
-            batch = varied(originals, min(AT_ONCE, count - start), rng)
-            sums.append(append_blocks(layout, start, batch))
+            sums.append(append_blocks(layout, start, footage(min(AT_ONCE, count - start))))
     rows = _rows(np.concatenate(sums), first, spec.grid.cells)
     _copy(context, rows, (segment.id, camera.id, shard.id, count, spec.grid.cells))
 

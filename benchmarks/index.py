@@ -1,9 +1,11 @@
 """How fast the index answers, against peers on the same vectors and against limits of the machine.
 
     .venv/bin/python -m benchmarks.index [--frames 20000] [--queries 20] [--part default]
+        [--footage varied|fixed] [--sealed]
 
-Makes an archive of real descriptors, moved and varied (benchmarks/archive.py), with compact codes
-on disk, in a throw-away folder: 66 kB a frame. Then, warm, in this process:
+Makes an archive of real descriptors, moved and varied or as fixed cameras see them
+(benchmarks/archive.py), with compact codes on disk, in a throw-away folder: 66 kB a frame, sealed a
+fraction. Then, warm, in this process:
 
 - two-stage: the paper's search, 50 candidates by global descriptor, then MaxSim; its peers are the
   same search in a plain loop, reading the candidates' bytes once, and Qdrant Edge (prefetch 50,
@@ -32,15 +34,23 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.archive import START, embed_footage, make_archive
+from benchmarks.archive import (
+    START,
+    embed_footage,
+    fixed_footage,
+    make_archive,
+    varied_footage,
+)
 from benchmarks.machine import machine
 from benchmarks.scratch import scratch_context
 from models.index import IndexGeneration
 from models.repositories import codes as codes_record
 from models.repositories import jobs as job_record
-from worker import compacting
+from worker import compacting, sealing
 from worker.context import Context
+from worker.core.backbone_spec import BackboneSpec
 from worker.core.coarse import best_similarity
+from worker.core.compact import CODE_DIM
 from worker.core.search_params import SearchParams, Strategy
 from worker.core.types import Box, FloatArray
 from worker.describe import describe_query
@@ -48,11 +58,12 @@ from worker.generations import ensure_live_generation
 from worker.index.candidates import global_candidates
 from worker.index.store import PinnedShard
 from worker.jobs import Handler, run_job
-from worker.kernels.coarse import FRAMES_PER_CHUNK, best_similarities
 from worker.logs import configure_logging
 from worker.pinning import pin_shards, spec_of
 from worker.ranked_frame import QueryDescriptors
+from worker.sealing import sealed_cameras
 from worker.search import search_generation
+from worker.shortlist import CodeScan
 from worker.two_stage import search_shards
 
 GATE = 50
@@ -142,21 +153,11 @@ def read_once(bench: Bench, query: QueryDescriptors) -> None:
 
 def every_cell(bench: Bench, query: QueryDescriptors) -> FloatArray:
     """Coarse MaxSim of every frame, float32 (frames,)."""
-    basis = bench.context.compact.basis(bench.shards)
-    query_qk = basis.project(query.patches_qd)
-    parts = [
-        best_similarities(
-            bench.context.compact.chunks(shard, basis, FRAMES_PER_CHUNK),
-            shard.blocks,
-            basis.step,
-            query_qk,
-            None,
-            bench.context.compact.threads,
-            shard.layout.cells,
-        ).mean(axis=1)
-        for shard in bench.shards
-    ]
-    return np.concatenate(parts)
+    compact = bench.context.compact
+    basis = compact.basis(bench.shards)
+    plain = {shard.camera_id: None for shard in bench.shards}
+    scan = CodeScan(compact, basis, basis.project(query.patches_qd), plain)
+    return np.concatenate([best_nq.mean(axis=1) for best_nq in scan.best(bench.shards)])
 
 
 def every_cell_slowly(bench: Bench, query: QueryDescriptors) -> None:
@@ -319,26 +320,39 @@ def whole(bench: Bench) -> None:
     figure(f"process-peak-{bench.frames}", peak_mb, "MB, mapped pages included", None, None)
 
 
-def prepare(context: Context, frames: int, queries: int) -> Bench:
+def prepare(context: Context, given: argparse.Namespace) -> Bench:
     generation = ensure_live_generation(context)
     began_s = time.monotonic()
-    make_archive(context, generation, embed_footage(context, generation, 0.1), frames)
-    sys.stderr.write(f"archive of {frames} frames: {time.monotonic() - began_s:.0f} s\n")
-    began_s = time.monotonic()
-    compacting.submit_due(context)
-    with context.db.transaction() as session:
-        due = job_record.take_due(session, 0.0)
-    for job in due:
-        run_job(context, job.id, {"compact": Handler(compacting.run_compact)})
+    originals = embed_footage(context, generation, 0.1)
+    kind = fixed_footage if given.footage == "fixed" else varied_footage
+
+    def after_shard() -> None:
+        if given.sealed:  # what is sealed takes a fraction of the disk
+            run_now(context, compacting.submit_due(context))
+            run_now(context, sealing.submit_due(context, after_s=0.0) is not None)
+
+    make_archive(context, generation, given.frames, lambda rng: kind(originals, rng), after_shard)
+    run_now(context, compacting.submit_due(context))
+    took_s = time.monotonic() - began_s
     with context.db.transaction() as session:
         lag = sum(lag for _, _, lag in codes_record.lag_by_generation(session))
-    sys.stderr.write(f"codes: {time.monotonic() - began_s:.0f} s, {lag} frames without\n")
+    sys.stderr.write(f"{given.frames} frames: {took_s:.0f} s, {lag} without codes\n")
+    figure(
+        f"bytes-a-frame-{given.footage}-{'sealed' if given.sealed else 'open'}",
+        context.index.bytes_of(generation.id) / given.frames,
+        "bytes, codes included",
+        "not sealed, with codes",
+        float(sum(layout_bytes(spec_of(generation)))),
+        cells_a_row=[
+            round(camera.cells / camera.rows, 2) for camera in sealed_cameras(context, generation)
+        ],
+    )
     with context.db.snapshot() as session:
         compacting.learn_basis(context, session, generation)
         shards = pin_shards(session, context.index, context.f_maps, generation, SearchParams())
     rng = np.random.default_rng(1)
     asked = []
-    for _ in range(queries):
+    for _ in range(given.queries):
         shard = shards[int(rng.integers(0, len(shards)))]
         frame_id = int(shard.f_map.frame_id[int(rng.integers(0, shard.blocks))])
         described = describe_query(
@@ -348,6 +362,24 @@ def prepare(context: Context, frames: int, queries: int) -> Bench:
     return Bench(context, generation, shards, asked)
 
 
+def run_now(context: Context, ordered: bool) -> None:
+    """Run what was just ordered."""
+    if ordered:
+        with context.db.transaction() as session:
+            due = job_record.take_due(session, 0.0)
+        for job in due:
+            run_job(context, job.id, HANDLERS)
+
+
+def layout_bytes(spec: BackboneSpec) -> tuple[int, int, int]:
+    """Bytes of a frame in int8 that is not sealed: global, patches, codes."""
+    return spec.global_dim, spec.grid.cells * spec.patch_dim, (spec.grid.cells + 1) * CODE_DIM
+
+
+HANDLERS = {
+    "compact": Handler(compacting.run_compact),
+    "seal": Handler(sealing.run_seal),
+}
 PARTS: dict[str, Callable[[Bench], None]] = {
     "default": whole,
     "every-cell": scan,
@@ -359,11 +391,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=20_000)
     parser.add_argument("--queries", type=int, default=20)
+    parser.add_argument("--footage", choices=("varied", "fixed"), default="varied")
+    parser.add_argument("--sealed", action="store_true", help="seal every shard")
     parser.add_argument("--part", action="append", choices=PARTS, help="only this; repeatable")
     given = parser.parse_args()
     configure_logging("ERROR")
     with scratch_context(job_slice_s=600.0) as context:
-        bench = prepare(context, given.frames, given.queries)
+        bench = prepare(context, given)
         for part in given.part or PARTS:
             PARTS[part](bench)
     return 0

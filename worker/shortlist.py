@@ -6,7 +6,7 @@ positives (benchmarks/LOG.md). This looks at every cell of every frame instead, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,57 +122,67 @@ def _coarse_appearances(
 ) -> dict[int, FloatArray]:
     """Appearance of every frame of some shards, float32 (blocks,) by position of the shard."""
     shards, wanted = subject.scenes.shards, coarse_query(subject, basis)
-    scan = _Scan(
+    scan = CodeScan(
         compact,
         basis,
-        wanted,
+        wanted.query_qk,
         {
             camera_id: None if known is None else _unit(basis.project(known))
             for camera_id in {shards[position].camera_id for position in positions}
             for known in [subject.background(camera_id)]
         },
     )
-    own = [shards[position] for position in positions]
-    if compact.threads == 1 or len(own) == 1:
-        sealed = [scan.sealed(shard) for shard in own]
-    else:  # a shard each: one of them is too little to share
-        sealed = list(thread_pool(compact.threads).map(scan.sealed, own))
+    best = scan.best([shards[position] for position in positions])
     return {
-        position: wanted.likeness(np.concatenate([best_nq, scan.late(shard, len(best_nq))]))
-        for position, shard, best_nq in zip(positions, own, sealed, strict=True)
+        position: wanted.likeness(best_nq)
+        for position, best_nq in zip(positions, best, strict=True)
     }
 
 
 @dataclass(frozen=True, slots=True)
-class _Scan:
-    """One query over the codes of shards; backgrounds in the projected space, by camera."""
+class CodeScan:
+    """Query cells, float32 (q, k), over the codes of shards; ``background_ck``: in the projected
+    space, by camera."""
 
     compact: CompactCache
     basis: CompactBasis
-    wanted: CoarseQuery
-    background_ck: dict[int, FloatArray | None]
+    query_qk: FloatArray
+    background_ck: Mapping[int, FloatArray | None]
 
-    def sealed(self, shard: PinnedShard) -> FloatArray:
-        """Best similarities of the shard's first blocks, those that are sealed, (n, q)."""
+    def best(self, shards: Sequence[PinnedShard]) -> list[FloatArray]:
+        """:func:`worker.core.coarse.best_similarity` of every frame of each shard, (blocks, q)."""
+        if self.compact.threads == 1 or len(shards) == 1:
+            sealed = [self._sealed(shard) for shard in shards]
+        else:  # a shard each: one of them is too little to share
+            sealed = list(thread_pool(self.compact.threads).map(self._sealed, shards))
+        return [
+            best_nq
+            if len(best_nq) == shard.blocks
+            else np.concatenate([best_nq, self._late(shard, len(best_nq))])
+            for shard, best_nq in zip(shards, sealed, strict=True)
+        ]
+
+    def _sealed(self, shard: PinnedShard) -> FloatArray:
+        """Of the shard's first blocks, those that are sealed."""
         first, run_codes = self.compact.sealed(shard, self.basis)
         if run_codes is None:
-            return np.empty((0, len(self.wanted.query_qk)), dtype=np.float32)
+            return np.empty((0, len(self.query_qk)), dtype=np.float32)
         best_fq = best_similarities_of_runs(
             run_codes,
             self.basis.step,
-            self.wanted.query_qk,
+            self.query_qk,
             self.background_ck[shard.camera_id],
         )
-        return best_fq[shard.stored_n[:first]]
+        return best_fq if first == run_codes.frames else best_fq[shard.stored_n[:first]]
 
-    def late(self, shard: PinnedShard, first: int) -> FloatArray:
-        """Best similarities of its blocks from ``first`` on, (n, q)."""
+    def _late(self, shard: PinnedShard, first: int) -> FloatArray:
+        """Of its blocks from ``first`` on."""
         chunks = self.compact.chunks(shard, self.basis, FRAMES_PER_CHUNK, first)
         return best_similarities(
             ((start - first, codes) for start, codes in chunks),
             shard.blocks - first,
             self.basis.step,
-            self.wanted.query_qk,
+            self.query_qk,
             self.background_ck[shard.camera_id],
             self.compact.threads,
             shard.layout.cells,
