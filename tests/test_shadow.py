@@ -12,6 +12,7 @@ import pytest
 
 from models.repositories import index as index_record
 from models.repositories import jobs as job_record
+from models.repositories import videos as video_record
 from tests.parts import (
     HANDLERS,
     _loaded_backbones,
@@ -248,7 +249,7 @@ def _ask(
 def test_a_query_that_fails_in_the_new_one_refuses_the_switch(tiny: Context) -> None:
     """One by an error (its widths differ), one by no hits (its tau is beyond the new cosines)."""
     asked(tiny, query_descriptor="roi-mean")
-    other_scene = {"strategy": "max-sim", "tau": 0.9, "camera_ids": [1]}
+    other_scene: dict[str, Any] = {"strategy": "max-sim", "tau": 0.9, "camera_ids": [1]}
     _ask(tiny, frame_id=sql(tiny, "select max(id) from frames")[0][0], **other_scene)
     asked(tiny)
     made = submit_reindex(tiny, "efficientnet-lite0")
@@ -324,6 +325,25 @@ def test_it_can_be_turned_off(tiny: Context) -> None:
         submit_return(context, 1)
         run_jobs(context)
         assert sql(tiny, query, 1) == [(True, "live")]
+
+
+def test_canaries_are_spread_and_have_neighbours_of_their_own_camera(tiny: Context) -> None:
+    ids = [i for (i,) in sql(tiny, "select id from frames order by camera_id, t_utc")]
+    street = ids[10:]
+    with tiny.db.transaction() as session:
+        assert video_record.frames_evenly(session, 3) == [ids[0], ids[5], ids[11]]
+        assert video_record.frames_evenly(session, 1) == [ids[0]]
+        assert sorted(video_record.frames_evenly(session, 100)) == sorted(ids)
+        near = {}
+        for frame_id in (ids[0], ids[4], ids[9], street[0]):
+            frame = video_record.find_frame(session, frame_id)
+            assert frame is not None
+            near[frame_id] = video_record.neighbours_in_time(session, frame, 30.0)
+            assert not video_record.neighbours_in_time(session, frame, 0.1)
+    assert near[ids[0]] == [ids[1]]
+    assert near[ids[4]] == [ids[3], ids[5]]
+    assert near[ids[9]] == [ids[8]]
+    assert near[street[0]] == [street[1]]
 
 
 def test_a_refusal_is_an_error_of_its_own() -> None:

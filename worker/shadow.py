@@ -161,7 +161,8 @@ def _ask_query(shadow: _Shadow, planned: ComparedQuery) -> ComparedQuery:
         return replace(planned, outcome="skipped", detail="it was erased")
     live_ids, error = _answered(shadow, shadow.live, query)
     if error is not None:
-        return replace(planned, outcome="skipped", detail=f"the live generation gives no answer: {error.code}")
+        unanswered = f"the live generation gives no answer: {error.code}"
+        return replace(planned, outcome="skipped", detail=unanswered)
     new_ids, error = _answered(shadow, shadow.new, query)
     params = search_params_from_json(query.params)  # read before, or the live one had failed
     examples = {example.frame_id for example in (*params.more, *params.less)}
