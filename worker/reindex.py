@@ -180,7 +180,7 @@ def _verified(context: Context, lease: Lease, generation: IndexGeneration) -> in
     with context.db.transaction() as session:
         job = job_record.find(session, lease.job.id)
         indexed = index_record.count_indexed(session, generation.id)
-    if job is not None and job.progress == {**job.progress, **_verified_progress(indexed)}:
+    if job is not None and job.progress.get("verified") == indexed:
         return indexed
     report = verify_generation(context, generation, codes=False)
     if report.problems:
