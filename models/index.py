@@ -13,7 +13,10 @@ from models.base import Base, created_at_column
 
 
 class IndexGeneration(Base):
-    """One consistent build of the index with one backbone spec; at most one is live."""
+    """One consistent build of the index with one backbone spec; at most one is live.
+
+    ``comparison``: how it compared with the one that was live while it was built; ids and figures.
+    """
 
     __tablename__ = "index_generations"
     __table_args__ = (
@@ -31,6 +34,7 @@ class IndexGeneration(Base):
     state: Mapped[str]
     created_at: Mapped[datetime] = created_at_column()
     switched_at: Mapped[datetime | None]
+    comparison: Mapped[dict[str, Any] | None]
 
 
 class CompactBasis(Base):

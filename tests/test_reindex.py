@@ -74,7 +74,7 @@ def one_slice(context: Context, made: ReindexSubmission) -> str:
 def searched(context: Context) -> tuple[str, int]:
     """Backbone and number of hits of a query that runs now."""
     frame_id = sql(context, "select min(id) from frames")[0][0]
-    params = SearchParams(tau=-1.0, group="frame")  # every other frame is a hit
+    params = SearchParams(tau=-1.0, group="frame", close_looks=0)  # every other frame is a hit
     query_id = submit_query(context, Box(0.2, 0.2, 0.8, 0.8), params, frame_id=frame_id)
     state = query_state(context, query_id)
     run_job(context, state.query.job_id, HANDLERS)

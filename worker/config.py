@@ -86,6 +86,12 @@ class Settings(BaseSettings):
         900.0, ge=0.2, le=86_400, description="How often beat looks for footage to erase."
     )
     query_workers: int = Field(2, ge=1, le=64, description="Threads of one query worker.")
+    shadow_queries: int = Field(
+        20,
+        ge=0,
+        le=1000,
+        description="Recent queries a reindex asks of both generations; 0: it compares nothing.",
+    )
     compact_max_bytes: int = Field(
         512 * 1024 * 1024,
         ge=0,

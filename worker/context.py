@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from models.session import Database
@@ -76,3 +76,16 @@ class Context:
         if self.erased.is_news(erased_utc):
             for cache in (self.f_maps, self.index, self.backgrounds, self.compact):
                 cache.let_go()
+
+    def with_own_caches(self) -> Context:
+        """The same adapters with nothing read yet: what is read through this is let go with it."""
+        compact = self.compact
+        return replace(
+            self,
+            index=IndexStore(self.index.root),
+            f_maps=FMapCache(),
+            backgrounds=BackgroundCache(),
+            compact=CompactCache(compact.max_bytes, compact.threads, compact.max_mapped),
+            damage=KnownDamage(),
+            erased=LastErasure(LONGEST_SEARCH_S),
+        )

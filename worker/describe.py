@@ -32,17 +32,19 @@ def describe_query(
     *,
     frame_id: int | None = None,
     picture_sha256: str | None = None,
+    anew: bool = False,
 ) -> QueryDescriptors:
     """Query patches of the ROI and q_g. An indexed frame's rows are read back: no backbone runs
-    (except for ``query_descriptor`` = roi-crop, which embeds the cut-out picture)."""
+    (except for ``query_descriptor`` = roi-crop, which embeds the cut-out picture), unless its kept
+    picture is to be embedded ``anew``."""
     grid = spec_of(generation).grid
     cells = roi_cells(roi, grid)
     patch_ids = cells[:, 0] * grid.w + cells[:, 1]
     img_hwc: ImageArray | None = None
-    if frame_id is not None:
+    if frame_id is not None and not anew:
         global_d, patches_cd = _stored_descriptors(context, generation, frame_id)
     else:
-        img_hwc = query_picture(context, None, picture_sha256)
+        img_hwc = query_picture(context, frame_id, picture_sha256)
         embedded = backbone_of(context, generation).embed([img_hwc])
         global_d, patches_cd = embedded.global_nd[0], embedded.patches_ncd[0]
     patches_qd = np.ascontiguousarray(patches_cd[patch_ids])

@@ -112,6 +112,12 @@ class GenerationSwitched(RisError):
     retryable = True
 
 
+class ShadowMismatch(RisError):
+    """A new generation answers worse than the live one: it is kept, and not switched to."""
+
+    code = "shadow_mismatch"
+
+
 class ErasedMeanwhile(RisError):
     """Footage was erased while a batch of it was being prepared; the batch is redone without it."""
 

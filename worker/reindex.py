@@ -1,8 +1,9 @@
 """Reindex: build a generation with another backbone beside the live one, then switch.
 
 Frames are embedded anew from their kept pictures. Search and ingest go on with the live
-generation; frames that arrive meanwhile are found by the same query for missing frames. The switch
-is one transaction that first makes sure that none is missing.
+generation; frames that arrive meanwhile are found by the same query for missing frames. Before the
+switch both generations are asked the same (:mod:`worker.shadow`). The switch is one transaction
+that first makes sure that no frame is missing.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from models.video import Frame
 from worker.backbones.base import Backbone
 from worker.backbones.embedder import embed_batched
 from worker.context import Context
+from worker.core.comparison import DEFAULT_GATE, Gate, ShadowOptions, options_from_json
 from worker.errors import IndexDamaged, InputInvalid, NotFound
 from worker.generations import backbone_of
 from worker.jobs import Lease, Outcome
 from worker.messages import INGEST_QUEUE
 from worker.recording import IndexedFrames, append_frames
+from worker.shadow import compare_generations
 from worker.verify import verify_generation
 
 
@@ -38,11 +41,14 @@ class ReindexSubmission:
     job_id: uuid.UUID
 
 
-def submit_reindex(context: Context, backbone_name: str) -> ReindexSubmission:
+def submit_reindex(
+    context: Context, backbone_name: str, *, compare: bool = True, gate: Gate = DEFAULT_GATE
+) -> ReindexSubmission:
     """Accept a reindex with another backbone, or with the same one to rebuild every row.
 
-    Loads the backbone once to learn its spec, so missing weights are refused here. Raises
-    :class:`NotFound`, :class:`WeightsMissing`, or :class:`InputInvalid` when one is under way.
+    ``compare``: with the live generation before the switch, which ``gate`` may refuse. Loads the
+    backbone once to learn its spec, so missing weights are refused here. Raises :class:`NotFound`,
+    :class:`WeightsMissing`, or :class:`InputInvalid` when one is under way.
     """
     spec = context.backbone(backbone_name).spec
     with context.db.transaction() as session:
@@ -56,18 +62,32 @@ def submit_reindex(context: Context, backbone_name: str) -> ReindexSubmission:
             codec=context.settings.codec,
             state="building",
         )
-        job_id = job_record.submit(
-            session, "reindex", INGEST_QUEUE, {"generation_id": generation.id}
-        )
+        job_id = _submit_job(context, session, generation.id, gate if compare else None)
     context.ring(job_id, "reindex")
     return ReindexSubmission(generation.id, job_id)
 
 
-def submit_return(context: Context, generation_id: int) -> ReindexSubmission:
+def _submit_job(
+    context: Context, session: Session, generation_id: int, gate: Gate | None
+) -> uuid.UUID:
+    queries = context.settings.shadow_queries
+    wanted = None if gate is None or queries == 0 else ShadowOptions(queries, gate).to_json()
+    payload = {"generation_id": generation_id, "compare": wanted}
+    return job_record.submit(session, "reindex", INGEST_QUEUE, payload)
+
+
+def submit_return(
+    context: Context,
+    generation_id: int,
+    *,
+    compare: bool | None = None,
+    gate: Gate = DEFAULT_GATE,
+) -> ReindexSubmission:
     """Accept a return to a generation that was live before, or was given up while being built.
 
-    Frames that it lacks are embedded, it is verified, then it is switched to. Raises
-    :class:`NotFound`, :class:`BackboneMismatch`, or :class:`InputInvalid`.
+    Frames that it lacks are embedded, it is verified, compared, then it is switched to. ``compare``
+    None: unless it was live before, since a way back must not hang on what it leads away from.
+    Raises :class:`NotFound`, :class:`BackboneMismatch`, or :class:`InputInvalid`.
     """
     with context.db.transaction() as session:
         generation = index_record.find_generation(session, generation_id)
@@ -77,11 +97,10 @@ def submit_return(context: Context, generation_id: int) -> ReindexSubmission:
     with context.db.transaction() as session:
         index_record.lock_generations(session, exclusive=True)
         _require_idle(session)
-        _require_unused(index_record.find_generation(session, generation_id))
+        found = _require_unused(index_record.find_generation(session, generation_id))
+        wanted = found.state != "retired" if compare is None else compare
         index_record.set_generation_state(session, generation_id, "building")
-        job_id = job_record.submit(
-            session, "reindex", INGEST_QUEUE, {"generation_id": generation_id}
-        )
+        job_id = _submit_job(context, session, generation_id, gate if wanted else None)
     context.ring(job_id, "reindex")
     return ReindexSubmission(generation_id, job_id)
 
@@ -120,16 +139,18 @@ def _require_idle(session: Session) -> None:
         raise NotFound("the index is empty: there is nothing to reindex")
 
 
-def _require_unused(generation: IndexGeneration | None) -> None:
+def _require_unused(generation: IndexGeneration | None) -> IndexGeneration:
     if generation is None or generation.state not in ("retired", "failed"):
         state = "gone" if generation is None else generation.state
         raise InputInvalid(
             f"that generation is {state}: only retired or failed ones; see `ris generations`"
         )
+    return generation
 
 
 def run_reindex(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
-    """Embed missing frames batch by batch; when none is missing, verify and switch."""
+    """Embed missing frames batch by batch; when none is missing, verify, compare and switch."""
+    wanted = options_from_json(job.payload.get("compare"))
     generation = _generation(context, job)
     if generation.state != "building":
         raise InputInvalid(f"generation {generation.id} is {generation.state}, not building")
@@ -144,11 +165,33 @@ def run_reindex(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
             if lease.slice_over():
                 return "yield"
             continue
-        report = verify_generation(context, generation, codes=False)
-        if report.problems:
-            raise IndexDamaged(f"generation {generation.id}: {report.problems[0]}; not switched")
-        if _switch(context, lease, generation, report.frames):
+        frames = _verified(context, lease, generation)
+        if wanted is not None:
+            progress = _verified_progress(frames)
+            if not compare_generations(context, lease, generation, wanted, progress):
+                return "yield"
+        if _switch(context, lease, generation, frames):
             return "finished"
+
+
+def _verified(context: Context, lease: Lease, generation: IndexGeneration) -> int:
+    """Frames of the generation, all of them verified: by this call, or by an earlier slice of the
+    job if nothing was embedded (which overwrites the progress) or erased since."""
+    with context.db.transaction() as session:
+        job = job_record.find(session, lease.job.id)
+        indexed = index_record.count_indexed(session, generation.id)
+    if job is not None and job.progress.get("verified") == indexed:
+        return indexed
+    report = verify_generation(context, generation, codes=False)
+    if report.problems:
+        raise IndexDamaged(f"generation {generation.id}: {report.problems[0]}; not switched")
+    with context.db.transaction() as session:
+        lease.record_progress(session, _verified_progress(report.frames))
+    return report.frames
+
+
+def _verified_progress(frames: int) -> dict[str, int]:
+    return {"frames": frames, "of": frames, "verified": frames}
 
 
 def fail_reindex(session: Session, job: ClaimedJob, _code: str) -> None:

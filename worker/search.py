@@ -149,10 +149,7 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         exclude_frame_id=query.frame_id,
         regions_for=MAX_PROOFS,
     )
-    # A hit is shown with its proof: without any match at tau there is nothing to show.
-    hits = _grouped(
-        [hit for hit in searched.ranked if hit.region is not None][: params.limit], params
-    )
+    hits = _grouped(proven(searched.ranked)[: params.limit], params)
     searched_s = time.perf_counter()
     hits = _looked_at(context, generation, hits, params, query)
     stats = {
@@ -174,6 +171,12 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         search_record.record_hits(session, query.id, generation.id, stats, rows)
         lease.finish(session, {"hits": len(hits)})
     return "finished"
+
+
+def proven(ranked: list[RankedFrame]) -> list[RankedFrame]:
+    """Those that may be hits: one is shown with its proof, and without any match at tau there is
+    nothing to show."""
+    return [hit for hit in ranked if hit.region is not None]
 
 
 def _looked_at(

@@ -87,6 +87,16 @@ def set_generation_state(session: Session, generation_id: int, state: str) -> No
     )
 
 
+def set_comparison(session: Session, generation_id: int, comparison: dict[str, Any]) -> None:
+    """Note how a generation compares with the live one."""
+    session.execute(
+        update(IndexGeneration)
+        .where(IndexGeneration.id == generation_id)
+        .values(comparison=comparison)
+        .execution_options(synchronize_session=False)
+    )
+
+
 def lock_generations(session: Session, *, exclusive: bool) -> None:
     """Until the end of the transaction: shared for ingest commits, exclusive for the switch."""
     function = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"

@@ -10,6 +10,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload
 
+from models.jobs import Job
 from models.search import SearchHit, SearchQuery
 from models.video import Frame
 
@@ -53,6 +54,19 @@ def find_query(session: Session, query_id: uuid.UUID) -> SearchQuery | None:
 def query_of_job(session: Session, job_id: uuid.UUID) -> SearchQuery | None:
     """The query a job is for."""
     return session.scalars(select(SearchQuery).where(SearchQuery.job_id == job_id)).one_or_none()
+
+
+def recent_queries(session: Session, limit: int) -> list[uuid.UUID]:
+    """Ids of the newest queries that were answered, newest first."""
+    return list(
+        session.scalars(
+            select(SearchQuery.id)
+            .join(Job, Job.id == SearchQuery.job_id)
+            .where(Job.state == "done")
+            .order_by(SearchQuery.created_at.desc(), SearchQuery.id)
+            .limit(limit)
+        )
+    )
 
 
 def frames_kept(session: Session, frame_ids: Sequence[int]) -> set[int]:

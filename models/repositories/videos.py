@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, func, literal, select, update
+from sqlalchemy import BigInteger, func, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload
 
@@ -214,3 +214,31 @@ def nearest_frame(session: Session, camera_name: str, t_utc: datetime) -> Frame 
         .order_by(distance_s, Frame.id)
         .limit(1)
     ).one_or_none()
+
+
+def frames_evenly(session: Session, count: int) -> list[int]:
+    """Ids of up to ``count`` frames, evenly over all ids, so over cameras and times as they came:
+    the same as long as the same frames are there."""
+    first, last = session.execute(select(func.min(Frame.id), func.max(Frame.id))).one()
+    if first is None:
+        return []
+    points = [first + (last - first) * at // max(1, count - 1) for at in range(count)]
+    found = (
+        session.scalars(select(func.min(Frame.id)).where(Frame.id >= point)).one()
+        for point in points
+    )
+    return list(dict.fromkeys(int(frame_id) for frame_id in found if frame_id is not None))
+
+
+def neighbours_in_time(session: Session, frame: Frame, within_s: float) -> list[int]:
+    """Ids of the frames just before and just after one, of its camera and no further away."""
+    place, own = tuple_(Frame.t_utc, Frame.id), tuple_(literal(frame.t_utc), literal(frame.id))
+    span = timedelta(seconds=within_s)
+    same = select(Frame.id).where(Frame.camera_id == frame.camera_id)
+    before = same.where(place < own, Frame.t_utc >= frame.t_utc - span).order_by(
+        Frame.t_utc.desc(), Frame.id.desc()
+    )
+    after = same.where(place > own, Frame.t_utc <= frame.t_utc + span).order_by(
+        Frame.t_utc, Frame.id
+    )
+    return [found for query in (before, after) for found in session.scalars(query.limit(1))]

@@ -4,6 +4,7 @@ import pytest
 from worker.core.background import (
     MIN_BACKGROUND_FRAMES,
     background_descriptors,
+    novel_box,
     novel_similarity,
     novelty,
     novelty_weight,
@@ -11,7 +12,7 @@ from worker.core.background import (
 )
 from worker.core.ranking import max_similarity_score, smooth_in_time
 from worker.core.similarity import l2_normalise
-from worker.core.types import FloatArray
+from worker.core.types import Box, FloatArray, GridSize
 from worker.errors import DescriptorInvalid, InputInvalid
 
 
@@ -105,3 +106,13 @@ def test_a_frame_beside_a_missing_one_or_a_gap_stands_alone():
     np.testing.assert_allclose(missing, [1.0, 0.0, 0.0])
     gap = smooth_in_time(score, camera, np.array([0.0, 3600.0, 3601.0]), np.array([0, 1, 2]))
     np.testing.assert_allclose(gap, [1.0, 0.0, 0.0])
+
+
+def test_the_novel_box_lies_on_what_is_new():
+    grid = GridSize(8, 12)
+    novelty_hw = np.zeros(grid, dtype=np.float32)
+    novelty_hw[5:7, 8:11] = 1.0  # boxes are 2 x 3 cells
+    assert novel_box(novelty_hw.ravel(), grid) == Box(8 / 12, 5 / 8, 11 / 12, 7 / 8)
+    nothing = np.zeros(grid.cells, dtype=np.float32)
+    assert novel_box(nothing, grid) == Box(0.0, 0.0, 3 / 12, 2 / 8)
+    assert novel_box(nothing[:1], GridSize(1, 1)) == Box(0.0, 0.0, 1.0, 1.0)

@@ -15,9 +15,15 @@ from worker.admin.output import Json, console, emit_json, notes, size, table, wh
 from worker.admin.video import wait_for_jobs
 from worker.config import settings
 from worker.context import Context
+from worker.core.comparison import DEFAULT_GATE, Gate
 from worker.errors import InputInvalid
 from worker.generations import require_live_generation
-from worker.reindex import remove_generation, submit_reindex, submit_return
+from worker.reindex import (
+    ReindexSubmission,
+    remove_generation,
+    submit_reindex,
+    submit_return,
+)
 from worker.repair import repair_index
 from worker.runtime import process_context
 from worker.sealing import sealed_cameras, submit_due
@@ -58,28 +64,96 @@ def reindex(
         int | None,
         typer.Option(min=1, max=_MAX_ID, help="Instead: return to this retired or failed one."),
     ] = None,
+    compare: Annotated[
+        bool | None,
+        typer.Option(
+            "--compare/--no-compare",
+            help="Compare with the live one before the switch; default: unless it was live before.",
+        ),
+    ] = None,
+    recall_margin: Annotated[
+        float, typer.Option(min=0, max=1, help="Self recall the new one may lack, at most.")
+    ] = DEFAULT_GATE.recall_margin,
+    min_overlap: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Refuse the switch below this mean overlap."),
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the switch and show progress.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Build a new index generation beside the live one, verify it, switch. Search stays up."""
+    """Build a new index generation beside the live one, verify it, compare, switch."""
     context = process_context()
+    gate = Gate(recall_margin, min_overlap)
+    if min_overlap is not None and compare is False:
+        raise InputInvalid("--min-overlap needs the comparison: leave out --no-compare")
+    compare = True if min_overlap is not None else compare
     if backbone is not None and generation is None:
-        submission = submit_reindex(context, backbone)
+        submission = submit_reindex(context, backbone, compare=compare is not False, gate=gate)
     elif generation is not None and backbone is None:
-        submission = submit_return(context, generation)
+        submission = submit_return(context, generation, compare=compare, gate=gate)
     else:
         raise InputInvalid("give either --backbone or --generation")
     state = _follow(context, submission.job_id, quiet=as_json) if wait else None
+    comparison = None if state is None else _comparison(context, submission)
     if as_json:
-        emit_json({"generation_id": submission.generation_id, "job": state})
-    elif state is None:
-        console.print(f"generation {submission.generation_id} is being built")
-    elif state["state"] == "done":
-        console.print(f"generation {submission.generation_id} is live")
+        generation_id = submission.generation_id
+        emit_json({"generation_id": generation_id, "job": state, "comparison": comparison})
     else:
-        console.print(f"failed ({state['error_code']}): {state['error_detail']}", markup=False)
+        _show(submission.generation_id, state, comparison)
     if state is not None and state["state"] == "failed":
         raise SystemExit(1)
+
+
+def _comparison(context: Context, submission: ReindexSubmission) -> dict[str, Any] | None:
+    """What this job has compared; an earlier job's comparison says nothing of this one."""
+    with context.db.transaction() as session:
+        found = index_record.find_generation(session, submission.generation_id)
+    noted = None if found is None else found.comparison
+    return noted if noted is not None and noted["job_id"] == str(submission.job_id) else None
+
+
+def _show(
+    generation_id: int, state: dict[str, Any] | None, comparison: dict[str, Any] | None
+) -> None:
+    if comparison is not None:
+        _show_comparison(comparison["figures"])
+    if state is None:
+        console.print(f"generation {generation_id} is being built")
+    elif state["state"] == "done":
+        console.print(f"generation {generation_id} is live")
+    else:
+        failed = f"failed ({state['error_code']}): {state['error_detail']}"
+        console.print(failed, markup=False, soft_wrap=True)
+
+
+def _show_comparison(found: dict[str, Any]) -> None:
+    columns = ["asked of both", "count", "skipped", "failing", "figure", "live", "new"]
+    canaries = (found["canaries"], found["canaries_skipped"], None)
+    queries = (found["queries"], found["queries_skipped"], found["queries_failing"])
+    rows = [
+        ("canary frames", *canaries, "find themselves",
+         _share(found["live_self_recall"]), _share(found["new_self_recall"])),
+        ("", None, None, None, "find their neighbours",
+         _share(found["live_neighbour_recall"]), _share(found["new_neighbour_recall"])),
+        ("recent queries", *queries, "overlap, mean", None, _share(found["overlap_mean"])),
+        ("", None, None, None, "overlap, worst", None, _share(found["overlap_worst"])),
+        ("", None, None, None, "same order", None, _share(found["agreement_mean"])),
+    ]  # fmt: skip
+    table("comparison with the live generation, best 10 frames", columns, rows)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _in_short(comparison: dict[str, Any] | None) -> str:
+    """A comparison in a cell of a table."""
+    if comparison is None:
+        return ""
+    found = comparison["figures"]
+    recall = f"{_share(found['live_self_recall'])} -> {_share(found['new_self_recall'])}"
+    refused = ", refused" if comparison["refused"] else ""
+    return f"recall {recall}, overlap {_share(found['overlap_mean'])}{refused}"
 
 
 def generations(
@@ -109,6 +183,7 @@ def generations(
                     "frames": count,
                     "bytes": byte_count,
                     "created": one.created_at,
+                    "comparison": one.comparison,
                 }
                 for one, count, byte_count in listed
             ]
@@ -116,9 +191,12 @@ def generations(
         return
     table(
         None,
-        ["id", "backbone", "codec", "state", "frames", "size", "made"],
+        ["id", "backbone", "codec", "state", "frames", "size", "made", "compared"],
         [
-            (one.id, one.backbone, one.codec, one.state, count, size(n), when(one.created_at))
+            (
+                *(one.id, one.backbone, one.codec, one.state, count, size(n)),
+                *(when(one.created_at), _in_short(one.comparison)),
+            )
             for one, count, n in listed
         ],
     )
@@ -126,7 +204,7 @@ def generations(
 
 def _follow(context: Context, job_id: uuid.UUID, *, quiet: bool) -> dict[str, Any]:
     with Progress(
-        TextColumn("reindexing"),
+        TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
@@ -134,11 +212,16 @@ def _follow(context: Context, job_id: uuid.UUID, *, quiet: bool) -> dict[str, An
         transient=True,
         disable=quiet,
     ) as progress:
-        line = progress.add_task("reindex", total=None)
+        line = progress.add_task("embedding", total=None)
 
         def tell(states: Sequence[dict[str, Any]]) -> None:
             told = states[0]["progress"]
-            progress.update(line, completed=told.get("frames", 0), total=told.get("of"))
+            if "asked" in told:
+                asked = {"completed": told["asked"], "total": told["to_ask"]}
+                progress.update(line, description="comparing", **asked)
+            else:
+                embedded = {"completed": told.get("frames", 0), "total": told.get("of")}
+                progress.update(line, description="embedding", **embedded)
 
         return wait_for_jobs(context, [job_id], tell)[0]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from worker.core.similarity import l2_normalise
-from worker.core.types import FloatArray
+from worker.core.types import Box, FloatArray, GridSize
 from worker.errors import InputInvalid
 
 MIN_BACKGROUND_FRAMES = 8
@@ -18,6 +18,8 @@ MIN_BACKGROUND_FRAMES = 8
 FULL_NOVELTY = 0.2
 """Cosine distance to the background from which a cell counts in full. Larger values let a subject
 that stays a while fade out (benchmarks/LOG.md)."""
+NOVEL_BOX_SIDE = 0.25
+"""Side of :func:`novel_box`, as a share of the picture's."""
 QUERY_FLOOR = 0.05
 TARGET_FLOOR = 0.1
 
@@ -55,6 +57,19 @@ def novelty_weight(novelty_any: FloatArray, floor: float) -> FloatArray:
     """``clip(novelty / FULL_NOVELTY, floor, 1)``: float32, same shape."""
     weight: FloatArray = np.clip(novelty_any / np.float32(FULL_NOVELTY), floor, 1.0)
     return weight
+
+
+def novel_box(novelty_c: FloatArray, grid: GridSize) -> Box:
+    """The box where a frame differs most from its background, as a subject would.
+
+    ``novelty_c``: float32 (cells,). A quarter of the picture each way, 2 cells at least; of equal
+    boxes the uppermost, then the leftmost.
+    """
+    h, w = (min(side, max(2, round(NOVEL_BOX_SIDE * side))) for side in grid)
+    windows = np.lib.stride_tricks.sliding_window_view(novelty_c.reshape(grid), (h, w))
+    sum_hw = windows.sum(axis=(2, 3), dtype=np.float64)
+    row, col = divmod(int(sum_hw.argmax()), sum_hw.shape[1])
+    return Box(col / grid.w, row / grid.h, (col + w) / grid.w, (row + h) / grid.h)
 
 
 def novel_similarity(similarity_mqc: FloatArray, novelty_mc: FloatArray) -> FloatArray:
