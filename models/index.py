@@ -67,7 +67,6 @@ class Shard(Base):
     __tablename__ = "shards"
     __table_args__ = (
         UniqueConstraint("generation_id", "camera_id", "bucket_utc"),
-        CheckConstraint("state in ('open', 'sealed', 'retired')", name="state_known"),
         CheckConstraint("frame_count >= 0 and row_count >= 0", name="counts_not_negative"),
         CheckConstraint("coded_count between 0 and frame_count", name="coded_count_valid"),
         CheckConstraint(
@@ -80,7 +79,6 @@ class Shard(Base):
     generation_id: Mapped[int] = mapped_column(ForeignKey("index_generations.id"))
     camera_id: Mapped[int] = mapped_column(ForeignKey("cameras.id"))
     bucket_utc: Mapped[datetime]
-    state: Mapped[str] = mapped_column(server_default="open")
     frame_count: Mapped[int] = mapped_column(server_default="0")
     row_count: Mapped[int] = mapped_column(server_default="0")
     revision: Mapped[int] = mapped_column(server_default="0")

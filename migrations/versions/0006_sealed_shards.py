@@ -18,6 +18,8 @@ depends_on = None
 
 def upgrade() -> None:
     _allow_kinds("'ingest', 'query', 'reindex', 'erase', 'compact', 'seal'")
+    op.drop_constraint(op.f("ck_shards_state_known"), "shards")
+    op.drop_column("shards", "state")  # was always 'open'
     for name in ("sealed_count", "merged_count"):
         op.add_column(
             "shards", sa.Column(name, sa.BigInteger(), server_default="0", nullable=False)
@@ -48,6 +50,11 @@ def downgrade() -> None:
     op.drop_constraint(op.f("ck_shards_sealed_count_valid"), "shards")
     for name in ("changed_at", "merged_count", "sealed_count"):
         op.drop_column("shards", name)
+    state = sa.Column("state", sa.Text(), server_default="open", nullable=False)
+    op.add_column("shards", state)
+    op.create_check_constraint(
+        op.f("ck_shards_state_known"), "shards", "state in ('open', 'sealed', 'retired')"
+    )
     op.execute("delete from jobs where kind = 'seal'")
     _allow_kinds("'ingest', 'query', 'reindex', 'erase', 'compact'")
 

@@ -266,9 +266,7 @@ def select_shards(
     span_s: int | None = None,
 ) -> list[Shard]:
     """Shards with valid rows that can hold frames of these cameras in [t_from, t_to)."""
-    query = select(Shard).where(
-        Shard.generation_id == generation_id, Shard.state != "retired", Shard.frame_count > 0
-    )
+    query = select(Shard).where(Shard.generation_id == generation_id, Shard.frame_count > 0)
     if camera_ids is not None:
         query = query.where(Shard.camera_id.in_(camera_ids))
     if t_to_utc is not None:

@@ -229,7 +229,7 @@ def test_possible_jobs_are_accepted(db: psycopg.Connection[Any], values: dict[st
         ("ck_video_segments_outcome_known", "update video_segments set outcome = 'fine'"),
         ("ck_video_segments_content_sha256_hex", "update video_segments set content_sha256 = ''"),
         ("ck_shards_counts_not_negative", "update shards set row_count = -1"),
-        ("ck_shards_state_known", "update shards set state = 'broken'"),
+        ("ck_shards_sealed_count_valid", "update shards set sealed_count = 1"),
         ("uq_frames_segment_id_pts", "update frames set pts = 0"),
         ("ck_index_generations_state_known", "update index_generations set state = 'old'"),
         ("fk_frames_camera_id_cameras", "delete from frames; delete from video_segments; "
