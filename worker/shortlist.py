@@ -13,6 +13,7 @@ import numpy as np
 
 from worker.core.coarse import CoarseQuery
 from worker.core.compact import CompactBasis
+from worker.core.ranking import best_positions
 from worker.core.types import BoolArray, FloatArray, IntArray
 from worker.errors import IndexDamaged
 from worker.fused import AGAINST_WEIGHT, TRAIL_WEIGHT, Coarse, Subject
@@ -20,6 +21,7 @@ from worker.index.candidates import Candidates
 from worker.index.compact_cache import CompactCache
 from worker.index.store import IndexStore, PinnedShard
 from worker.kernels.coarse import FRAMES_PER_CHUNK, best_similarities, thread_pool
+from worker.kernels.directions import direction_cosines
 from worker.kernels.run_codes import best_similarities_of_runs
 from worker.scenes import Place
 
@@ -63,7 +65,7 @@ def shortlist(
             np.full(int(kept.sum()), position, dtype=np.int64),
             np.flatnonzero(kept).astype(np.int64),
             appearances[position][kept] if position in appearances else nothing,
-            (store.global_descriptors(shards[position]) @ global_d)[kept],
+            _global_scores(store, shards[position], global_d)[kept],
         )
         for position, kept in enumerate(inside)
     ]
@@ -88,9 +90,8 @@ def shortlist(
     coarse_n = smooth_n + TRAIL_WEIGHT * trail_n + subject.global_weight * global_n
     if np.isnan(coarse_n).any():
         raise IndexDamaged("a stored descriptor is NaN; run `ris verify`")
-    order = np.lexsort((frame_id, -coarse_n))
-    chosen = np.concatenate([order[:top_n], [at for at in order[top_n:] if trail_n[at] > 0]])
-    chosen = chosen.astype(np.int64)[np.argsort(frame_id[chosen.astype(np.int64)], kind="stable")]
+    chosen = np.union1d(best_positions(coarse_n, frame_id, top_n), np.flatnonzero(trail_n > 0))
+    chosen = chosen[np.argsort(frame_id[chosen], kind="stable")]
     candidates = Candidates(
         shard_position[chosen], block[chosen], frame_id[chosen], global_n[chosen]
     )
@@ -102,6 +103,14 @@ def shortlist(
         camera_n[off_trail],
         Coarse(shard_position, block, appearance_n, chosen),
     )
+
+
+def _global_scores(store: IndexStore, shard: PinnedShard, global_d: FloatArray) -> FloatArray:
+    """Whole-frame cosine of every block, float32 (blocks,)."""
+    if shard.layout.codec.name == "int8":
+        return direction_cosines(store.stored_globals(shard), global_d)
+    scores: FloatArray = store.global_descriptors(shard) @ global_d
+    return scores
 
 
 @dataclass(frozen=True, slots=True)

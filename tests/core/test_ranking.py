@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.core.ranking import max_similarity_score, rank
+from worker.core.ranking import best_positions, max_similarity_score, rank, smooth_in_time
 from worker.errors import DescriptorInvalid, InputInvalid
 
 
@@ -53,3 +53,25 @@ def test_max_similarity_does_not_depend_on_the_order_of_patches_or_cells(seed):
     similarity = rng.uniform(-1, 1, (4, 6)).astype(np.float32)
     shuffled = similarity[rng.permutation(4)][:, rng.permutation(6)]
     assert max_similarity_score(shuffled) == pytest.approx(max_similarity_score(similarity))
+
+
+@given(
+    st.lists(st.integers(-3, 3), max_size=40),
+    st.integers(0, 45),
+    st.integers(0, 2**32 - 1),
+)
+def test_best_positions_are_the_first_of_the_whole_order(scores, count, seed):
+    score_n = np.array(scores, dtype=np.float32)
+    tie_break_n = np.random.default_rng(seed).permutation(len(scores))
+    whole = np.lexsort((tie_break_n, -score_n))[:count]
+    assert set(best_positions(score_n, tie_break_n, count)) == set(whole)
+
+
+def test_smoothing_does_not_depend_on_the_order_of_frames():
+    rng = np.random.default_rng(3)
+    camera_n, place_n = np.repeat([1, 2, 5], 20), np.tile(np.arange(20), 3)
+    t_n, score_n = place_n * 10.0, rng.random(60).astype(np.float32)
+    sorted_already = smooth_in_time(score_n, camera_n, t_n, place_n)
+    mixed = rng.permutation(60)
+    shuffled = smooth_in_time(score_n[mixed], camera_n[mixed], t_n[mixed], place_n[mixed])
+    np.testing.assert_array_equal(shuffled, sorted_already[mixed])

@@ -31,6 +31,19 @@ def rank(score_n: NDArray[Any], tie_break_n: NDArray[Any]) -> IntArray:
     return np.lexsort((-tie_break, -score)).astype(np.int64)
 
 
+def best_positions(score_n: NDArray[Any], tie_break_n: IntArray, count: int) -> IntArray:
+    """Positions of the ``count`` greatest scores, int64, in no order; ties by lower tie-break.
+
+    As the first of a whole ordering, without making one. No score is NaN.
+    """
+    if count <= 0 or count >= score_n.size:
+        return np.arange(score_n.size if count > 0 else 0, dtype=np.int64)
+    level = np.partition(score_n, score_n.size - count)[score_n.size - count]
+    above, level_at = np.flatnonzero(score_n > level), np.flatnonzero(score_n == level)
+    tied = level_at[np.argsort(tie_break_n[level_at], kind="stable")[: count - above.size]]
+    return np.concatenate([above, tied]).astype(np.int64)
+
+
 def max_similarity_score(similarity_qc: FloatArray) -> float:
     """MaxSim: mean over query patches of the best cosine in the candidate.
 
@@ -57,7 +70,11 @@ def smooth_in_time(
     neighbour that is missing, or further than ``NEIGHBOUR_GAP_S``, is replaced by the frame itself.
     A subject seldom shows in one sampled frame only, chance similarities do.
     """
-    order = np.lexsort((place_n, camera_n))
+    steps = np.diff(camera_n)
+    if ((steps > 0) | ((steps == 0) & (np.diff(place_n) > 0))).all():
+        order = np.arange(score_n.size)  # as archives are searched: sorting would cost more
+    else:
+        order = np.lexsort((place_n, camera_n))
     score, t = score_n[order].astype(np.float64), t_n[order]
     follows = (
         (np.diff(camera_n[order]) == 0)

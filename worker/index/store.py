@@ -7,7 +7,6 @@ Postgres in one transaction; everything it sees afterwards lies inside those len
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,11 +18,12 @@ from worker.core.f_map import FMapRuns
 from worker.core.types import FloatArray, IntArray
 from worker.errors import StorageFull
 from worker.index.codec import codec_named
+from worker.index.global_cache import GlobalCache
 from worker.index.layout import FileKind, ShardLayout
 from worker.index.runs_file import let_go_of_runs
 from worker.index.shard import read_blocks
 
-_Contents = tuple[str, tuple[int, ...]]
+Contents = tuple[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class PinnedShard:
     coded: int = 0
 
     @property
-    def contents(self) -> _Contents:
+    def contents(self) -> Contents:
         """What a cache may be kept by: equal for pins of the same files with the same frames lost,
         whose blocks are then the same as far as both go."""
         return str(self.layout.folder), self.lost
@@ -68,8 +68,7 @@ class IndexStore:
     """Vector files under ``root``. Building one does no I/O; safe to share between threads."""
 
     root: Path
-    _globals: dict[str, tuple[_Contents, FloatArray]] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _globals: GlobalCache = field(default_factory=GlobalCache)
 
     def layout(
         self,
@@ -115,24 +114,16 @@ class IndexStore:
 
     def let_go(self) -> None:
         """Forget what was read; files are not touched."""
-        with self._lock:
-            self._globals.clear()
+        self._globals.let_go()
         let_go_of_runs()
 
     def global_descriptors(self, shard: PinnedShard) -> FloatArray:
-        """float32 (blocks, global_dim); only rows that are new since the last call are read."""
-        contents, name = shard.contents, f"{shard.layout.folder.parent}/{shard.shard_id}"
-        with self._lock:
-            held = self._globals.get(name)
-        # One per shard: what was read of an earlier revision, or with damaged blocks, makes way.
-        known = held[1] if held is not None and held[0] == contents else None
-        have = 0 if known is None else known.shape[0]
-        if known is None or have < shard.blocks:
-            fresh = shard.read("global", np.arange(have, shard.blocks))
-            known = fresh if known is None else np.concatenate([known, fresh])
-            with self._lock:
-                self._globals[name] = (contents, known)
-        return known[: shard.blocks]
+        """float32 (blocks, global_dim), unit rows; what was decoded last is kept."""
+        return self._globals.decoded(shard)
+
+    def stored_globals(self, shard: PinnedShard) -> np.ndarray:
+        """The same as they are stored, mapped. Raises :class:`IndexDamaged`."""
+        return self._globals.stored(shard)
 
     def require_free(self, min_free_bytes: int) -> None:
         """Raise :class:`StorageFull` below the free-space floor, before anything is written."""
