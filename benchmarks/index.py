@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ from benchmarks.machine import machine
 from benchmarks.scratch import scratch_context
 from models.index import IndexGeneration
 from models.repositories import codes as codes_record
+from models.repositories import index as index_record
 from models.repositories import jobs as job_record
 from worker import compacting, sealing
 from worker.context import Context
@@ -323,6 +325,8 @@ def whole(bench: Bench) -> None:
 def prepare(context: Context, given: argparse.Namespace) -> Bench:
     generation = ensure_live_generation(context)
     began_s = time.monotonic()
+    with context.db.transaction() as session:
+        held = index_record.count_indexed(session, generation.id)
     originals = embed_footage(context, generation, 0.1)
     kind = fixed_footage if given.footage == "fixed" else varied_footage
 
@@ -331,7 +335,10 @@ def prepare(context: Context, given: argparse.Namespace) -> Bench:
             run_now(context, compacting.submit_due(context))
             run_now(context, sealing.submit_due(context, after_s=0.0) is not None)
 
-    make_archive(context, generation, given.frames, lambda rng: kind(originals, rng), after_shard)
+    if held < given.frames:
+        make_archive(
+            context, generation, given.frames, lambda rng: kind(originals, rng), after_shard
+        )
     run_now(context, compacting.submit_due(context))
     took_s = time.monotonic() - began_s
     with context.db.transaction() as session:
@@ -393,10 +400,11 @@ def main() -> int:
     parser.add_argument("--queries", type=int, default=20)
     parser.add_argument("--footage", choices=("varied", "fixed"), default="varied")
     parser.add_argument("--sealed", action="store_true", help="seal every shard")
+    parser.add_argument("--folder", type=Path, help="keep the archive there, and use what it holds")
     parser.add_argument("--part", action="append", choices=PARTS, help="only this; repeatable")
     given = parser.parse_args()
     configure_logging("ERROR")
-    with scratch_context(job_slice_s=600.0) as context:
+    with scratch_context(given.folder, job_slice_s=600.0) as context:
         bench = prepare(context, given)
         for part in given.part or PARTS:
             PARTS[part](bench)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from worker.runtime import make_context
 
 
 @contextmanager
-def scratch_context(**changes: Any) -> Iterator[Context]:
-    """A context on an embedded Postgres without workers; jobs are run by whoever has it."""
-    with tempfile.TemporaryDirectory(prefix="ris-benchmark-") as folder:
+def scratch_context(kept: Path | None = None, **changes: Any) -> Iterator[Context]:
+    """A context on an embedded Postgres without workers; jobs are run by whoever has it. ``kept``:
+    a folder that stays, with what an earlier run left in it."""
+    with ExitStack() as held:
+        folder = kept or held.enter_context(tempfile.TemporaryDirectory(prefix="ris-benchmark-"))
         os.environ.update(RIS_DATABASE_URL="", RIS_BROKER_URL="")
         state = start_supervisor(
             Path(folder), env={}, detach=False, on_progress=lambda _step: None, with_workers=False
