@@ -26,7 +26,7 @@ import numpy as np
 from isal import isal_zlib
 
 from worker.core.types import BoolArray, Descriptors, FloatArray, IntArray
-from worker.errors import IndexDamaged, StorageFailed, StorageFull
+from worker.errors import FormatNewer, IndexDamaged, RisError, StorageFailed, StorageFull
 from worker.index.codec import Codec
 
 FORMAT_VERSION = 1
@@ -196,8 +196,9 @@ def write_all(descriptor: int, body: memoryview | bytes, offset: int) -> None:
 
 def _check_file(descriptor: int, layout: ShardLayout, kind: FileKind, blocks: int) -> None:
     path = layout.path(kind)
-    if os.pread(descriptor, HEADER_BYTES, 0) != layout.header(kind):
-        raise IndexDamaged(_bad_header(layout, kind))
+    found = os.pread(descriptor, HEADER_BYTES, 0)
+    if found != layout.header(kind):
+        raise _bad_header(layout, kind, found)
     need = HEADER_BYTES + blocks * layout.block_bytes(kind)
     have = os.fstat(descriptor).st_size
     if have < need:
@@ -292,8 +293,9 @@ def read_stored(
 ) -> tuple[np.ndarray, BoolArray]:
     """Stored blocks (n, *block_shape), and which of them were there to read: bool (n,).
 
-    Raises :class:`IndexDamaged`, for all of them, without the file or its header; with ``header``
-    False those are not asked for, and nothing is there to read in a file that is not.
+    Raises :class:`IndexDamaged`, for all of them, without the file or its header, and
+    :class:`FormatNewer`; with ``header`` False those are not asked for, and nothing is there to
+    read in a file that is not.
     """
     stored = np.zeros((at.size, *layout.block_shape(kind)), dtype=layout.codec.dtype)
     sound = np.zeros(at.size, dtype=np.bool_)
@@ -305,8 +307,9 @@ def read_stored(
                 return stored, sound
             raise _unreadable(layout, at, str(error)) from error
         try:
-            if header and _header(descriptor) != layout.header(kind):
-                raise _unreadable(layout, at, _bad_header(layout, kind))
+            found = _header(descriptor) if header else layout.header(kind)
+            if found != layout.header(kind):
+                raise _bad_header(layout, kind, found, at)
             # Neighbouring blocks are read at once.
             edges = [0, *(np.flatnonzero(np.diff(at) != 1) + 1).tolist(), at.size]
             for first, end in pairwise(edges):
@@ -356,8 +359,30 @@ def _header(descriptor: int) -> bytes:
         return b""
 
 
-def _bad_header(layout: ShardLayout, kind: FileKind) -> str:
-    return (
-        f"{layout.path(kind)}: header is damaged or of another format, spec or codec; run"
-        " `ris verify`"
+def _bad_header(
+    layout: ShardLayout, kind: FileKind, found: bytes, at: IntArray | None = None
+) -> RisError:
+    """The error that a header other than the expected one stands for. ``at``: blocks asked for."""
+    version = _version_in(found)
+    if version is not None and version > FORMAT_VERSION:
+        # No damage: a repair would write it anew in the old format.
+        return FormatNewer(
+            f"{layout.path(kind)} is of format version {version}, written by a newer RIS; this one"
+            f" reads up to version {FORMAT_VERSION}: update RIS"
+        )
+    message = (
+        f"{layout.path(kind)}: header is damaged or of another spec or codec; run `ris verify`"
     )
+    return IndexDamaged(message) if at is None else _unreadable(layout, at, message)
+
+
+def _version_in(header: bytes) -> int | None:
+    """The format version that a whole header names, whatever else it holds."""
+    lines = header.split(b"\n")
+    if len(lines) < 3 or lines[0] + b"\n" != _MAGIC:
+        return None
+    body = b"\n".join(lines[:2]) + b"\n"
+    if lines[2] != f"{zlib.crc32(body):08x}".encode():
+        return None
+    version = json.loads(lines[1]).get("version")
+    return version if isinstance(version, int) else None
