@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from worker.errors import AlreadyRunning, BackupInvalid, FormatNewer, InputInvalid
 from worker.index.shard import fsync_folder, storage_errors
@@ -153,10 +153,13 @@ def holding_folder(folder: Path) -> Iterator[None]:
             raise InputInvalid(f"{folder} is not empty and holds no backup: give another folder")
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AlreadyRunning(
+                f"another `ris backup` writes into {folder}: wait for it"
+            ) from error
         yield
-    except BlockingIOError as error:
-        raise AlreadyRunning(f"another `ris backup` writes into {folder}: wait for it") from error
     finally:
         os.close(descriptor)
 
@@ -186,10 +189,18 @@ def entry_of(path: Path, byte_count: int | None = None) -> FileEntry:
     """The first bytes of a file, or all of them, as they are. Raises :class:`OSError`."""
     digest, count = hashlib.sha256(), 0
     with path.open("rb") as stream:
-        while chunk := stream.read(min(_CHUNK_BYTES, (byte_count or count + _CHUNK_BYTES) - count)):
+        for chunk in _chunks_of(stream, byte_count):
             digest.update(chunk)
             count += len(chunk)
     return FileEntry(count, digest.hexdigest())
+
+
+def _chunks_of(stream: BinaryIO, byte_count: int | None) -> Iterator[bytes]:
+    """The first bytes of an open file, or all of them."""
+    left = byte_count
+    while chunk := stream.read(_CHUNK_BYTES if left is None else min(_CHUNK_BYTES, left)):
+        left = None if left is None else left - len(chunk)
+        yield chunk
 
 
 def _unlisted(folder: Path, manifest: Manifest) -> Iterator[str]:
@@ -257,14 +268,9 @@ class Copier:
 
     def _chunks(self, source: Path, byte_count: int | None) -> Iterable[bytes]:
         """What can be read of a file; reading is its fault, writing the target's."""
-        left = byte_count
         try:
             with source.open("rb") as stream:
-                while chunk := stream.read(
-                    _CHUNK_BYTES if left is None else min(_CHUNK_BYTES, left)
-                ):
-                    left = None if left is None else left - len(chunk)
-                    yield chunk
+                yield from _chunks_of(stream, byte_count)
         except FileNotFoundError:
             self.missing.add(source)
         except OSError as error:
