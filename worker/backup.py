@@ -9,7 +9,6 @@ before files, so that one does not speak of it.
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from models.repositories import index as index_record
 from models.repositories import videos as video_record
 from models.repositories.backups import Moment
 from models.session import Session
+from worker import VERSION
 from worker.backup_folder import (
     MANIFEST,
     Copier,
@@ -183,14 +183,14 @@ def _dump(run: _Run, wanted: _Wanted, snapshot: str) -> Manifest:
     made = wanted.moment.index_made
     named = {*folders, *wanted.contents}
     return Manifest(
-        ris_version=importlib.metadata.version("ris"),
+        ris_version=VERSION,
         schema_revision=wanted.moment.schema_revision,
         taken_utc=taken.isoformat(),
         index_made=None if made is None else made.isoformat(),
         last_erasure=wanted.moment.last_erasure,
         frames=wanted.moment.frames,
         database=name,
-        shards={folder: run.shards[folder] for folder in folders},
+        shards={folder: run.shards[folder] for folder in folders if folder in run.shards},
         files={path: run.files[path] for path in paths if path in run.files},
         problems=tuple(what for path, what in sorted(run.problems.items()) if path in named),
     )
@@ -274,8 +274,9 @@ def _copy_shard(run: _Run, wanted: _Wanted, session: Session, shard: Shard) -> N
     if not _append_blocks(run, name, pinned):
         run.gone.add(name)
         return
-    digest = backup_record.checksums_digest(session, shard.id, shard.frame_count)
-    run.shards[name] = (shard.frame_count, digest)
+    if name not in run.problems:  # else the next backup looks at it again
+        digest = backup_record.checksums_digest(session, shard.id, shard.frame_count)
+        run.shards[name] = (shard.frame_count, digest)
 
 
 def _append_blocks(run: _Run, name: str, pinned: PinnedShard) -> bool:
@@ -309,6 +310,7 @@ def _append_blocks(run: _Run, name: str, pinned: PinnedShard) -> bool:
             byte_count = HEADER_BYTES + pinned.blocks * copy.block_bytes(kind)
             run.files[f"{name}/{kind}.vec"] = entry_of(copy.path(kind), byte_count)
             run.new_bytes += (pinned.blocks - first) * copy.block_bytes(kind)
+            run.new_bytes += 0 if first else HEADER_BYTES
     return True
 
 

@@ -47,7 +47,7 @@ class FileEntry:
 class Manifest:
     """What a backup holds. ``files`` and ``shards`` by path below the folder.
 
-    ``shards``: how many blocks of each, and the digest of their checksums in Postgres.
+    ``shards``: of the sound ones, how many blocks, and the digest of their checksums in Postgres.
     ``problems``: what the index itself lacked when the backup was made.
     """
 

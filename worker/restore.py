@@ -102,6 +102,7 @@ def restore(
     on_progress(f"checking {len(manifest.files)} files")
     _require_sound(check_folder(folder, manifest).wrong, folder)
     with storage_errors(data_dir):
+        data_dir.mkdir(parents=True, exist_ok=True)
         write_private(restoring_path(data_dir), manifest.database)
         fsync_folder(data_dir)
     on_progress("copying files")
