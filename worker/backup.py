@@ -197,6 +197,7 @@ def _dump(run: _Run, wanted: _Wanted, snapshot: str) -> Manifest:
 
 
 def _wanted(session: Session) -> _Wanted:
+    backup_record.take_time(session)
     pictures = video_record.picture_hashes(session)
     contents = {f"pictures/{name[:2]}/{name[2:4]}/{name}.jpg": name for name in sorted(pictures)}
     contents |= {f"uploads/{name}": name for name in sorted(backup_record.upload_hashes(session))}

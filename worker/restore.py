@@ -109,11 +109,12 @@ def restore(
     _copy_files(context, folder, manifest)
     on_progress("restoring the database")
     restore_database(database, folder / manifest.database, given=given)
-    migrate(
-        MIGRATE_COMMAND,
-        log_path=data_dir / "logs" / "migrate.log",
-        env=os.environ | {"RIS_DATABASE_URL": database},
-    )
+    if manifest.schema_revision != known_revisions()[0]:
+        migrate(
+            MIGRATE_COMMAND,
+            log_path=data_dir / "logs" / "migrate.log",
+            env=os.environ | {"RIS_DATABASE_URL": database},
+        )
     with context.db.transaction() as session:
         backup_record.forget_codes(session)  # made again behind ingest; not in the backup
     again = order_again(context, orders)

@@ -26,6 +26,11 @@ class Moment:
     frames: int
 
 
+def take_time(session: Session) -> None:
+    """Until the end of the transaction: statements may read whole tables, however long it takes."""
+    session.execute(text("set local statement_timeout = 0"))
+
+
 def export_snapshot(session: Session) -> str:
     """Name under which others may see what this transaction sees, until it ends."""
     return str(session.execute(text("select pg_export_snapshot()")).scalar_one())
