@@ -11,7 +11,8 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from models.schema import NEWER_SCHEMA_EXIT, metadata
+from models import NEWER_SCHEMA_EXIT
+from models.schema import metadata
 from models.session import normalised_url
 
 # Any constant: two migrators of one database must pick the same one.

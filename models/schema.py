@@ -9,11 +9,7 @@ from models.video import Camera, Frame, VideoSegment
 
 metadata = Base.metadata
 
-NEWER_SCHEMA_EXIT = 4
-"""Exit status of a migration that meets a database which a newer RIS has migrated."""
-
 __all__ = [
-    "NEWER_SCHEMA_EXIT",
     "Camera",
     "CompactBasis",
     "Erasure",

@@ -6,10 +6,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-
-from models.schema import NEWER_SCHEMA_EXIT
+from models import NEWER_SCHEMA_EXIT
 from worker.embedded.child_process import log_tail, spawn
 from worker.embedded.children import REPO_ROOT
 from worker.errors import FormatNewer, SetupFailed
@@ -38,5 +35,9 @@ def migrate(
 
 def known_revisions() -> list[str]:
     """Schema revisions this RIS knows, newest first."""
+    # Here, so that the supervisor starts without it.
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
     script = ScriptDirectory.from_config(Config(str(REPO_ROOT / "alembic.ini")))
     return [revision.revision for revision in script.walk_revisions()]
