@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from alembic import context
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 
+from models import NEWER_SCHEMA_EXIT
 from models.schema import metadata
 from models.session import normalised_url
 
@@ -22,6 +26,20 @@ def _database_url() -> str:
     return normalised_url(url)
 
 
+def _refuse_newer(known: ScriptDirectory, heads: tuple[str, ...]) -> None:
+    """Leave a database alone that a newer RIS has migrated, in one line instead of a traceback."""
+    for revision in heads:
+        try:
+            known.get_revision(revision)
+        except CommandError:
+            sys.stderr.write(
+                f"the database is at schema revision {revision}, which this RIS does not know:"
+                f" a newer RIS migrated it (this one knows up to {known.get_current_head()});"
+                " update RIS\n"
+            )
+            raise SystemExit(NEWER_SCHEMA_EXIT) from None
+
+
 def _configure_and_run(connection: Connection) -> None:
     context.configure(
         connection=connection,
@@ -33,6 +51,7 @@ def _configure_and_run(connection: Connection) -> None:
         connection.execute(text("set local lock_timeout = '10s'"))
         connection.execute(text("set local statement_timeout = '300s'"))
         connection.execute(text(f"select pg_advisory_xact_lock({MIGRATION_LOCK})"))
+        _refuse_newer(context.script, context.get_context().get_current_heads())
         context.run_migrations()
 
 

@@ -358,15 +358,7 @@ def order_again(context: Context, orders: Sequence[dict[str, Any]]) -> list[uuid
     Orders of unknown cameras, and those that this database has already, are left out. Raises
     :class:`InputInvalid` when something is no receipt; then none is ordered.
     """
-    try:
-        wanted = [
-            (str(order["camera"]), _time(order["from"]), _time(order["to"]), str(order["ordered"]))
-            for order in orders
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputInvalid(
-            f"not a list of receipts as `ris erasures --json` prints them: {error!r}"
-        ) from error
+    wanted = ordered_spans(orders)
     known = {(r["camera"], r["from"], r["to"], r["ordered"]) for r in receipts(context)}
     spans = []
     for camera, from_utc, to_utc, ordered in wanted:
@@ -378,6 +370,21 @@ def order_again(context: Context, orders: Sequence[dict[str, Any]]) -> list[uuid
             continue
         spans.append((span, f"ordered first {ordered}"))
     return [submit_erasure(context, span, "again", note) for span, note in spans]
+
+
+def ordered_spans(
+    orders: Sequence[dict[str, Any]],
+) -> list[tuple[str, datetime | None, datetime | None, str]]:
+    """Camera, from, to and time of order of receipts. Raises :class:`InputInvalid`."""
+    try:
+        return [
+            (str(order["camera"]), _time(order["from"]), _time(order["to"]), str(order["ordered"]))
+            for order in orders
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputInvalid(
+            f"not a list of receipts as `ris erasures --json` prints them: {error!r}"
+        ) from error
 
 
 def _time(text: str | None) -> datetime | None:

@@ -84,6 +84,18 @@ class IndexDamaged(RisError):
         self.blocks = tuple(blocks)
 
 
+class FormatNewer(RisError):
+    """A newer RIS wrote this database, backup or vector file; this one must leave it alone."""
+
+    code = "format_newer"
+
+
+class BackupInvalid(RisError):
+    """A folder is no finished backup, is one of another index, or lacks the bytes it lists."""
+
+    code = "backup_invalid"
+
+
 class StorageFull(RisError):
     """The disk is full or under the free-space floor. Nothing was half-recorded; retried later."""
 

@@ -15,6 +15,7 @@ from models.session import connect
 from worker.backbones.base import Backbone
 from worker.config import Settings, settings
 from worker.context import Context
+from worker.embedded.state import refuse_unfinished_restore
 from worker.errors import ServiceUnavailable
 from worker.index.compact_cache import CompactCache
 from worker.index.store import IndexStore
@@ -106,7 +107,9 @@ def _file_limit() -> int:
 def process_context() -> Context:
     """This process's context, made on first use.
 
-    Raises :class:`ServiceUnavailable` when no database is configured or running.
+    Raises :class:`ServiceUnavailable` when no database is configured or running, and
+    :class:`BackupInvalid` in the middle of a restore.
     """
     configured = settings()
+    refuse_unfinished_restore(configured.data_dir)
     return make_context(configured, database_url(configured), application_name="ris")

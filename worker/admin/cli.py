@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from models.session import DatabaseUnavailable
-from worker.admin import changes, demo, erase, evaluation, index, query, services, video
+from worker.admin import backup, changes, demo, erase, evaluation, index, query, services, video
 from worker.admin.output import notes
 from worker.config import settings
 from worker.errors import InputInvalid, RisError, ServiceUnavailable
@@ -44,6 +44,8 @@ app.command()(index.repair)
 app.command()(erase.erase)
 app.command()(erase.erasures)
 app.command()(erase.retention)
+app.command()(backup.backup)
+app.command()(backup.restore)
 app.command()(services.doctor)
 app.command(name="eval")(evaluation.evaluate)
 

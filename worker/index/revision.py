@@ -30,9 +30,13 @@ class RevisionWriter:
         self.sums: list[IntArray] = []
 
     def write(self, start: int, stored_global: np.ndarray, stored_patches: np.ndarray) -> None:
-        """Write stored blocks behind ``start``, which begins anew at 0. Nothing is synced."""
+        """Write stored blocks behind ``start``, which begins anew at 0. Nothing is synced. Patches
+        of sealed blocks are not written: they are in a file of their own."""
         self.put("global", start, stored_global)
-        self.put("patch", start - self.layout.sealed, stored_patches)
+        sealed = min(len(stored_patches), max(0, self.layout.sealed - start))
+        if sealed < len(stored_patches) or start == 0:
+            place = max(0, start - self.layout.sealed)
+            self.put("patch", place, stored_patches[sealed:])
         self.sums.append(checksums(stored_global, stored_patches))
 
     def put(self, kind: FileKind, place: int, stored: np.ndarray) -> None:

@@ -8,10 +8,8 @@ lost.
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,15 @@ from worker.core.cell_runs import CellRuns
 from worker.core.compact import Codes
 from worker.core.run_codes import RunCodes
 from worker.errors import IndexDamaged
-from worker.index.layout import HEADER_BYTES, fsync_folder, open_file, storage_errors, write_all
+from worker.index.layout import (
+    HEADER_BYTES,
+    fsync_folder,
+    header_fields,
+    header_page,
+    open_file,
+    storage_errors,
+    write_all,
+)
 
 RUN_CODES_VERSION = 1
 MAX_FRAMES = 1 << 16
@@ -103,9 +109,7 @@ def _header(layout: RunCodesLayout, rows: int, runs: int, checksum: int) -> byte
         "runs": runs,
         "crc32": checksum,
     }
-    body = _MAGIC + json.dumps(fields, sort_keys=True).encode() + b"\n"
-    body += f"{zlib.crc32(body):08x}\n".encode()
-    return body.ljust(HEADER_BYTES, b"\0")
+    return header_page(_MAGIC, fields)
 
 
 def map_run_codes(layout: RunCodesLayout, *, check: bool) -> RunCodes:
@@ -116,14 +120,15 @@ def map_run_codes(layout: RunCodesLayout, *, check: bool) -> RunCodes:
         descriptor = open_file(layout.path, os.O_RDONLY)
         try:
             page = os.pread(descriptor, HEADER_BYTES, 0)
-            sizes = _sizes(layout, page)
-            if sizes is None:
+            found = _sizes(layout, page)
+            if found is None:
                 raise IndexDamaged(damaged)
+            fields, sizes = found
             need = HEADER_BYTES + sum(-(-size // 8) * 8 for size in sizes)
             if os.fstat(descriptor).st_size < need:
                 raise IndexDamaged(damaged)
             # Read, not mapped: a bad sector is an error here, and death to whoever has it mapped.
-            if check and _checksum(descriptor, need) != _fields(page)["crc32"]:
+            if check and _checksum(descriptor, need) != fields["crc32"]:
                 raise IndexDamaged(damaged)
             mapped = mmap.mmap(descriptor, need, prot=mmap.PROT_READ)
         finally:
@@ -145,21 +150,18 @@ def map_run_codes(layout: RunCodesLayout, *, check: bool) -> RunCodes:
     )
 
 
-def _fields(page: bytes) -> dict[str, int]:
-    fields: dict[str, int] = json.loads(page.rstrip(b"\0")[len(_MAGIC) : -9])
-    return fields
-
-
-def _sizes(layout: RunCodesLayout, page: bytes) -> tuple[int, int, int, int] | None:
-    """Bytes of codes, offsets, cells and spans; None unless the header is this layout's."""
-    try:
-        fields = _fields(page)
-        rows, runs = fields["rows"], fields["runs"]
-        if _header(layout, rows, runs, fields["crc32"]) != page:
-            return None
-    except (ValueError, KeyError, TypeError):
+def _sizes(
+    layout: RunCodesLayout, page: bytes
+) -> tuple[dict[str, int], tuple[int, int, int, int]] | None:
+    """Fields, and bytes of codes, offsets, cells and spans; None unless the header is this
+    layout's."""
+    fields = header_fields(_MAGIC, page)
+    if fields is None or {"rows", "runs", "crc32"} - fields.keys():
         return None
-    return rows * layout.code_dim, 4 * (rows + 1), 2 * rows, 4 * runs
+    rows, runs = fields["rows"], fields["runs"]
+    if _header(layout, rows, runs, fields["crc32"]) != page:
+        return None
+    return fields, (rows * layout.code_dim, 4 * (rows + 1), 2 * rows, 4 * runs)
 
 
 def _checksum(descriptor: int, end: int) -> int:

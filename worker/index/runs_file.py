@@ -10,11 +10,9 @@ the runs.
 from __future__ import annotations
 
 import errno
-import json
 import mmap
 import os
 import threading
-import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,6 +28,9 @@ from worker.index.layout import (
     HEADER_BYTES,
     ShardLayout,
     fsync_folder,
+    header_fields,
+    header_page,
+    newer_format,
     open_file,
     storage_errors,
     write_all,
@@ -118,9 +119,7 @@ def _header(layout: ShardLayout, runs: CellRuns, runs_crc32: int) -> bytes:
         "runs": int(runs.start_m.size),
         "runs_crc32": runs_crc32,
     }
-    body = _MAGIC + json.dumps(fields, sort_keys=True).encode() + b"\n"
-    body += f"{zlib.crc32(body):08x}\n".encode()
-    return body.ljust(HEADER_BYTES, b"\0")
+    return header_page(_MAGIC, fields)
 
 
 def read_made_up(layout: ShardLayout, at: IntArray) -> tuple[np.ndarray, BoolArray]:
@@ -213,11 +212,14 @@ def let_go_of_runs() -> None:
 
 
 def _map_runs(layout: ShardLayout, path: Path) -> CellRuns:
-    damaged = f"{path}: header or runs are damaged or of another format, spec or codec"
+    damaged = f"{path}: header or runs are damaged, or of another spec or codec"
     descriptor = open_file(path, os.O_RDONLY)
     try:
         page = _read(descriptor, HEADER_BYTES, 0)
-        fields = _fields(page)
+        newer = newer_format(path, _MAGIC, page, RUNS_VERSION)
+        if newer is not None:
+            raise newer
+        fields = header_fields(_MAGIC, page)
         if fields is None:
             raise IndexDamaged(f"{damaged}; run `ris verify`")
         offset, size = _runs_offset(layout, fields["rows"]), 8 * fields["runs"]
@@ -232,16 +234,6 @@ def _map_runs(layout: ShardLayout, path: Path) -> CellRuns:
     if _header(layout, runs, fields["runs_crc32"]) != page or runs.frames != layout.sealed:
         raise IndexDamaged(f"{damaged}; run `ris verify`")
     return runs
-
-
-def _fields(page: bytes) -> dict[str, int] | None:
-    """The counts of a header page whose checksum is right."""
-    body = page.rstrip(b"\0")
-    text, checksum = body[:-9], body[-9:]
-    if not body.startswith(_MAGIC) or checksum != f"{zlib.crc32(text):08x}\n".encode():
-        return None
-    fields: dict[str, int] = json.loads(text[len(_MAGIC) :])
-    return fields
 
 
 def _read(descriptor: int, size: int, offset: int) -> bytes:

@@ -23,13 +23,16 @@ import numpy as np
 from isal import isal_zlib
 
 from worker.core.types import BoolArray, Descriptors, FloatArray, IntArray
-from worker.errors import IndexDamaged, StorageFailed
+from worker.errors import IndexDamaged, RisError, StorageFailed
 from worker.index.layout import (
+    FORMAT_VERSION,
     HEADER_BYTES,
     KINDS,
+    VECTOR_MAGIC,
     FileKind,
     ShardLayout,
     fsync_folder,
+    newer_format,
     open_file,
     storage_errors,
     write_all,
@@ -145,8 +148,9 @@ def _append_file(layout: ShardLayout, kind: FileKind, place: int, body: memoryvi
 
 def _check_file(descriptor: int, layout: ShardLayout, kind: FileKind, blocks: int) -> None:
     path = layout.path(kind)
-    if os.pread(descriptor, HEADER_BYTES, 0) != layout.header(kind):
-        raise IndexDamaged(_bad_header(layout, kind))
+    found = os.pread(descriptor, HEADER_BYTES, 0)
+    if found != layout.header(kind):
+        raise _bad_header(layout, kind, found)
     need = HEADER_BYTES + blocks * layout.block_bytes(kind)
     have = os.fstat(descriptor).st_size
     if have < need:
@@ -225,8 +229,8 @@ def read_stored(
     """Stored blocks (n, *block_shape), and which of them were there to read: bool (n,).
 
     Sealed ones are made up from their rows. Raises :class:`IndexDamaged`, for all of them, without
-    the file or its header; with ``header`` False those are not asked for, and nothing is there to
-    read in a file that is not.
+    the file or its header, and :class:`FormatNewer`; with ``header`` False those are not asked for,
+    and nothing is there to read in a file that is not.
     """
     sealed = layout.sealed if kind == "patch" else 0
     late = at >= sealed
@@ -262,8 +266,9 @@ def _read_file(
                 return stored, sound
             raise _unreadable(layout, at, str(error)) from error
         try:
-            if header and _header(descriptor) != layout.header(kind):
-                raise _unreadable(layout, at, _bad_header(layout, kind))
+            found = _header(descriptor) if header else layout.header(kind)
+            if found != layout.header(kind):
+                raise _bad_header(layout, kind, found, at)
             # Neighbouring blocks are read at once.
             edges = [0, *(np.flatnonzero(np.diff(at) != 1) + 1).tolist(), at.size]
             for first, end in pairwise(edges):
@@ -313,8 +318,14 @@ def _header(descriptor: int) -> bytes:
         return b""
 
 
-def _bad_header(layout: ShardLayout, kind: FileKind) -> str:
-    return (
-        f"{layout.path(kind)}: header is damaged or of another format, spec or codec; run"
-        " `ris verify`"
+def _bad_header(
+    layout: ShardLayout, kind: FileKind, found: bytes, at: IntArray | None = None
+) -> RisError:
+    """The error that a header other than the expected one stands for. ``at``: blocks asked for."""
+    newer = newer_format(layout.path(kind), VECTOR_MAGIC, found, FORMAT_VERSION)
+    if newer is not None:  # no damage: a repair would write it anew in the old format
+        return newer
+    message = (
+        f"{layout.path(kind)}: header is damaged or of another spec or codec; run `ris verify`"
     )
+    return IndexDamaged(message) if at is None else _unreadable(layout, at, message)

@@ -132,7 +132,7 @@ class IndexStore:
         if free_bytes < min_free_bytes:
             raise StorageFull(
                 f"{place}: {free_bytes} bytes free, RIS_MIN_FREE_BYTES asks for {min_free_bytes};"
-                " free space and ingest goes on by itself"
+                " free space; jobs that wait for it go on by themselves"
             )
 
 
