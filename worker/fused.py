@@ -170,18 +170,23 @@ def gather_evidence(
     a mode ranks by how coherent the similarities are. ``coarse`` speaks for neighbours in time that
     are no candidates."""
     level_q = _levels(subject, candidates)
+    exemplars = [subject.query, *subject.exemplars, *subject.against]
+    # One product for all: patches are read from memory once.
+    every_ed = np.concatenate([exemplar.patches_qd for exemplar in exemplars])
+    own = slice(0, len(subject.query.patches_qd))
     appearance_n = np.zeros(candidates.count, dtype=np.float32)
     regions: list[Region | None] = [None] * candidates.count
     for shard_position, part, patches_ncd in candidate_patches(subject.scenes.shards, candidates):
         camera_id = subject.scenes.shards[shard_position].camera_id
         novelty_nc = novelty(patches_ncd, subject.background(camera_id))
-        cosine_mqc = _similarity(subject.query.patches_qd, patches_ncd)
-        novel_mqc = novel_similarity(cosine_mqc, novelty_nc)
+        cosine_mec = _similarity(every_ed, patches_ncd)
+        novel_mec = novel_similarity(cosine_mec, novelty_nc)
+        cosine_mqc, novel_mqc = cosine_mec[:, own], novel_mec[:, own]
         grown = grow_seedless_chunk(
             pivoted(novel_mqc, level_q), subject.cells, subject.grid, PIVOT, growth or "rigid"
         )
         seen_n = _appearance(subject.query, novel_mqc, grown, growth)
-        appearance_n[part] = _with_exemplars(subject, seen_n, patches_ncd, novelty_nc)
+        appearance_n[part] = _with_exemplars(subject, seen_n, novel_mec)
         for position, cosine_qc, region in zip(part, cosine_mqc, grown, strict=True):
             regions[int(position)] = _with_cosines(region, cosine_qc)
     places = [
@@ -216,20 +221,20 @@ def strongest(likeness_kn: Sequence[FloatArray], count: int) -> FloatArray:
     return greatest
 
 
-def _with_exemplars(
-    subject: Subject, seen_n: FloatArray, patches_ncd: FloatArray, novelty_nc: FloatArray
-) -> FloatArray:
+def _with_exemplars(subject: Subject, seen_n: FloatArray, novel_mec: FloatArray) -> FloatArray:
     """Likeness to the query, float32 (n,), averaged with that to the exemplars by their shares,
-    less the greatest likeness to what speaks against the subject."""
-
-    def likeness(exemplar: Exemplar) -> FloatArray:
-        cosine_mqc = _similarity(exemplar.patches_qd, patches_ncd)
-        return weighted_max_similarity(novel_similarity(cosine_mqc, novelty_nc), exemplar.weight_q)
-
-    for exemplar in subject.exemplars:
-        seen_n = seen_n + exemplar.share * likeness(exemplar)
+    less the greatest likeness to what speaks against the subject. ``novel_mec``: similarities of
+    the cells of the query, of the exemplars and of what speaks against it, behind each other."""
+    first = len(subject.query.patches_qd)
+    likeness_kn = []
+    for exemplar in (*subject.exemplars, *subject.against):
+        end = first + len(exemplar.patches_qd)
+        likeness_kn.append(weighted_max_similarity(novel_mec[:, first:end], exemplar.weight_q))
+        first = end
+    for exemplar, likeness_n in zip(subject.exemplars, likeness_kn, strict=False):
+        seen_n = seen_n + exemplar.share * likeness_n
     seen_n = seen_n / (1 + sum(exemplar.share for exemplar in subject.exemplars))
-    against_nk = [likeness(wrong) for wrong in subject.against]
+    against_nk = likeness_kn[len(subject.exemplars) :]
     whole: FloatArray = seen_n - AGAINST_WEIGHT * strongest(against_nk, len(seen_n))
     return whole
 
