@@ -1,4 +1,5 @@
-"""Kills and a failing disk at the steps of an ingest: the script that can do it for hours."""
+"""Kills, a failing disk and a lost database at the steps of every writer: the script that can do it
+for hours."""
 
 from __future__ import annotations
 
@@ -16,11 +17,11 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "faults", "answer"),
     [
-        ("kill", 70, None),
+        ("kill", 50, None),
         ("ENOSPC", 12, "storage_full"),
-        ("EIO", 12, "storage_failed"),
-        ("kill --erase", 30, None),
-        ("EIO --erase", 10, "storage_failed"),
+        ("EIO", 10, "storage_failed"),
+        ("kill --of erase", 20, None),
+        ("EIO --of erase", 10, "storage_failed"),
     ],
 )
 def test_a_fault_at_any_step_loses_and_doubles_nothing(
