@@ -145,6 +145,8 @@ def run_reindex(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
                 return "yield"
             continue
         report = verify_generation(context, generation, codes=False)
+        if report.problems:  # a read that failed once would cost the whole build
+            report = verify_generation(context, generation, codes=False)
         if report.problems:
             raise IndexDamaged(f"generation {generation.id}: {report.problems[0]}; not switched")
         if _switch(context, lease, generation, report.frames):
