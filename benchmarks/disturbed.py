@@ -123,8 +123,12 @@ def ingest(
 
 
 def run(context: Context, job_id: uuid.UUID) -> str:
-    """Try a job here. Says nothing: what came of it is in its record."""
-    run_job(context, job_id, HANDLERS)
+    """Try a job here. Says nothing, unless it could not even be claimed: what came of it is in its
+    record."""
+    try:
+        run_job(context, job_id, HANDLERS)
+    except DatabaseUnavailable as error:
+        return answer_of(error)
     return ""
 
 

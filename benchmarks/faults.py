@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,8 @@ _COMMITS = ("commit", "committed")
 
 
 class Fault:
-    """Counts steps of this process; at the chosen one it dies, or is given an error.
+    """Counts steps of this thread, not those of the one that renews the lease, which come when they
+    like; at the chosen one it dies, or is given an error.
 
     ``kind``: one of ``KINDS``. Commits count for kills and lost connections only, everything else
     not for the latter; sync, which cannot fail, for kills only.
@@ -43,8 +45,11 @@ class Fault:
     def __init__(self, kind: str, step: int, half: bool, said: int) -> None:
         self.kind, self.step, self.half, self.said = kind, step, half, said
         self.counted = 0
+        self.thread = threading.get_ident()
 
     def _counts(self, name: str) -> bool:
+        if threading.get_ident() != self.thread:
+            return False
         if self.kind == "kill":
             return True
         return (name in _COMMITS) == (self.kind == "lost") and name != "sync"
