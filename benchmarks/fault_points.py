@@ -1,16 +1,17 @@
 """Faults at every step of a writer that touches disk or database: is anything lost or doubled?
 
-    .venv/bin/python -m benchmarks.fault_points [--of seal] [--kind kill] [--faults 100] [--every 1]
+    .venv/bin/python -m benchmarks.fault_points [--of seal ...] [--kind kill] [--faults 100]
 
 ``--of``: what is disturbed, an ingest, erasure, seal, compaction of codes, reindex, repair, or a
 query with an uploaded picture (``benchmarks/disturbed.py``). A process of its own does it. At its
 n-th step it kills itself (-9), or the disk says that it is full or broken, or the connection to
 Postgres is lost: before a file is opened, read, written (or half written), cut, synced, renamed, a
 folder made; kills and lost connections come before and just after a commit. Other processes then
-take the work over and end it. The next one is disturbed at step n + ``--every``; when one ends
+take the work over and end it. The next one is disturbed ``--every`` steps later; when one ends
 undisturbed, counting starts over. The peer is undisturbed work. Afterwards the product's sweeps
 run, and no file may be left that no row names. Everything runs on own services and a throw-away
-folder, with the default backbone. Prints one JSON object; exit 1 when anything is wrong.
+folder, with the default backbone. Prints a JSON object for each kind of work; exit 1 when anything
+is wrong.
 """
 
 from __future__ import annotations
@@ -118,19 +119,40 @@ def measure(bench: Bench, faults: int, every: int, seconds: float) -> None:
         step = first
 
 
+def figure(bench: Bench, problems: int, seconds: float, seed: int) -> dict[str, object]:
+    return {
+        "name": f"fault_points_{bench.of}_{bench.kind}_wrong",
+        "value": bench.wrong.total(),
+        "unit": "frames and files",
+        "peer": "the same undisturbed",
+        "peer_value": 0,
+        "ratio": None,
+        "n": bench.faults.total(),
+        "machine": machine(),
+        "faults": dict(bench.faults),
+        "answers": dict(bench.answers),
+        "wrong": dict(bench.wrong),
+        "files_swept": bench.swept,
+        "verify_problems": problems,
+        "slowest_recovery_s": round(max(bench.recovery_s), 2),
+        "seconds": round(seconds, 1),
+        "seed": seed,
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--of", choices=tuple(ARRANGE), default="ingest")
-    parser.add_argument("--faults", type=int, default=100)
+    parser.add_argument("--of", choices=tuple(ARRANGE), nargs="+", default=["ingest"])
+    parser.add_argument("--faults", type=int, default=100, help="of each")
     parser.add_argument("--every", type=int, default=1, help="disturb every so manieth step")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after that")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop each after that")
     parser.add_argument("--kind", choices=KINDS, default="kill")
     parser.add_argument("--seed", type=int, default=None, help="of the half-written blocks")
     given = parser.parse_args()
     seed = random.randrange(2**32) if given.seed is None else given.seed
-    began_s = time.monotonic()
     configure_logging("ERROR")
     small_limits()
+    failed = False
     with scratch_context(
         threads=1,  # forked processes must find no half of a thread pool
         commit_batch=2,
@@ -142,32 +164,17 @@ def main() -> int:
         context = replace(scratch, backbone=lambda _name: backbone)
         ensure_live_generation(context)
         prepare(context)
-        bench = Bench(context, given.of, given.kind, seed)
-        measure(bench, given.faults, given.every, given.seconds)
-        bench.sweep()
-        problems = verify_index(reader(context)).problems
-    wrong = bench.wrong.total()
-    figure = {
-        "name": f"fault_points_{given.of}_{given.kind}_wrong",
-        "value": wrong,
-        "unit": "frames and files",
-        "peer": "the same undisturbed",
-        "peer_value": 0,
-        "ratio": None,
-        "n": bench.faults.total(),
-        "machine": machine(),
-        "faults": dict(bench.faults),
-        "answers": dict(bench.answers),
-        "wrong": dict(bench.wrong),
-        "files_swept": bench.swept,
-        "verify_problems": len(problems),
-        "slowest_recovery_s": round(max(bench.recovery_s), 2),
-        "seconds": round(time.monotonic() - began_s, 1),
-        "seed": seed,
-    }
-    sys.stdout.write(json.dumps(figure) + "\n")
-    sys.stderr.writelines(f"{problem}\n" for problem in problems)
-    return int(bool(wrong or problems))
+        for of in given.of:
+            began_s = time.monotonic()
+            bench = Bench(context, of, given.kind, seed)
+            measure(bench, given.faults, given.every, given.seconds)
+            bench.sweep()
+            problems = verify_index(reader(context)).problems
+            found = figure(bench, len(problems), time.monotonic() - began_s, seed)
+            sys.stdout.write(json.dumps(found) + "\n")
+            sys.stderr.writelines(f"{problem}\n" for problem in problems)
+            failed |= bool(found["value"] or problems)
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ CHECKS: dict[str, Callable[[Context, Sound, Path], Found]] = {
 }
 
 
-def measure(context: Context, trials: int, seed: int) -> dict[str, object]:
+def measure(context: Context, trials: int, seed: int, end_s: float) -> dict[str, object]:
     chance = random.Random(seed)
     build(context)
     with context.db.transaction() as session:
@@ -168,6 +168,8 @@ def measure(context: Context, trials: int, seed: int) -> dict[str, object]:
     missed: Counter[str] = Counter()
     wrong_hits = 0
     for trial in range(trials):
+        if time.monotonic() > end_s:
+            break
         kind = chance.choice(list(files))
         path = chance.choice(files[kind])
         content = path.read_bytes()
@@ -181,6 +183,7 @@ def measure(context: Context, trials: int, seed: int) -> dict[str, object]:
         wrong_hits += wrong
         path.write_bytes(content)
     return {
+        "n": done.total(),
         "missed": missed.total(),
         "wrong_hits": wrong_hits,
         "trials": dict(done),
@@ -193,22 +196,22 @@ def measure(context: Context, trials: int, seed: int) -> dict[str, object]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after that")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     began_s = time.monotonic()
     configure_logging("CRITICAL")
     small_limits()
     with scratch_context() as context:
-        found = measure(context, given.trials, given.seed)
+        found = measure(context, given.trials, given.seed, began_s + given.seconds)
         clean = verify_index(context).problems == ()
     figure = {
         "name": "damage_missed",
         "value": found["missed"],
         "unit": "trials",
         "peer": "trials",
-        "peer_value": given.trials,
+        "peer_value": found["n"],
         "ratio": None,
-        "n": given.trials,
         "machine": machine(),
         **found,
         "clean_afterwards": clean,
