@@ -6,6 +6,7 @@ import hashlib
 import io
 import random
 import shutil
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -119,7 +120,19 @@ def ingest(
     context: Context, camera: str, start_utc: datetime = START, every_s: float = EVERY_S
 ) -> None:
     made = submit_file(context, CLIP, camera, IntervalPolicy(every_s), start_utc=start_utc)
-    run(context, uuid.UUID(made.job_id))
+    finish(context, uuid.UUID(made.job_id))
+
+
+def finish(context: Context, job_id: uuid.UUID) -> None:
+    """Run a job to its end here; on a crowded machine its lease may run out meanwhile."""
+    while _state(context, job_id) not in ("done", "failed"):
+        run(context, job_id)
+        time.sleep(0.02)
+
+
+def _state(context: Context, job_id: uuid.UUID) -> str:
+    ((state,),) = rows(context, "select state from jobs where id = %s", job_id)
+    return str(state)
 
 
 def run(context: Context, job_id: uuid.UUID) -> str:
@@ -134,13 +147,13 @@ def run(context: Context, job_id: uuid.UUID) -> str:
 
 def compact(context: Context) -> None:
     if compacting.submit_due(context):
-        run(context, _last_job(context))
+        finish(context, _last_job(context))
 
 
 def seal(context: Context) -> None:
     job_id = sealing.submit_due(context, 0.0)
     if job_id is not None:
-        run(context, job_id)
+        finish(context, job_id)
 
 
 def _last_job(context: Context) -> uuid.UUID:
@@ -162,12 +175,10 @@ def _of_job(
         return str(state if state == "done" else code or state)
 
     def ended(context: Context) -> bool:
-        ((state,),) = rows(context, "select state from jobs where id = %s", job_id)
-        return state in ("done", "failed") and not again(context)
+        return _state(context, job_id) in ("done", "failed") and not again(context)
 
     def checked(context: Context) -> Wrong:
-        ((state,),) = rows(context, "select state from jobs where id = %s", job_id)
-        return wrong(context) | {"jobs_failed": int(state != "done")}
+        return wrong(context) | {"jobs_failed": int(_state(context, job_id) != "done")}
 
     return Disturbed(lambda context: run(context, job_id), ended, checked, record)
 
@@ -183,7 +194,7 @@ def _ingest(context: Context, number: int, _around: int) -> Disturbed:
 
 def _erase(context: Context, number: int, _around: int) -> Disturbed:
     """All but the first and the last frame of a camera."""
-    ingest(context, camera := f"disturbed-{number}")
+    ingest(context, camera := f"erased-{number}")
     whole = frames_of(context, camera)
     span, found = camera_span(context, camera, None, None)
     assert found.first_utc is not None
@@ -200,7 +211,7 @@ def _sealed_and_late(context: Context, camera: str) -> None:
 
 
 def _seal(context: Context, number: int, _around: int) -> Disturbed:
-    _sealed_and_late(context, camera := f"disturbed-{number}")
+    _sealed_and_late(context, camera := f"sealed-{number}")
     before, whole = descriptors(context, camera), frames_of(context, camera)
     job_id = sealing.submit_due(context, 0.0)
     assert job_id is not None
@@ -221,7 +232,7 @@ def _seal(context: Context, number: int, _around: int) -> Disturbed:
 
 def _compact(context: Context, number: int, _around: int) -> Disturbed:
     """All codes of a shard, sealed and late ones, as after a repair that found them damaged."""
-    _sealed_and_late(context, camera := f"disturbed-{number}")
+    _sealed_and_late(context, camera := f"coded-{number}")
     before, whole = descriptors(context, camera), frames_of(context, camera)
     ((shard_id,),) = rows(context, "select max(id) from shards")
     with context.db.transaction() as session:
@@ -246,7 +257,7 @@ def _compact(context: Context, number: int, _around: int) -> Disturbed:
 def _reindex(context: Context, number: int, _around: int) -> Disturbed:
     """With the same backbone; the generation of the last one is removed."""
     if number == 0:  # later ones are compared with what was made from the kept pictures
-        run(context, submit_reindex(context, require_live_generation(context).backbone).job_id)
+        finish(context, submit_reindex(context, require_live_generation(context).backbone).job_id)
     for (retired,) in rows(context, "select id from index_generations where state = 'retired'"):
         remove_generation(context, retired)
     before = descriptors(context, "undisturbed")
