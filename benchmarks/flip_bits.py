@@ -2,11 +2,14 @@
 
     .venv/bin/python -m benchmarks.flip_bits [--trials 1000] [--seed 1]
 
-An index of two short clips with the default backbone. Each trial harms one vector file or one kept
-picture at a random place (every fifth cuts it), then a new reader searches with MaxSim over all
-frames, and `ris verify` looks. Found means: verify names the file, and for a vector file the answer
-says that it is degraded. A wrong hit is one that the sound index does not give with the same score.
-The peer is the number of trials. Prints one JSON object; exit 1 when anything was missed or wrong.
+An index of two short clips with the default backbone. Half of its shards are sealed and took more
+frames afterwards; all have their codes. Each trial harms one file of one kind at a random place
+(every fifth cuts it): vectors, sealed ones, codes, kept pictures, uploads. Then a new reader
+searches, and `ris verify` looks. Found means that verify names the file, and besides: for vectors,
+that a MaxSim over all frames says it is degraded, and gives no hit that the sound index does not
+give with the same score; for codes, that the default search gives the sound index's answer; for an
+upload, that the query made from it ends with a typed error. The peer is the number of trials.
+Prints one JSON object; exit 1 when anything was missed or wrong.
 """
 
 from __future__ import annotations
@@ -19,53 +22,109 @@ import sys
 import time
 import uuid
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
+from benchmarks.disturbed import START, compact, seal, small_limits
 from benchmarks.machine import machine
-from benchmarks.scratch import scratch_context
+from benchmarks.scratch import reader, scratch_context
 from models.repositories import videos as video_record
 from worker.admin.demo import packaged_footage
 from worker.context import Context
 from worker.core.sampling import IntervalPolicy
 from worker.core.search_params import SearchParams, Strategy
 from worker.core.types import Box
-from worker.index.compact_cache import CompactCache
-from worker.index.damage import KnownDamage
-from worker.index.store import IndexStore
 from worker.ingest import fail_ingest, run_ingest, submit_file
 from worker.jobs import Handler, run_job
 from worker.logs import configure_logging
-from worker.pinning import FMapCache
-from worker.search import query_state, run_query, submit_query
+from worker.search import QueryState, query_state, run_query, submit_query
 from worker.verify import verify_index
 
 HANDLERS = {"ingest": Handler(run_ingest, fail_ingest), "query": Handler(run_query)}
-PARAMS = SearchParams(strategy=Strategy.MAX_SIM, tau=-1.0, top_n=10_000, limit=1000, group="frame")
+PARAMS = SearchParams(tau=-1.0, limit=1000, group="frame", close_looks=0)
+EVERYTHING = replace(PARAMS, strategy=Strategy.MAX_SIM, top_n=10_000)
+DEFAULT = replace(PARAMS, top_n=4, tau=None)
+ROI = Box(0.3, 0.3, 0.6, 0.8)
 EVERY_S = 1.0
+LATE_EVERY_S = 2.0
+TYPED = ("index_damaged", "not_found")
+Scores = dict[int, float]
 
 
-def reader(context: Context) -> Context:
-    """As a process that starts now sees it."""
-    return replace(
-        context,
-        index=IndexStore(context.index.root),
-        f_maps=FMapCache(),
-        compact=CompactCache(),
-        damage=KnownDamage(),
-    )
+def build(context: Context) -> None:
+    """Two cameras with a sealed shard and frames behind it, and a shard that is not sealed."""
+
+    def ingest(every_s: float, minutes: int) -> None:
+        for clip in packaged_footage():
+            made = submit_file(
+                context,
+                clip.path,
+                clip.camera,
+                IntervalPolicy(every_s),
+                start_utc=START + timedelta(minutes=minutes),
+            )
+            run_job(context, uuid.UUID(made.job_id), HANDLERS)
+
+    ingest(EVERY_S, 0)
+    compact(context)
+    seal(context)
+    ingest(LATE_EVERY_S, 5)
+    ingest(EVERY_S, 120)
+    compact(context)
 
 
-def ask(context: Context, picture: bytes) -> tuple[dict[int, float], int]:
-    """Scores by frame, and how many frames the answer says were lost."""
-    params = replace(PARAMS, close_looks=0)
-    query_id = submit_query(context, Box(0.3, 0.3, 0.6, 0.8), params, picture=picture)
+def answered(context: Context, query_id: uuid.UUID) -> QueryState:
     run_job(context, query_state(context, query_id).query.job_id, HANDLERS)
-    state = query_state(context, query_id)
+    return query_state(context, query_id)
+
+
+def ask(context: Context, params: SearchParams, picture: bytes) -> tuple[Scores, int]:
+    """Scores by frame, and how many frames the answer says were lost."""
+    state = answered(context, submit_query(context, ROI, params, picture=picture))
     if state.state != "done" or state.query.stats is None:
         raise SystemExit(f"a query failed: {state.error_code} {state.error_detail}")
     scores = {hit.frame_id: round(hit.score, 6) for hit in state.hits}
     return scores, int(state.query.stats["frames_lost"])
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """What the sound index answers to a picture: over everything, and by the default search."""
+
+    picture: bytes
+    whole: Scores
+    default: Scores
+
+
+Found = tuple[bool, int]
+"""Whether an answer tells of the harm, or is none the worse for it; and how many hits are wrong."""
+
+
+def of_vectors(context: Context, sound: Sound, _path: Path) -> Found:
+    scores, lost = ask(context, EVERYTHING, sound.picture)
+    wrong = sum(scores[frame_id] != sound.whole.get(frame_id) for frame_id in scores)
+    return lost > 0, wrong + (len(sound.whole) - lost > len(scores))
+
+
+def of_codes(context: Context, sound: Sound, _path: Path) -> Found:
+    scores, lost = ask(context, DEFAULT, sound.picture)
+    same = scores == sound.default
+    return same and lost == 0, int(not same)
+
+
+def of_pictures(_context: Context, _sound: Sound, _path: Path) -> Found:
+    return True, 0  # no search looks at them, or closer at boxes only
+
+
+def of_uploads(context: Context, sound: Sound, path: Path) -> Found:
+    """The query was accepted before the harm, and is carried out after it."""
+    content = path.read_bytes()
+    path.write_bytes(sound.picture)
+    query_id = submit_query(context, ROI, DEFAULT, picture=sound.picture)
+    path.write_bytes(content)
+    return answered(context, query_id).error_code in TYPED, 0
 
 
 def harm(path: Path, chance: random.Random, *, cut: bool) -> str:
@@ -80,52 +139,79 @@ def harm(path: Path, chance: random.Random, *, cut: bool) -> str:
     return "flipped"
 
 
-def measure(context: Context, trials: int, seed: int) -> dict[str, object]:
+CHECKS: dict[str, Callable[[Context, Sound, Path], Found]] = {
+    "global.vec": of_vectors,
+    "patch.vec": of_vectors,
+    "patch.runs": of_vectors,
+    "codes.vec": of_codes,
+    "codes.runs": of_codes,
+    "picture": of_pictures,
+    "upload": of_uploads,
+}
+
+
+def measure(context: Context, trials: int, seed: int, end_s: float) -> dict[str, object]:
     chance = random.Random(seed)
-    for clip in packaged_footage():
-        made = submit_file(context, clip.path, clip.camera, IntervalPolicy(EVERY_S))
-        run_job(context, uuid.UUID(made.job_id), HANDLERS)
+    build(context)
     with context.db.transaction() as session:
         hashes = sorted(video_record.picture_hashes(session))
     picture = context.pictures.path(hashes[0]).read_bytes()
-    whole, lost = ask(reader(context), picture)
-    assert lost == 0 and whole
-    vectors = sorted(context.index.root.rglob("*.vec"))
-    pictures = [context.pictures.path(sha256) for sha256 in hashes]
+    default, _ = ask(reader(context), DEFAULT, picture)
+    whole, lost = ask(reader(context), EVERYTHING, picture)
+    assert lost == 0 and whole and default
+    sound = Sound(picture, whole, default)
+    files = {name: sorted(context.index.root.rglob(name)) for name in CHECKS}
+    files["picture"] = [context.pictures.path(sha256) for sha256 in hashes]
+    files["upload"] = sorted(context.uploads.root.iterdir())
+    assert all(files.values()), "every kind of file is there"
     done: Counter[str] = Counter()
-    missed = wrong = 0
+    missed: Counter[str] = Counter()
+    wrong_hits = 0
     for trial in range(trials):
-        path = chance.choice(vectors if trial % 4 else pictures)
+        if time.monotonic() > end_s:
+            break
+        kind = chance.choice(list(files))
+        path = chance.choice(files[kind])
         content = path.read_bytes()
-        what = harm(path, chance, cut=trial % 5 == 4)
-        done[f"{path.suffix[1:] if path in pictures else path.name} {what}"] += 1
-        scores, lost = ask(reader(context), picture)
-        named = any(str(path) in problem for problem in verify_index(context).problems)
-        missed += not named or (path in vectors and lost == 0)
-        wrong += sum(scores[frame_id] != whole.get(frame_id) for frame_id in scores)
-        wrong += len(whole) - lost > len(scores)
+        what = f"{kind} {harm(path, chance, cut=trial % 5 == 4)}"
+        done[what] += 1
+        told, wrong = CHECKS[kind](reader(context), sound, path)
+        named = any(str(path) in problem for problem in verify_index(reader(context)).problems)
+        if not (told and named):
+            sys.stderr.write(f"{what}: {path} told {told} named {named}\n")
+            missed[what] += 1
+        wrong_hits += wrong
         path.write_bytes(content)
-    return {"missed": missed, "wrong_hits": wrong, "trials": dict(done), "frames": len(whole)}
+    return {
+        "n": done.total(),
+        "missed": missed.total(),
+        "wrong_hits": wrong_hits,
+        "trials": dict(done),
+        "missed_by_kind": dict(missed),
+        "frames": len(whole),
+        "files": {kind: len(paths) for kind, paths in files.items()},
+    }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after that")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     began_s = time.monotonic()
     configure_logging("CRITICAL")
+    small_limits()
     with scratch_context() as context:
-        found = measure(context, given.trials, given.seed)
+        found = measure(context, given.trials, given.seed, began_s + given.seconds)
         clean = verify_index(context).problems == ()
     figure = {
         "name": "damage_missed",
         "value": found["missed"],
         "unit": "trials",
         "peer": "trials",
-        "peer_value": given.trials,
+        "peer_value": found["n"],
         "ratio": None,
-        "n": given.trials,
         "machine": machine(),
         **found,
         "clean_afterwards": clean,

@@ -22,7 +22,6 @@ Prints one JSON line per figure. Only the search of the vectors is timed: no tas
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import resource
 import sys
@@ -43,6 +42,7 @@ from benchmarks.archive import (
     varied_footage,
 )
 from benchmarks.machine import machine
+from benchmarks.peers import GATE, TOP, qdrant
 from benchmarks.scratch import scratch_context
 from models.index import IndexGeneration
 from models.repositories import codes as codes_record
@@ -68,8 +68,6 @@ from worker.search import search_generation
 from worker.shortlist import CodeScan
 from worker.two_stage import search_shards
 
-GATE = 50
-TOP = 10
 ROI = Box(0.3, 0.3, 0.6, 0.6)
 
 
@@ -191,59 +189,6 @@ def recall(bench: Bench, best: int, among: int) -> float:
     return float(np.mean(shares))
 
 
-def qdrant(
-    bench: Bench, folder: str, quantised: bool
-) -> Callable[[QueryDescriptors], list[tuple[int, float]]]:
-    """The same vectors in Qdrant Edge; raises ImportError where it is not installed."""
-    q: Any = importlib.import_module("qdrant_edge")
-
-    spec = spec_of(bench.generation)
-    config = q.EdgeConfig(
-        vectors={
-            "global": q.EdgeVectorParams(size=spec.global_dim, distance=q.Distance.Dot),
-            "patch": q.EdgeVectorParams(
-                size=spec.patch_dim,
-                distance=q.Distance.Dot,
-                multivector_config=q.MultiVectorConfig(q.MultiVectorComparator.MaxSim),
-                hnsw_config=q.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=10**9),
-                quantization_config=q.ScalarQuantizationConfig(q.ScalarType.Int8, always_ram=True)
-                if quantised
-                else None,
-            ),
-        }
-    )
-    edge = q.EdgeShard.create(folder, config)
-    for shard in bench.shards:
-        for start in range(0, shard.blocks, 32):
-            at = np.arange(start, min(start + 32, shard.blocks))
-            globals_nd, patches_ncd = shard.read("global", at), shard.read("patch", at)
-            points = [
-                q.Point(
-                    int(shard.f_map.frame_id[block]), {"global": g.tolist(), "patch": p.tolist()}
-                )
-                for block, g, p in zip(at, globals_nd, patches_ncd, strict=True)
-            ]
-            edge.update(q.UpdateOperation.upsert_points(points))
-    edge.optimize()
-
-    def search(query: QueryDescriptors) -> list[tuple[int, float]]:
-        first = q.Prefetch(
-            GATE,
-            query=q.Query.Nearest(query.global_d.tolist(), using="global"),
-            params=q.SearchParams(exact=True),
-        )
-        found = edge.query(
-            q.QueryRequest(
-                TOP,
-                query=q.Query.Nearest(query.patches_qd.tolist(), using="patch"),
-                prefetches=[first],
-            )
-        )
-        return [(int(point.id), float(point.score) / len(query.patches_qd)) for point in found]
-
-    return search
-
-
 def compare(bench: Bench) -> None:
     ours_ms, ours_95_ms = median_ms(lambda query: two_stage(bench, query), bench)
     name = f"two-stage-{bench.frames}"
@@ -260,7 +205,7 @@ def compare(bench: Bench) -> None:
     try:
         for quantised in (False, True):
             folder = str(bench.context.settings.data_dir / f"qdrant-{quantised}")
-            search = qdrant(bench, folder, quantised)
+            search = qdrant(bench.shards, spec_of(bench.generation), folder, quantised)
             peer_ms, _ = median_ms(search, bench)
             same = np.mean([search(q)[0][0] == two_stage(bench, q)[0][0] for _, q in bench.queries])
             top = [

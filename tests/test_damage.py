@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import json
 import os
 import random
@@ -14,9 +15,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import worker.repair
+from models.session import DatabaseUnavailable
 from tests.parts import (
     HANDLERS,
     ingested,
@@ -34,13 +38,14 @@ from worker.context import Context
 from worker.core.sampling import IntervalPolicy
 from worker.core.search_params import SearchParams, Strategy
 from worker.core.types import Box
-from worker.errors import IndexDamaged, WeightsMissing
+from worker.errors import IndexDamaged, StorageFull, WeightsMissing
 from worker.generations import require_live_generation
 from worker.index.damage import KnownDamage
 from worker.index.layout import HEADER_BYTES, ShardLayout
 from worker.index.shard import hold_shard
 from worker.ingest import submit_file
 from worker.jobs import run_job
+from worker.leftovers import remove_former_files
 from worker.repair import repair_index
 from worker.runtime import make_context
 from worker.search import query_state, submit_query
@@ -400,3 +405,78 @@ def test_a_repair_gives_rows_of_an_older_version_their_checksum(indexed: Context
     assert lost(asked(fresh(indexed))) == 1
     query = "select count(*) from f_map_runs where shard_id = 1 and global_crc32 is null"
     assert sql(indexed, query) == [(0,)]
+
+
+def test_a_full_disk_leaves_no_half_of_a_repair(
+    indexed: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flip(current(indexed).path("patch"), HEADER_BYTES + 1)
+    real, left = os.pwrite, [3]
+
+    def full(*given: Any) -> int:
+        left[0] -= 1
+        if left[0] <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*given)
+
+    with monkeypatch.context() as patched, pytest.raises(StorageFull):
+        patched.setattr(os, "pwrite", full)
+        repair_index(indexed)
+    assert list((indexed.index.root / "g1").glob("s1.*")) == []
+    assert repair_index(indexed).frames == 1
+    assert verify_index(indexed).problems == ()
+
+
+@pytest.mark.parametrize("went_through", [True, False])
+def test_a_repair_whose_commit_is_in_doubt_is_done_once(
+    indexed: Context, monkeypatch: pytest.MonkeyPatch, went_through: bool
+) -> None:
+    flip(current(indexed).path("patch"), HEADER_BYTES + 1)
+    switch = worker.repair._switch
+
+    def lose(*given: Any) -> None:
+        if went_through:
+            switch(*given)
+            given[-1].switched = False  # it does not get that far
+        raise DatabaseUnavailable("the connection is lost")
+
+    with monkeypatch.context() as patched, pytest.raises(DatabaseUnavailable):
+        patched.setattr(worker.repair, "_switch", lose)
+        repair_index(indexed)
+    assert repair_index(indexed).frames == int(not went_through)
+    assert verify_index(fresh(indexed)).problems == ()
+    assert len(list((indexed.index.root / "g1").glob("s1*"))) == 1
+
+
+def test_a_picture_that_cannot_be_read_once_does_not_cost_its_frame(
+    indexed: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flip(current(indexed).path("patch"), HEADER_BYTES + 1)
+    real, failed = io.open, list[str]()
+
+    def once(path: Any, *given: Any, **named: Any) -> Any:
+        if str(path).endswith(".jpg") and not failed:
+            failed.append(str(path))
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, *given, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(io, "open", once)
+        report = repair_index(indexed)
+    assert failed and (report.frames, report.problems) == (1, ())
+
+
+def test_old_files_are_kept_until_nothing_in_them_is_missing(indexed: Context) -> None:
+    first = indexed.index.root / "g1" / "s1"
+    ((sha256,),) = sql(indexed, "select picture_sha256 from frames order by id limit 1")
+    path = indexed.pictures.path(sha256)
+    kept = path.read_bytes()
+    path.unlink()
+    damage_header(current(indexed).path("patch"))
+    flip(current(indexed).path("patch"), HEADER_BYTES + 1)
+    assert len(repair_index(indexed).problems) == 2
+    assert first.exists() and remove_former_files(indexed) == 0
+    path.write_bytes(kept)
+    assert repair_index(indexed).problems == ()
+    assert not first.exists(), "they hold nothing that is wanted any more"
+    assert verify_index(fresh(indexed)).problems == ()

@@ -18,6 +18,8 @@ import pytest
 
 import worker.erasure
 import worker.repair
+from models.repositories import jobs as job_record
+from models.repositories import search as search_record
 from tests.parts import (
     HANDLERS,
     ingested,
@@ -47,6 +49,7 @@ from worker.index.shard import hold_shard
 from worker.ingest import submit_file
 from worker.jobs import run_job
 from worker.leftovers import remove_stray_shards, remove_strays
+from worker.messages import QUERY_QUEUE
 from worker.pinning import spec_of
 from worker.reindex import submit_reindex
 from worker.repair import repair_index
@@ -413,6 +416,29 @@ def test_strays_are_removed_and_nothing_else(indexed: Context) -> None:
     assert not indexed.pictures.has(old.sha256) and indexed.pictures.has(young.sha256)
     assert verify_index(indexed).problems == ()
     assert asked(indexed, uploaded=True).state == "done"
+
+
+def test_an_upload_is_not_swept_while_a_query_is_made_from_it(indexed: Context) -> None:
+    """It lay there unused, and old; the query's row is not committed yet."""
+    stray = indexed.uploads.put(b"asked before")
+    swept: list[int] = []
+    sweep = threading.Thread(target=lambda: swept.append(remove_strays(indexed, -1.0)))
+    with indexed.db.transaction() as session:
+        search_record.lock_uploads(session, exclusive=False)
+        sweep.start()
+        sweep.join(0.5)
+        assert sweep.is_alive() and (indexed.uploads.root / stray).exists()
+        job_id = job_record.submit(session, "query", QUERY_QUEUE, {})
+        search_record.create_query(
+            session,
+            job_id=job_id,
+            frame_id=None,
+            picture_sha256=stray,
+            roi={"type": "box"},
+            params={},
+        )
+    sweep.join(20)
+    assert swept == [0] and (indexed.uploads.root / stray).exists()
 
 
 def test_a_shard_that_cannot_be_written_anew_is_left_as_it_was(indexed: Context) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,26 @@ def indexed(context: Context, generation_id: int) -> int:
 def one_slice(context: Context, made: ReindexSubmission) -> str:
     run_job(context, made.job_id, HANDLERS)
     return job(context, made.job_id).state
+
+
+def test_a_read_that_fails_once_does_not_cost_the_build(
+    tiny: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reads of vectors fail when the whole of it is verified before the switch."""
+    made = submit_reindex(tiny, "tiny-b")
+    real, failed = os.preadv, list[int]()
+
+    def once(descriptor: int, *given: Any) -> int:
+        if not failed:
+            failed.append(descriptor)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(descriptor, *given)
+
+    monkeypatch.setattr(os, "preadv", once)
+    run_jobs(tiny)
+    assert failed and job(tiny, made.job_id).state == "done"
+    assert generations(tiny) == [("tiny-a", "retired"), ("tiny-b", "live")]
+    assert verify_index(tiny).problems == ()
 
 
 def searched(context: Context) -> tuple[str, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +12,17 @@ import numpy as np
 import pytest
 
 from models.repositories import index as index_record
-from tests.parts import ingested, job, loaded, queued_jobs, run_jobs, sql, with_settings
+from models.session import DatabaseUnavailable
+from tests.parts import (
+    HANDLERS,
+    ingested,
+    job,
+    loaded,
+    queued_jobs,
+    run_jobs,
+    sql,
+    with_settings,
+)
 from tests.searching import asked, flip, fresh, lost, scores
 from worker import compacting, sealing
 from worker.compacting import learn_basis
@@ -18,9 +30,10 @@ from worker.context import Context
 from worker.core.search_params import SearchParams
 from worker.erasure import camera_span, submit_erasure
 from worker.index.layout import HEADER_BYTES
-from worker.index.runs_file import RunsWriter, open_runs
+from worker.index.runs_file import RunsWriter, let_go_of_runs, open_runs
 from worker.index.shard import damaged_blocks
 from worker.index.store import PinnedShard
+from worker.jobs import run_job
 from worker.leftovers import remove_former_files
 from worker.pinning import FMapCache, pin_shard, pin_shards
 from worker.repair import repair_index
@@ -229,6 +242,74 @@ def test_a_file_that_does_not_read_back_is_not_switched_to(
     assert verify_index(fresh(indexed)).problems == ()
 
 
+@pytest.mark.parametrize("went_through", [True, False])
+def test_a_connection_lost_at_the_commit_loses_no_files(
+    indexed: Context, monkeypatch: pytest.MonkeyPatch, went_through: bool
+) -> None:
+    """Whether the commit went through is not known to whoever gave it."""
+    before, switch = patches(indexed), sealing._switch
+
+    def lose(*given: object) -> bool:
+        monkeypatch.setattr(sealing, "_switch", switch)
+        if went_through:
+            switch(*given)  # type: ignore[arg-type]
+        raise DatabaseUnavailable("the connection is lost")
+
+    monkeypatch.setattr(sealing, "_switch", lose)
+    assert sealing.submit_due(indexed) is not None
+    (job_id,) = queued_jobs(indexed)
+    run_job(indexed, job_id, HANDLERS)
+    assert job(indexed, job_id).retry_code == "service_unavailable"
+    assert counts(indexed)[0] == int(went_through)
+    assert (indexed.index.root / "g1" / "s1.1").exists() == went_through
+    assert verify_index(fresh(indexed)).problems == ()
+    run_jobs(indexed)
+    assert counts(indexed) == (1, 10, 10, 10)
+    assert ((patches(indexed) * before).sum(axis=2) >= 0.8 - 1e-4).all()
+    assert verify_index(fresh(indexed)).problems == ()
+    assert not (indexed.index.root / "g1" / "s1").exists()
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fsync"])
+@pytest.mark.parametrize("number", [1, 4])
+def test_a_full_disk_leaves_the_old_files_and_sealing_goes_on(
+    indexed: Context, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    real, left = getattr(os, call), [number]
+
+    def full(*given: object) -> object:
+        left[0] -= 1
+        if left[0] <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*given)
+
+    assert sealing.submit_due(indexed) is not None
+    (job_id,) = queued_jobs(indexed)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, full)
+        run_job(indexed, job_id, HANDLERS)
+    assert (job(indexed, job_id).state, job(indexed, job_id).retry_code) == (
+        "queued",
+        "storage_full",
+    )
+    assert counts(indexed)[0] == 0 and not (indexed.index.root / "g1" / "s1.1").exists()
+    assert verify_index(fresh(indexed)).problems == ()
+    run_jobs(indexed)
+    assert counts(indexed) == (1, 10, 10, 10)
+    assert verify_index(fresh(indexed)).problems == ()
+
+
+def test_what_a_killed_sealer_wrote_is_not_left_in_a_repaired_shard(indexed: Context) -> None:
+    """A repair writes the same next revision."""
+    left = indexed.index.root / "g1" / "s1.1"
+    left.mkdir()
+    for name in ("patch.runs", "codes.runs", "patch.tmp"):
+        (left / name).write_bytes(b"half")
+    flip(pinned(indexed).layout.path("patch"), HEADER_BYTES + 5)
+    assert repair_index(fresh(indexed)).problems == ()
+    assert {path.name for path in left.iterdir()} == {"global.vec", "patch.vec", "writer.lock"}
+
+
 @pytest.fixture
 def coded(indexed: Context, monkeypatch: pytest.MonkeyPatch) -> Context:
     """The same, with compact codes."""
@@ -278,6 +359,30 @@ def test_a_seal_brings_its_codes_along(coded: Context, footage: dict[str, Path])
     assert verify_index(fresh(coded)).problems == ()
     sealed(coded)
     assert len(codes(coded)) == 20
+
+
+def test_a_disk_that_fails_once_puts_codes_off_by_name(
+    coded: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so where the rows of a sealed shard are opened, as anywhere else."""
+    sealed(coded)
+    sql(coded, "update shards set coded_count = 0 where id = 1")
+    assert compacting.submit_due(coded)
+    (job_id,) = queued_jobs(coded)
+    let_go_of_runs()
+    real = os.open
+
+    def broken(path: object, *given: object, **named: object) -> int:
+        if str(path).endswith("patch.runs"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, *given, **named)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", broken)
+        run_job(coded, job_id, HANDLERS)
+    assert job(coded, job_id).retry_code == "storage_failed"
+    run_jobs(coded)
+    assert len(codes(coded)) == 10
 
 
 def test_sealed_shards_are_coded_when_the_projection_comes_later(

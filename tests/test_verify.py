@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import Services
 from tests.parts import fresh_context, ingested, sql
+from tests.searching import asked
 from worker.context import Context
 from worker.index.layout import HEADER_BYTES
 from worker.verify import verify_index
@@ -184,3 +185,19 @@ def test_a_retired_generation_is_not_checked(
     problems = verify_index(indexed).problems
     sql(indexed, "update index_generations set state = 'live'")
     assert problems == ()
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_a_missing_or_changed_upload_is_found(
+    indexed: Context, mended: Callable[[Path], bytes], damage: str
+) -> None:
+    asked(indexed, uploaded=True)
+    (path,) = indexed.uploads.root.iterdir()
+    assert verify_index(indexed).uploads == 1
+    content = mended(path)
+    path.unlink() if damage == "missing" else path.write_bytes(content[:-1])
+    (problem,) = verify_index(indexed).problems
+    assert str(path) in problem and "submit the query again" in problem
+    assert verify_index(indexed, pictures=False).problems == ()
+    asked(indexed, uploaded=True)
+    assert verify_index(indexed).problems == (), "as it says"

@@ -273,6 +273,7 @@ def _copy_beside(context: Context, window: Span, held: ExitStack) -> dict[int, _
             now = index_record.find_shard(session, shard.id)
         if now is None or now.revision != shard.revision:
             continue  # that revision is in use by now: the copy is made under the lock instead
+        rewrite.writer.clear()
         rewrite.go_on(old, erased)
         rewrites[shard.id] = rewrite
     return rewrites
@@ -305,6 +306,7 @@ def _erase_from_shard(
         rewrite = rewrites.get(shard.id)
         if rewrite is None or rewrite.revision != shard.revision:
             rewrite = _open_rewrite(context, old, shard, held)
+            rewrite.writer.clear()
         rewrite.go_on(old, erased)  # what was appended since
         index_record.rewrite_runs(session, shard, rewrite.runs, rewrite.kept_of(shard.merged_count))
         kept_folder = rewrite.writer.layout.folder

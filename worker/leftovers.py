@@ -9,13 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from models.repositories import erasures as erasure_record
 from models.repositories import index as index_record
-from models.repositories import sealing as sealing_record
+from models.repositories import search as search_record
+from models.session import DatabaseUnavailable
 from worker.context import Context
 from worker.errors import StorageFailed
-from worker.index.shard import is_held
+from worker.index.shard import NO_CHECKSUM, is_held
 from worker.recording import discard_pictures
+
+log = structlog.get_logger()
 
 STRAY_AFTER_S = 3600.0
 """A file this old without a row is of a batch or a query whose commit never came."""
@@ -83,20 +88,43 @@ def remove_stray_shards(context: Context, older_than_s: float = STRAY_AFTER_S) -
 
 
 def remove_former_files(context: Context) -> int:
-    """Remove files that sealed shards had before; returns of how many revisions.
+    """Remove files that shards had before; returns of how many revisions.
 
-    Whoever sealed one may have died before it removed them. Everything in them that was sound is
-    in the sealed files.
+    Whoever wrote the later ones may have died before it removed them. They stay where a block is
+    recorded as lost: a repair keeps them on purpose. Everything else that was sound in them is in
+    the later files.
     """
     with context.db.transaction() as session:
-        revisions = sealing_record.sealed_revisions(session)
-    removed = 0
+        revisions = index_record.shard_revisions(session)
+    former: dict[int, list[Path]] = {}
     for folder in context.index.root.glob("g*/s*"):
         shard_id, revision = _named(folder)
         if 0 <= revision < revisions.get(shard_id, -1):
-            shutil.rmtree(folder, ignore_errors=True)
-            removed += 1
-    return removed
+            former.setdefault(shard_id, []).append(folder)
+    if not former:
+        return 0
+    with context.db.transaction() as session:
+        kept = index_record.shards_with_checksum(session, list(former), NO_CHECKSUM)
+    folders = [folder for shard_id in former.keys() - kept for folder in former[shard_id]]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    return len(folders)
+
+
+def discard_revision(context: Context, shard_id: int, revision: int, folder: Path) -> None:
+    """Remove a shard's next revision, which was given up; the caller still holds it.
+
+    Not what Postgres says is the shard's: when the connection was lost at the commit, it may have
+    been switched to all the same. The row lock waits for a commit that is under way. Where Postgres
+    cannot be asked, the files are left to the sweep.
+    """
+    try:
+        with context.db.transaction() as session:
+            shard = index_record.find_shard(session, shard_id, lock=True)
+            if shard is None or shard.revision < revision:
+                shutil.rmtree(folder, ignore_errors=True)
+    except DatabaseUnavailable as error:
+        log.warning("revision_left_to_the_sweep", folder=str(folder), detail=str(error))
 
 
 def _named(folder: Path) -> tuple[int, int]:
@@ -117,6 +145,7 @@ def _changed_s(path: Path) -> float:
 
 def _discard_uploads(context: Context, sha256s: list[str]) -> int:
     with context.db.transaction() as session:
+        search_record.lock_uploads(session, exclusive=True)
         unused = erasure_record.unused_uploads(session, sha256s)
         return sum(context.uploads.remove(sha256) for sha256 in sorted(unused))
 

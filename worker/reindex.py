@@ -183,6 +183,8 @@ def _verified(context: Context, lease: Lease, generation: IndexGeneration) -> in
     if job is not None and job.progress.get("verified") == indexed:
         return indexed
     report = verify_generation(context, generation, codes=False)
+    if report.problems:  # a read that failed once would cost the whole build
+        report = verify_generation(context, generation, codes=False)
     if report.problems:
         raise IndexDamaged(f"generation {generation.id}: {report.problems[0]}; not switched")
     with context.db.transaction() as session:

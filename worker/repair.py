@@ -15,12 +15,13 @@ from models.session import Session
 from worker.backbones.embedder import embed_batched
 from worker.context import Context
 from worker.core.types import ImageArray, IntArray
-from worker.errors import IndexDamaged, RisError, StorageFull
+from worker.errors import IndexDamaged, RisError, StorageFailed, StorageFull
 from worker.generations import backbone_of, require_live_generation
 from worker.index.layout import ShardLayout
 from worker.index.revision import RevisionWriter, stored_blocks
 from worker.index.shard import NO_CHECKSUM, check_headers, damaged_blocks, hold_shard
 from worker.index.store import PinnedShard
+from worker.leftovers import discard_revision, remove_former_files
 from worker.pinning import FMapCache, pin_shard
 from worker.query_picture import frame_picture
 from worker.verify import codes_problems
@@ -64,6 +65,7 @@ def repair_index(context: Context) -> RepairReport:
         repaired += done.switched
         frames += done.frames
         problems += done.problems
+    remove_former_files(context)
     return RepairReport(len(shards), repaired, frames, tuple(problems))
 
 
@@ -96,12 +98,15 @@ def _repair_shard(context: Context, generation: IndexGeneration, shard_id: int) 
         if not _is_current(context, shard):
             return done  # erased, or written anew by someone else, meanwhile: look again next time
         writer = RevisionWriter(new)
-        # Blocks that are valid never change: copying them needs no lock of the shard.
-        _write(context, generation, pinned, 0, writer, done)
-        if done.frames or not _has_headers(pinned.layout):
-            _switch(context, generation, pinned, writer, done)
-        if not done.switched:  # still held: nobody else writes this revision
-            shutil.rmtree(new.folder, ignore_errors=True)
+        try:
+            writer.clear()
+            # Blocks that are valid never change: copying them needs no lock of the shard.
+            _write(context, generation, pinned, 0, writer, done)
+            if done.frames or not _has_headers(pinned.layout):
+                _switch(context, generation, pinned, writer, done)
+        finally:
+            if not done.switched:
+                discard_revision(context, shard_id, shard.revision + 1, new.folder)
     old = pinned.layout.folder
     if done.switched and done.left:
         done.problems.append(f"shard {shard_id}: what could not be repaired is kept in {old}")
@@ -157,13 +162,21 @@ def _pictures(
     for block in blocks.tolist():
         frame_id = int(pinned.f_map.frame_id[block])
         try:
-            pictures[block] = frame_picture(context, frame_id)
+            pictures[block] = _read_twice(context, frame_id)
         except RisError as error:
             done.left.append(block)
             done.problems.append(
                 f"shard {pinned.shard_id}: frame {frame_id} stays damaged: {error}"
             )
     return pictures
+
+
+def _read_twice(context: Context, frame_id: int) -> ImageArray:
+    """A kept picture; a read that failed once may not fail again."""
+    try:
+        return frame_picture(context, frame_id)
+    except StorageFailed:
+        return frame_picture(context, frame_id)
 
 
 def _switch(

@@ -35,7 +35,7 @@ from worker.index.runs_file import RunsWriter, open_runs
 from worker.index.shard import checksums, hold_shard, read_stored
 from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
-from worker.leftovers import remove_former_files
+from worker.leftovers import discard_revision, remove_former_files
 from worker.messages import INGEST_QUEUE
 from worker.pinning import FMapCache, layout_of, pin_shard
 
@@ -160,8 +160,8 @@ def _seal_shard(context: Context, lease: Lease, generation: IndexGeneration, sha
             sealed = _write(context, generation, pinned, new, shard.merged_count)
             switched = _switch(context, lease, generation, pinned, sealed)
         finally:
-            if not switched:  # still held: nobody else writes this revision
-                shutil.rmtree(new.folder, ignore_errors=True)
+            if not switched:
+                discard_revision(context, shard_id, shard.revision + 1, new.folder)
     if not switched:
         return 0
     shutil.rmtree(pinned.layout.folder, ignore_errors=True)
@@ -187,6 +187,7 @@ def _write(
     is not sound: it can still be made anew from its picture, and a row would hide that."""
     distance = seal_distance(generation.backbone)
     writer, runs_writer = RevisionWriter(new), RunsWriter(new, distance)
+    writer.clear()
     for at in _steps(pinned.blocks):
         stored_global, stored_patches = _sound_blocks(pinned, at)
         writer.put("global", int(at[0]), stored_global)

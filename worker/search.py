@@ -69,17 +69,21 @@ def submit_query(
     """Accept a query: check everything that can be checked, record it, commit, ring.
 
     Give either the id of an indexed frame or the bytes of a picture. Raises
-    :class:`InputInvalid`, :class:`RoiInvalid`, :class:`PictureInvalid` or :class:`NotFound`.
+    :class:`InputInvalid`, :class:`RoiInvalid`, :class:`PictureInvalid`, :class:`NotFound`,
+    :class:`StorageFull` or :class:`StorageFailed`.
     """
     roi = validate_roi(roi)
     if (frame_id is None) == (picture is None):
         raise InputInvalid("give either a frame id or a picture, not both or neither")
-    picture_sha256 = None
     if picture is not None:
         load_query_picture(picture, context.settings.query_picture_max_px)
-        picture_sha256 = context.uploads.put(picture)
     with context.db.transaction() as session:
         _require_known(session, frame_id, params)
+        picture_sha256 = None
+        if picture is not None:
+            # One that lay there unused must not be swept before this query names it.
+            search_record.lock_uploads(session, exclusive=False)
+            picture_sha256 = context.uploads.put(picture)
         job_id = job_record.submit(session, "query", QUERY_QUEUE, {})
         query_id = search_record.create_query(
             session,

@@ -1,8 +1,8 @@
-"""Verify: do Postgres, the vector files, the kept pictures and FAISS agree?"""
+"""Verify: do Postgres, the vector files, the kept pictures, uploads and FAISS agree?"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,9 @@ from models.index import IndexGeneration, Shard
 from models.repositories import codes as codes_record
 from models.repositories import erasures as erasure_record
 from models.repositories import index as index_record
+from models.repositories import search as search_record
 from models.repositories import videos as video_record
+from models.session import Session
 from worker.context import Context
 from worker.errors import IndexDamaged, RisError
 from worker.generations import basis_of
@@ -35,14 +37,15 @@ class Report:
     shards: int
     rows: int
     pictures: int
+    uploads: int
     problems: tuple[str, ...]
 
 
 def verify_index(context: Context, *, pictures: bool = True) -> Report:
-    """Check every generation that is live or being built, and the kept pictures."""
+    """Check every generation that is live or being built, and with ``pictures`` the kept ones and
+    those that queries were made from."""
     with context.db.transaction() as session:
         generations = index_record.list_generations(session)
-        hashes = sorted(video_record.picture_hashes(session)) if pictures else []
     reports = [
         verify_generation(context, generation)
         for generation in generations
@@ -50,18 +53,39 @@ def verify_index(context: Context, *, pictures: bool = True) -> Report:
     ]
     problems = [problem for report in reports for problem in report.problems]
     problems += _unfinished_erasures(context)
-    for sha256 in hashes:
-        try:
-            context.pictures.load(sha256)
-        except RisError as error:
-            problems.append(str(error))
+    kept, uploads = 0, 0
+    if pictures:
+        kept, harmed = _unreadable(context, video_record.picture_hashes, context.pictures.load)
+        uploads, lost = _unreadable(context, search_record.upload_hashes, context.uploads.load)
+        problems += [*harmed, *lost]
     return Report(
         frames=max((report.frames for report in reports), default=0),
         shards=sum(report.shards for report in reports),
         rows=sum(report.rows for report in reports),
-        pictures=len(hashes),
+        pictures=kept,
+        uploads=uploads,
         problems=tuple(problems),
     )
+
+
+def _unreadable(
+    context: Context, named: Callable[[Session], set[str]], load: Callable[[str], object]
+) -> tuple[int, list[str]]:
+    """How many files rows name by their content, and what is wrong with those that cannot be
+    loaded, unless they were erased meanwhile."""
+    with context.db.transaction() as session:
+        hashes = named(session)
+    wrong: dict[str, str] = {}
+    for sha256 in sorted(hashes):
+        try:
+            load(sha256)
+        except RisError as error:
+            wrong[sha256] = str(error)
+    if wrong:
+        with context.db.transaction() as session:
+            still = named(session)
+        wrong = {sha256: problem for sha256, problem in wrong.items() if sha256 in still}
+    return len(hashes), list(wrong.values())
 
 
 def _unfinished_erasures(context: Context) -> list[str]:
@@ -106,6 +130,7 @@ def verify_generation(
         shards=len(shards),
         rows=sum(shard.row_count for shard in shards),
         pictures=0,
+        uploads=0,
         problems=tuple(problems),
     )
 

@@ -136,6 +136,14 @@ def shard_revisions(session: Session) -> dict[int, int]:
     return dict(session.execute(select(Shard.id, Shard.revision)).tuples().all())
 
 
+def shards_with_checksum(session: Session, shard_ids: Sequence[int], global_crc32: int) -> set[int]:
+    """Which of these shards have a block of which that checksum is recorded."""
+    query = select(FMapRun.shard_id).where(
+        FMapRun.shard_id.in_(shard_ids), FMapRun.global_crc32 == global_crc32
+    )
+    return set(session.scalars(query.distinct()))
+
+
 def replace_files(
     session: Session, shard: Shard, sums: Mapping[int, tuple[int, int]], merged_count: int
 ) -> None:

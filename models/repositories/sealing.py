@@ -71,9 +71,3 @@ def put_off(session: Session, shard_id: int) -> None:
         .values(changed_at=func.now())
         .execution_options(synchronize_session=False)
     )
-
-
-def sealed_revisions(session: Session) -> dict[int, int]:
-    """Revision of every sealed shard by id."""
-    query = select(Shard.id, Shard.revision).where(Shard.sealed_count > 0)
-    return dict(session.execute(query).tuples().all())

@@ -6,13 +6,28 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload
 
 from models.jobs import Job
 from models.search import SearchHit, SearchQuery
 from models.video import Frame
+
+UPLOAD_LOCK = 7_268_143_003
+"""Advisory lock between those who make a query from an upload and those who remove unused ones."""
+
+
+def lock_uploads(session: Session, *, exclusive: bool) -> None:
+    """Until the end of the transaction: shared for new queries, exclusive for removing."""
+    function = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
+    session.execute(text(f"select {function}({UPLOAD_LOCK})"))
+
+
+def upload_hashes(session: Session) -> set[str]:
+    """Names of the uploads that queries were made from."""
+    named = select(SearchQuery.picture_sha256).where(SearchQuery.picture_sha256.is_not(None))
+    return {sha256 for sha256 in session.scalars(named.distinct()) if sha256 is not None}
 
 
 def create_query(

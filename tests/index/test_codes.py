@@ -125,6 +125,15 @@ def test_every_flipped_bit_and_cut_is_found(layout: CodesLayout) -> None:
         map_codes(layout, 1)
 
 
+def test_bytes_behind_a_blocks_checksum_are_checked_too(tmp_path: Path) -> None:
+    layout = CodesLayout(tmp_path, "b", cells=3, code_dim=8)
+    write_codes(layout, 0, random_codes(2, k=8)[:, :3])
+    content = bytearray(layout.path.read_bytes())
+    content[-1] ^= 1
+    layout.path.write_bytes(content)
+    assert damaged_codes(layout, 0, 2) == [1]
+
+
 def test_codes_of_another_basis_are_not_taken(layout: CodesLayout) -> None:
     write_codes(layout, 0, random_codes(2))
     for other in (replace(layout, basis_name="b" * 16), replace(layout, code_dim=8)):

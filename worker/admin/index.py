@@ -254,7 +254,7 @@ def seal(
 
 
 def verify(
-    pictures: Annotated[bool, typer.Option(help="Also check every kept picture.")] = True,
+    pictures: Annotated[bool, typer.Option(help="Also read kept pictures and uploads.")] = True,
     as_json: Json = False,
 ) -> None:
     """Check that Postgres, vector files, pictures and FAISS agree; exit 1 and say what does not."""
@@ -267,7 +267,7 @@ def verify(
         verdict = f"{len(report.problems)} problems" if report.problems else "clean"
         console.print(
             f"{verdict}: {report.frames} frames, {report.shards} shards, {report.rows} patch rows,"
-            f" {report.pictures} pictures"
+            f" {report.pictures} pictures, {report.uploads} uploads"
         )
     if report.problems:
         raise SystemExit(1)

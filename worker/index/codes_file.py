@@ -159,7 +159,8 @@ def _read_blocks(layout: CodesLayout, first: int, count: int) -> Iterator[tuple[
 
 def _is_sound(block: np.ndarray, layout: CodesLayout) -> bool:
     at = layout.code_bytes
-    return _checksum(block, layout) == int(block[at : at + 4].view("<u4")[0])
+    same = _checksum(block, layout) == int(block[at : at + 4].view("<u4")[0])
+    return same and not block[at + 4 :].any()
 
 
 def map_codes(layout: CodesLayout, count: int) -> MappedCodes:

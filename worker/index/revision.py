@@ -16,7 +16,7 @@ from worker.index.layout import (
     storage_errors,
     write_all,
 )
-from worker.index.shard import checksums, read_stored
+from worker.index.shard import LOCK_NAME, checksums, read_stored
 
 
 class RevisionWriter:
@@ -28,6 +28,13 @@ class RevisionWriter:
     def __init__(self, layout: ShardLayout) -> None:
         self.layout = layout
         self.sums: list[IntArray] = []
+
+    def clear(self) -> None:
+        """Remove what a writer that died left of this revision: nothing would, later."""
+        with storage_errors(self.layout.folder):
+            for path in sorted(self.layout.folder.iterdir()):
+                if path.name != LOCK_NAME:
+                    path.unlink()
 
     def write(self, start: int, stored_global: np.ndarray, stored_patches: np.ndarray) -> None:
         """Write stored blocks behind ``start``, which begins anew at 0. Nothing is synced. Patches

@@ -147,11 +147,12 @@ def read_rows(layout: ShardLayout, first: int, end: int) -> tuple[np.ndarray, Bo
     """Rows as they lie in the file, stored type (n, patch_dim), and which could be read."""
     stored = np.zeros((end - first, layout.patch_dim), dtype=layout.codec.dtype)
     sound = np.zeros(end - first, dtype=np.bool_)
-    descriptor = open_file(layout.path_of("patch", 0), os.O_RDONLY)
-    try:
-        _fill_rows(descriptor, layout, np.arange(first, end), stored, sound)
-    finally:
-        os.close(descriptor)
+    with storage_errors(layout.path_of("patch", 0)):
+        descriptor = open_file(layout.path_of("patch", 0), os.O_RDONLY)
+        try:
+            _fill_rows(descriptor, layout, np.arange(first, end), stored, sound)
+        finally:
+            os.close(descriptor)
     return stored, sound
 
 
@@ -184,8 +185,14 @@ _open_lock = threading.Lock()
 
 
 def open_runs(layout: ShardLayout) -> CellRuns:
-    """The runs of a sealed shard, checked once and kept mapped. Raises :class:`IndexDamaged`."""
+    """The runs of a sealed shard, checked once and kept mapped. Raises :class:`IndexDamaged` or
+    :class:`StorageFailed`."""
     path = layout.path_of("patch", 0)
+    with storage_errors(path):
+        return _open_runs(layout, path)
+
+
+def _open_runs(layout: ShardLayout, path: Path) -> CellRuns:
     try:
         found = path.stat()
     except FileNotFoundError as error:

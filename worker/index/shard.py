@@ -39,6 +39,7 @@ from worker.index.layout import (
 )
 from worker.index.runs_file import open_runs, read_made_up
 
+LOCK_NAME = "writer.lock"
 NO_CHECKSUM = 2**32
 """Recorded for a block that stays damaged: no CRC-32 is equal to it."""
 
@@ -87,7 +88,7 @@ def hold_shard(layout: ShardLayout, wait_s: float = 2.0) -> Iterator[None]:
     """
     with storage_errors(layout.folder):
         layout.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(layout.folder / "writer.lock", os.O_RDWR | os.O_CREAT, 0o640)
+        descriptor = os.open(layout.folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o640)
     try:
         give_up_s = time.monotonic() + wait_s
         while True:
@@ -108,7 +109,7 @@ def hold_shard(layout: ShardLayout, wait_s: float = 2.0) -> Iterator[None]:
 def is_held(folder: Path) -> bool:
     """Whether a process holds a shard's files for writing."""
     try:
-        descriptor = os.open(folder / "writer.lock", os.O_RDWR)
+        descriptor = os.open(folder / LOCK_NAME, os.O_RDWR)
     except FileNotFoundError:
         return False
     try:

@@ -68,7 +68,9 @@ class FrameStore:
             stored.append(StoredPicture(sha256, len(jpeg), SizePx(h_px, w_px)))
             target = self.path(sha256)
             try:
-                if not target.exists():
+                if target.exists():  # whoever stored it may have died before its entry was synced
+                    changed |= dict.fromkeys((target.parent, target.parent.parent, self.root))
+                else:
                     changed |= dict.fromkeys(_make_folders(target.parent))
                     _write_file(target, jpeg)
             except OSError as error:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +24,12 @@ class UploadStore:
         """Store an upload durably; its SHA-256 (hex). Raises ``StorageFull``, ``StorageFailed``."""
         sha256 = hashlib.sha256(content).hexdigest()
         target = self.root / sha256
-        if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == sha256:
-            return sha256
+        try:
+            if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == sha256:
+                sync_folder(self.root)  # whoever stored it may have died before that
+                return sha256
+        except OSError as error:
+            raise storage_error(error, target) from error
         temporary = target.with_suffix(f".{uuid.uuid4().hex}.tmp")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -35,7 +40,8 @@ class UploadStore:
             temporary.replace(target)
             sync_folder(self.root)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # then it is swept
+                temporary.unlink(missing_ok=True)
             raise storage_error(error, target) from error
         return sha256
 
@@ -44,8 +50,9 @@ class UploadStore:
         if not self.root.exists():
             return
         for entry in os.scandir(self.root):
-            if "." not in entry.name and entry.stat().st_mtime < before_s:
-                yield entry.name
+            with suppress(FileNotFoundError):  # removed by someone else while this walks
+                if "." not in entry.name and entry.stat().st_mtime < before_s:
+                    yield entry.name
 
     def remove(self, sha256: str) -> bool:
         """Delete an upload; False when it was not there. Raises ``StorageFailed``."""
@@ -59,11 +66,14 @@ class UploadStore:
         return True
 
     def load(self, sha256: str) -> bytes:
-        """The bytes of an upload. Raises ``NotFound`` or ``IndexDamaged``."""
+        """The bytes of an upload. Raises ``NotFound``, ``IndexDamaged`` or ``StorageFailed``."""
+        path = self.root / sha256
         try:
-            content = (self.root / sha256).read_bytes()
+            content = path.read_bytes()
         except FileNotFoundError:
-            raise NotFound(f"uploaded picture {sha256} is gone; submit the query again") from None
+            raise NotFound(f"uploaded picture {path} is gone; submit the query again") from None
+        except OSError as error:
+            raise storage_error(error, path) from error
         if hashlib.sha256(content).hexdigest() != sha256:
-            raise IndexDamaged(f"uploaded picture {sha256} is damaged; submit the query again")
+            raise IndexDamaged(f"uploaded picture {path} is damaged; submit the query again")
         return content
