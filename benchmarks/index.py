@@ -157,7 +157,7 @@ def every_cell(bench: Bench, query: QueryDescriptors) -> FloatArray:
     basis = compact.basis(bench.shards)
     plain = {shard.camera_id: None for shard in bench.shards}
     scan = CodeScan(compact, basis, basis.project(query.patches_qd), plain)
-    return np.concatenate([best_nq.mean(axis=1) for best_nq in scan.best(bench.shards)])
+    return np.concatenate(scan.best(bench.shards, lambda best_nq: best_nq.mean(axis=1)))
 
 
 def every_cell_slowly(bench: Bench, query: QueryDescriptors) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from worker.compacting import learn_basis
 from worker.context import Context
 from worker.core.search_params import SearchParams
 from worker.erasure import camera_span, submit_erasure
+from worker.errors import FormatNewer, IndexDamaged
+from worker.index.global_cache import GlobalCache
 from worker.index.layout import HEADER_BYTES
 from worker.index.runs_file import RunsWriter, let_go_of_runs, open_runs
 from worker.index.shard import damaged_blocks
@@ -430,3 +433,71 @@ def test_frames_lost_from_a_sealed_shard_are_not_among_its_codes(coded: Context)
     assert lost(answer) <= 1
     harmed = pinned(coded)
     assert sorted(damaged_blocks(harmed.layout, harmed.sums_n2)) == [alone[0]]
+
+
+def test_one_shard_that_cannot_be_sealed_does_not_keep_the_others(
+    indexed: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = sealing._write
+
+    def refused(context: Context, generation: object, old: PinnedShard, *given: object) -> object:
+        if old.shard_id == 1:
+            raise FormatNewer("made up")
+        return write(context, generation, old, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sealing, "_write", refused)
+    assert sealing.submit_due(indexed) is not None
+    (job_id,) = queued_jobs(indexed)
+    run_jobs(indexed)
+    assert job(indexed, job_id).state == "done"
+    assert sql(indexed, "select sealed_count from shards order by id") == [(0,), (5,)]
+
+
+def test_what_is_replaced_is_not_kept_mapped(coded: Context) -> None:
+    """Else the disk space of every former revision would be held by whoever searched it."""
+    reader = fresh(coded)
+    asked(reader, top_n=4, tau=None)
+    sealed(coded)
+    asked(reader, top_n=4, tau=None)
+    held = Path("/proc/self/maps").read_text()
+    folder = str(coded.index.root / "g1")
+    assert not [line for line in held.splitlines() if folder in line and "(deleted)" in line]
+
+
+def test_a_shard_sealed_under_a_search_is_looked_at_again(
+    coded: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its whole-frame descriptors were checked before, and are not mapped any more."""
+    reader = fresh(coded)
+    whole = set(scores(asked(reader, top_n=100, tau=None)))
+    reader.index._globals._mapped.clear()
+    pin = pin_shards
+
+    def seal_behind(*given: object, **named: object) -> object:
+        found = pin(*given, **named)  # type: ignore[arg-type]
+        monkeypatch.undo()
+        monkeypatch.setattr(sealing, "MIN_FRAMES", 4)
+        monkeypatch.setattr(sealing, "seal_distance", lambda _name: 0.0)
+        sealed(coded)
+        return found
+
+    monkeypatch.setattr("worker.search.pin_shards", seal_behind)
+    answer = asked(reader, top_n=100, tau=None)
+    assert lost(answer) == 0 and set(scores(answer)) == whole
+
+
+def test_blocks_passed_over_as_lost_are_checked_when_they_are_back(indexed: Context) -> None:
+    layout = pinned(indexed).layout
+    flip(layout.path("global"), HEADER_BYTES + 5 * layout.block_bytes("global"))
+    cache = GlobalCache()
+    whole = pinned(indexed)
+    without = replace(
+        whole,
+        blocks=9,
+        stored_n=np.delete(whole.stored_n, 5),
+        sums_n2=np.delete(whole.sums_n2, 5, axis=0),
+        lost=(5,),
+    )
+    assert len(cache.stored(without)) == 9
+    with pytest.raises(IndexDamaged):
+        cache.stored(whole)

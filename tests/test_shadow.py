@@ -228,8 +228,8 @@ def test_what_was_erased_or_lost_is_skipped(tiny: Context) -> None:
     assert outcomes(found) == [("compared", None), lost, lost, erased, erased]
     assert found["figures"]["queries_skipped"] == 4
     assert states(tiny) == ["retired", "live"]
-    (lost,) = verify_index(tiny).problems
-    assert "uploaded picture" in lost, "the one taken away above"
+    (problem,) = verify_index(tiny).problems
+    assert "uploaded picture" in problem, "the one taken away above"
 
 
 def _ask(

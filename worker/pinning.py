@@ -47,7 +47,7 @@ class FMapCache:
     """f_map runs this process has already read, by shard and revision: within one, committed runs
     never change."""
 
-    _runs: dict[tuple[int, int], ShardRuns] = field(default_factory=dict)
+    _runs: dict[int, tuple[int, ShardRuns]] = field(default_factory=dict)
     _pinned: dict[int, PinnedShard] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -81,14 +81,15 @@ class FMapCache:
         Raises :class:`IndexDamaged` when they leave a gap.
         """
         with self._lock:
-            known = self._runs.get((shard.id, shard.revision))
+            revision, held = self._runs.get(shard.id, (shard.revision, None))
+        known = held if revision == shard.revision else None
         if known is None or known.start_row.size < shard.frame_count:
             from_row = 0 if known is None else int(known.start_row[-1] + known.row_count[-1])
             fresh = index_record.read_runs(session, shard.id, from_row)
             known = _first(fresh if known is None else _joined(known, fresh), shard.frame_count)
             _check_gapless(known, shard)
             with self._lock:
-                self._runs[shard.id, shard.revision] = known
+                self._runs[shard.id] = (shard.revision, known)
         return _first(known, shard.frame_count)
 
 

@@ -89,7 +89,7 @@ def make_context(configured: Settings, database: str, *, application_name: str) 
         compact=CompactCache(
             configured.compact_max_bytes,
             configured.threads or os.cpu_count() or 1,
-            _file_limit() // 2,
+            _file_limit() // 4,
         ),
     )
 

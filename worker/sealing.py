@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import structlog
@@ -25,8 +26,9 @@ from models.session import Session
 from worker.backbones.registry import seal_distance
 from worker.compacting import code_rows
 from worker.context import Context
+from worker.core.compact import CODE_DIM
 from worker.core.types import IntArray
-from worker.errors import IndexDamaged
+from worker.errors import IndexDamaged, LeaseLost, RisError, ServiceUnavailable, StorageFull
 from worker.generations import basis_of
 from worker.index.layout import ShardLayout
 from worker.index.revision import RevisionWriter, stored_blocks
@@ -43,6 +45,8 @@ log = structlog.get_logger()
 
 MIN_FRAMES = 16
 """A shard of fewer frames takes as much room either way."""
+MOST_ATTEMPTS = 2
+"""Without progress; after that each shard is put off before it is tried."""
 BLOCKS_AT_ONCE = 64
 _ROUNDING = 1e-4
 """What a cosine of stored numbers may be off by, computed twice."""
@@ -53,11 +57,14 @@ def submit_due(context: Context, after_s: float | None = None) -> uuid.UUID | No
     when there are none, or it is under way."""
     wait_s = context.settings.seal_after_s if after_s is None else after_s
     with context.db.transaction() as session:
-        if not sealing_record.due_shards(session, wait_s, MIN_FRAMES, MAX_FRAMES):
+        before_utc = sealing_record.unchanged_before(session, wait_s)
+        if not sealing_record.due_shards(session, before_utc, MIN_FRAMES, MAX_FRAMES):
             return None
         if sealing_record.is_open(session):
             return None
-        job_id = job_record.submit(session, "seal", INGEST_QUEUE, {"after_s": wait_s})
+        # A moment, not a wait: what is appended meanwhile is not this job's.
+        payload = {"before": before_utc.isoformat()}
+        job_id = job_record.submit(session, "seal", INGEST_QUEUE, payload)
     context.ring(job_id, "seal")
     return job_id
 
@@ -111,26 +118,33 @@ def _added(a: SealedCamera, b: SealedCamera) -> SealedCamera:
 def run_seal(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
     """Seal every shard that is due, those first that have been waiting longest."""
     remove_former_files(context)
+    before_utc = datetime.fromisoformat(job.payload["before"])
     with context.db.transaction() as session:
-        due = sealing_record.due_shards(
-            session, float(job.payload["after_s"]), MIN_FRAMES, MAX_FRAMES
-        )
+        due = sealing_record.due_shards(session, before_utc, MIN_FRAMES, MAX_FRAMES)
         generations = {
             generation.id: generation for generation in index_record.list_generations(session)
         }
     frames = 0
     for shard in due:
+        if job.attempts > MOST_ATTEMPTS:  # one that kills its worker must not be the first again
+            _put_off(context, shard)
         try:
             frames += _seal_shard(context, lease, generations[shard.generation_id], shard.id)
-        except IndexDamaged as error:  # what is damaged waits for a repair
+        except (LeaseLost, StorageFull, ServiceUnavailable):
+            raise
+        except RisError as error:  # what is damaged waits for a repair
             log.warning("shard_not_sealed", shard_id=shard.id, detail=str(error))
-            with context.db.transaction() as session:
-                sealing_record.put_off(session, shard.id)
+            _put_off(context, shard)
         if lease.slice_over():
             return "yield"
     with context.db.transaction() as session:
         lease.finish(session, {"frames": frames})
     return "finished"
+
+
+def _put_off(context: Context, shard: Shard) -> None:
+    with context.db.transaction() as session:
+        sealing_record.put_off(session, shard.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +164,11 @@ def _seal_shard(context: Context, lease: Lease, generation: IndexGeneration, sha
         if shard is None:
             return 0
         pinned = pin_shard(session, context.index, FMapCache(), generation, shard)
-    context.index.require_free(context.settings.min_free_bytes)
+    if pinned.blocks > MAX_FRAMES:
+        return 0  # late frames came
+    layout = pinned.layout
+    a_frame = layout.block_bytes("global") + layout.block_bytes("patch") + layout.cells * CODE_DIM
+    context.index.require_free(context.settings.min_free_bytes + pinned.blocks * a_frame)
     new = context.index.at_revision(pinned.layout, shard_id, shard.revision + 1, pinned.blocks)
     switched = False
     with hold_shard(new):

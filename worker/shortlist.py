@@ -6,7 +6,7 @@ positives (benchmarks/LOG.md). This looks at every cell of every frame instead, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,11 +141,8 @@ def _coarse_appearances(
             for known in [subject.background(camera_id)]
         },
     )
-    best = scan.best([shards[position] for position in positions])
-    return {
-        position: wanted.likeness(best_nq)
-        for position, best_nq in zip(positions, best, strict=True)
-    }
+    best = scan.best([shards[position] for position in positions], wanted.likeness)
+    return dict(zip(positions, best, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,17 +155,24 @@ class CodeScan:
     query_qk: FloatArray
     background_ck: Mapping[int, FloatArray | None]
 
-    def best(self, shards: Sequence[PinnedShard]) -> list[FloatArray]:
-        """:func:`worker.core.coarse.best_similarity` of every frame of each shard, (blocks, q)."""
+    def best(
+        self, shards: Sequence[PinnedShard], likeness: Callable[[FloatArray], FloatArray]
+    ) -> list[FloatArray]:
+        """``likeness``, (n, q) to (n,), of :func:`worker.core.coarse.best_similarity` of every
+        frame of each shard: float32 (blocks,). Taken shard by shard: all at once are gigabytes."""
+
+        def sealed_of(shard: PinnedShard) -> FloatArray:
+            return likeness(self._sealed(shard))
+
         if self.compact.threads == 1 or len(shards) == 1:
-            sealed = [self._sealed(shard) for shard in shards]
+            sealed = [sealed_of(shard) for shard in shards]
         else:  # a shard each: one of them is too little to share
-            sealed = list(thread_pool(self.compact.threads).map(self._sealed, shards))
+            sealed = list(thread_pool(self.compact.threads).map(sealed_of, shards))
         return [
-            best_nq
-            if len(best_nq) == shard.blocks
-            else np.concatenate([best_nq, self._late(shard, len(best_nq))])
-            for shard, best_nq in zip(shards, sealed, strict=True)
+            best_n
+            if len(best_n) == shard.blocks
+            else np.concatenate([best_n, likeness(self._late(shard, len(best_n)))])
+            for shard, best_n in zip(shards, sealed, strict=True)
         ]
 
     def _sealed(self, shard: PinnedShard) -> FloatArray:

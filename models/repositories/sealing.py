@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
@@ -14,9 +15,17 @@ from models.repositories.index import record_checksums
 _USED = ("live", "building")
 
 
-def due_shards(session: Session, after_s: float, min_frames: int, max_frames: int) -> list[Shard]:
-    """Shards with patches that are not sealed, unchanged for ``after_s``, oldest change first."""
-    unchanged = Shard.changed_at <= func.now() - text(":after_s * interval '1 second'")
+def unchanged_before(session: Session, after_s: float) -> datetime:
+    """The moment that lies ``after_s`` back."""
+    moment = func.now() - text(":after_s * interval '1 second'")
+    found: datetime = session.execute(select(moment), {"after_s": after_s}).scalar_one()
+    return found
+
+
+def due_shards(
+    session: Session, before_utc: datetime, min_frames: int, max_frames: int
+) -> list[Shard]:
+    """Shards with patches that are not sealed, unchanged since then, oldest change first."""
     return list(
         session.scalars(
             select(Shard)
@@ -25,10 +34,9 @@ def due_shards(session: Session, after_s: float, min_frames: int, max_frames: in
                 IndexGeneration.state.in_(_USED),
                 Shard.sealed_count < Shard.frame_count,
                 Shard.frame_count.between(min_frames, max_frames),
-                unchanged,
+                Shard.changed_at <= before_utc,
             )
-            .order_by(Shard.changed_at, Shard.id),
-            {"after_s": after_s},
+            .order_by(Shard.changed_at, Shard.id)
         )
     )
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
+import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,7 +37,7 @@ from worker.errors import (
 from worker.index import shard
 from worker.index.codec import codec_named
 from worker.index.layout import HEADER_BYTES, ShardLayout
-from worker.index.shard import append_blocks, check_headers, damaged_blocks, hold_shard
+from worker.index.shard import append_blocks, check_headers, damaged_blocks, hold_shard, is_held
 
 
 @pytest.fixture
@@ -312,3 +315,24 @@ def test_int8_refuses_what_has_no_direction(tmp_path: Path, value: float) -> Non
     with pytest.raises(DescriptorInvalid, match="no direction"):
         append_blocks(layout_in(tmp_path / "s1", "int8"), 0, made)
     assert not (tmp_path / "s1").exists()
+
+
+def test_a_lock_whose_folder_was_removed_is_taken_anew(tmp_path: Path) -> None:
+    """Else two writers hold one shard: whoever waited, and whoever made the folder again."""
+    layout = layout_in(tmp_path / "s1")
+    held = threading.Event()
+    seen: list[bool] = []
+
+    def wait() -> None:
+        held.set()
+        with hold_shard(layout):
+            seen.append(is_held(layout.folder))
+
+    waiting = threading.Thread(target=wait)
+    with hold_shard(layout):
+        waiting.start()
+        held.wait()
+        time.sleep(0.1)
+        shutil.rmtree(layout.folder)
+    waiting.join()
+    assert seen == [True]

@@ -27,6 +27,7 @@ BASIS_FRAMES = 64
 FRAMES_PER_READ = 64
 _Key = tuple[str, tuple[str, tuple[int, ...]]]
 """Name of the basis, and contents of the shard."""
+_Identity = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +37,7 @@ class _Mapped:
     sealed: RunCodes | None
     late: MappedCodes | None
     blocks: int
+    identity: _Identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class CompactCache:
     _bases: dict[str, CompactBasis] = field(default_factory=dict)
     _codes: OrderedDict[_Key, tuple[int, Codes]] = field(default_factory=OrderedDict)
     _mapped: OrderedDict[str, _Mapped] = field(default_factory=OrderedDict)
-    _checked: dict[str, int] = field(default_factory=dict)
+    _checked: dict[str, tuple[_Identity, int]] = field(default_factory=dict)
     _broken: dict[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -148,21 +150,30 @@ class CompactCache:
         coded = self._coded(shard)
         if not coded:
             return None, 0
-        key = str(shard.layout.folder)
+        # By shard: what was mapped of an earlier revision, or of a file that was made again since,
+        # makes way, and its disk space with it.
+        key = f"{shard.layout.folder.parent}/{shard.shard_id}"
+        identity = _identity(shard.layout)
         with self._lock:
-            known, checked = self._mapped.get(key), self._checked.get(key, 0)
-            if known is not None and known.blocks >= int(shard.stored_n[coded - 1]) + 1:
+            known = self._mapped.get(key)
+            same, checked = self._checked.get(key, (identity, 0))
+            checked = checked if same == identity else 0
+            if (
+                known is not None
+                and known.identity == identity
+                and known.blocks >= int(shard.stored_n[coded - 1]) + 1
+            ):
                 self._mapped.move_to_end(key)
                 return known, coded
         try:
-            mapped = _mapped(shard, basis, checked)
+            mapped = _mapped(shard, basis, checked, identity)
         except IndexDamaged as error:
             log.error("codes_damaged", detail=str(error))
             with self._lock:
-                self._broken[key] = time.monotonic()
+                self._broken[str(shard.layout.folder)] = time.monotonic()
             return None, 0
         with self._lock:
-            self._mapped[key], self._checked[key] = mapped, shard.coded
+            self._mapped[key], self._checked[key] = mapped, (identity, shard.coded)
             self._mapped.move_to_end(key)
             while len(self._mapped) > self.max_mapped:
                 self._mapped.popitem(last=False)
@@ -197,7 +208,7 @@ class CompactCache:
         return known[: shard.blocks - first]
 
 
-def _mapped(shard: PinnedShard, basis: CompactBasis, checked: int) -> _Mapped:
+def _mapped(shard: PinnedShard, basis: CompactBasis, checked: int, identity: _Identity) -> _Mapped:
     """Map both files; blocks from ``checked`` on are checked. Raises :class:`IndexDamaged`."""
     sealed, late = shard.layout.sealed, None
     run_codes = None
@@ -209,7 +220,18 @@ def _mapped(shard: PinnedShard, basis: CompactBasis, checked: int) -> _Mapped:
         wrong = damaged_codes(layout, max(0, checked - sealed), shard.coded - sealed)
         if wrong:
             raise IndexDamaged(f"{layout.path}: codes at {wrong[:5]} are damaged")
-    return _Mapped(run_codes, late, shard.coded)
+    return _Mapped(run_codes, late, shard.coded, identity)
+
+
+def _identity(layout: ShardLayout) -> _Identity:
+    """Tells a folder and its two files of codes from others of the same shard."""
+    numbers = []
+    for name in ("codes.runs", "codes.vec"):
+        try:
+            numbers.append((layout.folder / name).stat().st_ino)
+        except OSError:
+            numbers.append(0)
+    return str(layout.folder), numbers[0], numbers[1]
 
 
 def _spans(first: int, end: int, size: int) -> Iterator[tuple[int, int]]:

@@ -7,11 +7,13 @@ import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from worker.core.types import FloatArray
+from worker.errors import IndexDamaged
 from worker.index.layout import HEADER_BYTES, ShardLayout, open_file
 from worker.index.shard import read_blocks
 
@@ -32,8 +34,8 @@ class GlobalCache:
 
     max_bytes: int = 256 * 1024 * 1024
     max_mapped: int = 256
-    _mapped: OrderedDict[str, np.ndarray] = field(default_factory=OrderedDict)
-    _checked: dict[str, int] = field(default_factory=dict)
+    _mapped: OrderedDict[str, tuple[Path, np.ndarray]] = field(default_factory=OrderedDict)
+    _checked: dict[str, tuple[Contents, int]] = field(default_factory=dict)
     _decoded: OrderedDict[Contents, FloatArray] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -48,9 +50,15 @@ class GlobalCache:
         """Descriptors as they are stored, (blocks, global_dim). Raises :class:`IndexDamaged`."""
         if shard.blocks == 0:
             return np.empty((0, shard.layout.global_dim), dtype=shard.layout.codec.dtype)
-        folder, need = str(shard.layout.folder), int(shard.stored_n[-1]) + 1
+        # By shard: what was mapped of an earlier revision makes way, and its disk space with it.
+        name, need = f"{shard.layout.folder.parent}/{shard.shard_id}", int(shard.stored_n[-1]) + 1
         with self._lock:
-            checked, mapped = self._checked.get(folder, 0), self._mapped.get(folder)
+            contents, checked = self._checked.get(name, (None, 0))
+            folder, mapped = self._mapped.get(name, (None, None))
+        if contents != shard.contents:
+            checked = 0  # blocks that were passed over as lost may be back
+        if folder != shard.layout.folder:
+            mapped = None
         if checked < need:
             fresh = np.flatnonzero(shard.stored_n >= checked)
             for start in range(0, fresh.size, _BLOCKS_PER_CHECK):
@@ -59,9 +67,9 @@ class GlobalCache:
         if mapped is None or len(mapped) < need:
             mapped = _map(shard.layout, need)
         with self._lock:
-            self._checked[folder] = max(need, self._checked.get(folder, 0))
-            self._mapped[folder] = mapped
-            self._mapped.move_to_end(folder)
+            self._checked[name] = (shard.contents, max(need, checked))
+            self._mapped[name] = (shard.layout.folder, mapped)
+            self._mapped.move_to_end(name)
             while len(self._mapped) > self.max_mapped:
                 self._mapped.popitem(last=False)
         return mapped[:need] if need == shard.blocks else mapped[shard.stored_n]
@@ -83,12 +91,18 @@ class GlobalCache:
 
 
 def _map(layout: ShardLayout, blocks: int) -> np.ndarray:
-    """The first blocks of a file that was just read as far."""
-    descriptor = open_file(layout.path("global"), os.O_RDONLY)
+    """The first blocks of a file that was read as far. Raises :class:`IndexDamaged`, naming them,
+    when they are not there any more."""
+    end = HEADER_BYTES + blocks * layout.block_bytes("global")
     try:
-        end = HEADER_BYTES + blocks * layout.block_bytes("global")
-        mapped = mmap.mmap(descriptor, end, prot=mmap.PROT_READ)
-    finally:
-        os.close(descriptor)
+        descriptor = open_file(layout.path("global"), os.O_RDONLY)
+        try:
+            mapped = mmap.mmap(descriptor, end, prot=mmap.PROT_READ)
+        finally:
+            os.close(descriptor)
+    except (IndexDamaged, ValueError, OSError) as error:
+        raise IndexDamaged(
+            f"{layout.path('global')}: {error}", folder=str(layout.folder), blocks=range(blocks)
+        ) from error
     body = np.frombuffer(mapped, dtype=layout.codec.dtype, offset=HEADER_BYTES)
     return body.reshape(blocks, layout.global_dim)

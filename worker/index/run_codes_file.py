@@ -59,6 +59,8 @@ def write_run_codes(layout: RunCodesLayout, runs: CellRuns, codes: Iterator[Code
 
     One writer at a time. Raises :class:`StorageFull` or :class:`StorageFailed`.
     """
+    if runs.frames > MAX_FRAMES:
+        raise IndexDamaged(f"{layout.folder}: {runs.frames} frames are more than {MAX_FRAMES}")
     part = layout.path.with_suffix(".tmp")
     tables = _tables(runs)
     with storage_errors(layout.path):

@@ -198,15 +198,17 @@ def _open_runs(layout: ShardLayout, path: Path) -> CellRuns:
     except FileNotFoundError as error:
         raise IndexDamaged(f"{path} is missing; run `ris verify`") from error
     identity = (found.st_ino, found.st_size, found.st_mtime_ns)
+    # By shard, not by revision: what is replaced makes way.
+    key = layout.folder.with_name(layout.folder.name.partition(".")[0])
     with _open_lock:
-        known = _open.get(path)
+        known = _open.get(key)
         if known is not None and known.identity == identity:
-            _open.move_to_end(path)
+            _open.move_to_end(key)
             return known.runs
     runs = _map_runs(layout, path)
     with _open_lock:
-        _open[path] = SealedRuns(runs, identity)
-        _open.move_to_end(path)
+        _open[key] = SealedRuns(runs, identity)
+        _open.move_to_end(key)
         while len(_open) > MAX_OPEN:
             _open.popitem(last=False)
     return runs

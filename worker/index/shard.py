@@ -86,15 +86,17 @@ def hold_shard(layout: ShardLayout, wait_s: float = 2.0) -> Iterator[None]:
     writes must not land on what another one has committed since. Read the valid length again once
     this is held. Raises :class:`StorageFailed` when another process holds it for ``wait_s``.
     """
-    with storage_errors(layout.folder):
-        layout.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(layout.folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o640)
+    descriptor = _open_lock(layout)
     try:
         give_up_s = time.monotonic() + wait_s
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                if _is_entry(descriptor, layout.folder / LOCK_NAME):
+                    break
+                # Whoever held it removed the folder: this lock keeps nobody out.
+                os.close(descriptor)
+                descriptor = _open_lock(layout)
             except BlockingIOError as error:
                 if time.monotonic() > give_up_s:
                     raise StorageFailed(
@@ -104,6 +106,20 @@ def hold_shard(layout: ShardLayout, wait_s: float = 2.0) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _open_lock(layout: ShardLayout) -> int:
+    with storage_errors(layout.folder):
+        layout.folder.mkdir(parents=True, exist_ok=True)
+        return os.open(layout.folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o640)
+
+
+def _is_entry(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one of that name."""
+    try:
+        return os.fstat(descriptor).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
 
 
 def is_held(folder: Path) -> bool:
@@ -200,7 +216,8 @@ def damaged_blocks(layout: ShardLayout, sums_n2: IntArray, step: int = 64) -> di
         try:
             read_stored(layout, kind, np.empty(0, dtype=np.int64))
         except IndexDamaged:
-            return dict.fromkeys(range(len(sums_n2)), kind)
+            first = layout.sealed if kind == "patch" else 0
+            wrong |= dict.fromkeys(range(first, len(sums_n2)), kind)
     for start in range(0, len(sums_n2), step):
         at = np.arange(start, min(start + step, len(sums_n2)))
         stored_global, sound_global = read_stored(layout, "global", at, header=False)

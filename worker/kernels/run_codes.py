@@ -16,6 +16,8 @@ from worker.kernels.jit import reordered
 
 _ROWS_AT_ONCE = 4096
 """Their products stay in a core's second-level cache."""
+_QUERIES_AT_ONCE = 64
+"""The tables take frames x levels x this many numbers."""
 
 
 def best_similarities_of_runs(
@@ -26,6 +28,14 @@ def best_similarities_of_runs(
     Query rows are rounded to 8 bits too; a cosine stays within 0.01.
     """
     q = len(query_qk)
+    if q > _QUERIES_AT_ONCE:
+        parts = [
+            best_similarities_of_runs(
+                run_codes, step, query_qk[first : first + _QUERIES_AT_ONCE], background_ck
+            )
+            for first in range(0, q, _QUERIES_AT_ONCE)
+        ]
+        return np.concatenate(parts, axis=1)
     query_kw, scale_q = rounded_query(query_qk, step)
     width = int(query_kw.shape[1])
     known = background_ck is not None
