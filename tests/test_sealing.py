@@ -191,6 +191,15 @@ def test_damage_of_sealed_files_is_found_and_repaired(indexed: Context, where: s
     assert len(scores(asked(fresh(indexed)))) == len(whole)
 
 
+def test_a_harmed_header_with_no_block_behind_it_is_repaired(indexed: Context) -> None:
+    sealed(indexed)
+    flip(pinned(indexed).layout.path("patch"), 20)
+    assert any("patch.vec" in problem for problem in verify_index(fresh(indexed)).problems)
+    assert lost(asked(fresh(indexed))) == 0, "the sealed blocks are sound"
+    assert repair_index(fresh(indexed)).problems == ()
+    assert verify_index(fresh(indexed)).problems == ()
+
+
 def test_a_damaged_shard_is_not_sealed_over(indexed: Context) -> None:
     flip(pinned(indexed).layout.path("patch"), HEADER_BYTES + 5)
     assert sealing.submit_due(indexed) is not None

@@ -90,7 +90,7 @@ def _repair_shard(context: Context, generation: IndexGeneration, shard_id: int) 
     if codes_problems(context, pinned, generation, damaged):
         with context.db.transaction() as session:
             codes_record.reset(session, shard_id)  # they are made again behind ingest
-    if not damaged:
+    if not damaged and _has_headers(pinned.layout):
         return done
     context.index.require_free(context.settings.min_free_bytes)
     new = context.index.at_revision(pinned.layout, shard_id, shard.revision + 1)
