@@ -16,8 +16,8 @@ from worker.kernels.jit import reordered
 
 _ROWS_AT_ONCE = 4096
 """Their products stay in a core's second-level cache."""
-_QUERIES_AT_ONCE = 64
-"""The tables take frames x levels x this many numbers."""
+_TABLE_BYTES = 64 * 1024 * 1024
+"""Of the tables of one shard; where they would be larger, query rows are taken part by part."""
 
 
 def best_similarities_of_runs(
@@ -27,20 +27,20 @@ def best_similarities_of_runs(
 
     Query rows are rounded to 8 bits too; a cosine stays within 0.01.
     """
-    q = len(query_qk)
-    if q > _QUERIES_AT_ONCE:
+    q, levels = len(query_qk), max(1, run_codes.frames.bit_length())
+    at_once = max(16, _TABLE_BYTES // (4 * levels * run_codes.frames))
+    if q > at_once:
         parts = [
             best_similarities_of_runs(
-                run_codes, step, query_qk[first : first + _QUERIES_AT_ONCE], background_ck
+                run_codes, step, query_qk[first : first + at_once], background_ck
             )
-            for first in range(0, q, _QUERIES_AT_ONCE)
+            for first in range(0, q, at_once)
         ]
         return np.concatenate(parts, axis=1)
     query_kw, scale_q = rounded_query(query_qk, step)
     width = int(query_kw.shape[1])
     known = background_ck is not None
     background = np.ascontiguousarray(background_ck if known else np.empty((0, 0), np.float32))
-    levels = max(1, run_codes.frames.bit_length())
     best_lnq = np.full((levels, run_codes.frames, q), -np.inf, dtype=np.float32)
     product = np.empty((_ROWS_AT_ONCE, width), dtype=np.int32)
     codes_rk, rows = run_codes.codes_rk, len(run_codes.codes_rk)
