@@ -13,11 +13,7 @@ from typing import Any
 from worker.config import Settings
 from worker.context import Context
 from worker.embedded.supervisor import start_supervisor, stop_supervisor
-from worker.index.compact_cache import CompactCache
-from worker.index.damage import KnownDamage
 from worker.index.runs_file import let_go_of_runs
-from worker.index.store import IndexStore
-from worker.pinning import FMapCache
 from worker.runtime import make_context
 
 
@@ -44,10 +40,4 @@ def scratch_context(kept: Path | None = None, **changes: Any) -> Iterator[Contex
 def reader(context: Context) -> Context:
     """As a process that starts now sees it: nothing read before, nothing known to be damaged."""
     let_go_of_runs()
-    return replace(
-        context,
-        index=IndexStore(context.index.root),
-        f_maps=FMapCache(),
-        compact=CompactCache(),
-        damage=KnownDamage(),
-    )
+    return context.with_own_caches()

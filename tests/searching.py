@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from tests.parts import HANDLERS, sql
 from worker.context import Context
 from worker.core.search_params import SearchParams
 from worker.core.types import Box
-from worker.index.compact_cache import CompactCache
-from worker.index.damage import KnownDamage
 from worker.index.runs_file import let_go_of_runs
-from worker.index.store import IndexStore
 from worker.jobs import run_job
-from worker.pinning import FMapCache
 from worker.search import QueryState, query_state, submit_query
 
 
 def fresh(context: Context) -> Context:
     """As another process sees it: nothing read before, nothing known to be damaged."""
     let_go_of_runs()
-    return replace(
-        context,
-        index=IndexStore(context.index.root),
-        f_maps=FMapCache(),
-        compact=CompactCache(),
-        damage=KnownDamage(),
-    )
+    return context.with_own_caches()
 
 
 def flip(path: Path, offset: int, bit: int = 0) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from models.index import Shard
 from models.repositories import erasures as erasure_record
 from models.repositories import index as index_record
 from models.repositories import search as search_record
@@ -109,6 +110,13 @@ def remove_former_files(context: Context) -> int:
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
     return len(folders)
+
+
+def is_current(context: Context, shard: Shard) -> bool:
+    """Whether the shard's files are those that were looked at: then the next revision is free."""
+    with context.db.transaction() as session:
+        now = index_record.find_shard(session, shard.id)
+    return now is not None and now.revision == shard.revision
 
 
 def discard_revision(context: Context, shard_id: int, revision: int, folder: Path) -> None:

@@ -21,7 +21,7 @@ from worker.index.layout import ShardLayout
 from worker.index.revision import RevisionWriter, stored_blocks
 from worker.index.shard import NO_CHECKSUM, check_headers, damaged_blocks, hold_shard
 from worker.index.store import PinnedShard
-from worker.leftovers import discard_revision, remove_former_files
+from worker.leftovers import discard_revision, is_current, remove_former_files
 from worker.pinning import FMapCache, pin_shard
 from worker.query_picture import frame_picture
 from worker.verify import codes_problems
@@ -95,7 +95,7 @@ def _repair_shard(context: Context, generation: IndexGeneration, shard_id: int) 
     context.index.require_free(context.settings.min_free_bytes)
     new = context.index.at_revision(pinned.layout, shard_id, shard.revision + 1)
     with hold_shard(new):
-        if not _is_current(context, shard):
+        if not is_current(context, shard):
             return done  # erased, or written anew by someone else, meanwhile: look again next time
         writer = RevisionWriter(new)
         try:
@@ -114,13 +114,6 @@ def _repair_shard(context: Context, generation: IndexGeneration, shard_id: int) 
         shutil.rmtree(old, ignore_errors=True)
     log.info("shard_repaired", shard_id=shard_id, frames=done.frames, left=len(done.left))
     return done
-
-
-def _is_current(context: Context, shard: Shard) -> bool:
-    """Whether the shard's files are those that were looked at: then the next revision is free."""
-    with context.db.transaction() as session:
-        now = index_record.find_shard(session, shard.id)
-    return now is not None and now.revision == shard.revision
 
 
 def _has_headers(layout: ShardLayout) -> bool:

@@ -37,7 +37,7 @@ from worker.index.runs_file import RunsWriter, open_runs
 from worker.index.shard import checksums, hold_shard, read_stored
 from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
-from worker.leftovers import discard_revision, remove_former_files
+from worker.leftovers import discard_revision, is_current, remove_former_files
 from worker.messages import INGEST_QUEUE
 from worker.pinning import FMapCache, layout_of, pin_shard
 
@@ -172,7 +172,7 @@ def _seal_shard(context: Context, lease: Lease, generation: IndexGeneration, sha
     new = context.index.at_revision(pinned.layout, shard_id, shard.revision + 1, pinned.blocks)
     switched = False
     with hold_shard(new):
-        if not _is_current(context, shard):
+        if not is_current(context, shard):
             return 0
         try:
             sealed = _write(context, generation, pinned, new, shard.merged_count)
@@ -185,13 +185,6 @@ def _seal_shard(context: Context, lease: Lease, generation: IndexGeneration, sha
     shutil.rmtree(pinned.layout.folder, ignore_errors=True)
     log.info("shard_sealed", shard_id=shard_id, frames=pinned.blocks, rows=sealed.rows)
     return pinned.blocks
-
-
-def _is_current(context: Context, shard: Shard) -> bool:
-    """Whether the shard's files are those that were pinned: then the next revision is free."""
-    with context.db.transaction() as session:
-        now = index_record.find_shard(session, shard.id)
-    return now is not None and now.revision == shard.revision
 
 
 def _write(
