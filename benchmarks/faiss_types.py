@@ -45,6 +45,8 @@ TYPES: tuple[tuple[str, dict[str, float]], ...] = (
     ("IVF512,SQ8", {"nprobe": 64}),
     ("IVF512,PQ48x4fs,Refine(SQfp16)", {"nprobe": 32, "k_factor_rf": 8}),
     ("IVF512,RaBitQ", {"nprobe": 32}),
+    ("RR192,IVF512,RaBitQfs,Refine(SQ8)", {"nprobe": 32, "k_factor_rf": 8}),
+    ("RR192,IVF512,RaBitQfs,Refine(SQ8)", {"nprobe": 128, "k_factor_rf": 16}),
     ("HNSW32,Flat", {"efSearch": 64}),
     ("HNSW32,SQ8", {"efSearch": 128}),
 )

@@ -8,8 +8,9 @@ Makes an archive of real descriptors, moved and varied or as fixed cameras see t
 fraction. Then, warm, in this process:
 
 - two-stage: the paper's search, 50 candidates by global descriptor, then MaxSim; its peers are the
-  same search in a plain loop, reading the candidates' bytes once, and Qdrant Edge (prefetch 50,
-  MaxSim over multivectors; fp32, and int8 beside it) where `qdrant-edge-py` is installed;
+  same search in a plain loop, reading the candidates' bytes once, and, where they are installed,
+  Qdrant Edge (`qdrant-edge-py`: prefetch 50, MaxSim over multivectors; fp32, and int8 beside it),
+  LanceDB (`lancedb`: gated by the whole frame, and its multivector search alone) and pgvector;
 - every-cell: MaxSim over the codes of every frame; its peers are the plain loop over 50 frames, and
   the slow reference; how many of the exact best are among its best (the made-up frames come in
   families of nearly equal ones, whose order only the full descriptors tell);
@@ -43,7 +44,7 @@ from benchmarks.archive import (
     varied_footage,
 )
 from benchmarks.machine import machine
-from benchmarks.peers import GATE, TOP, qdrant
+from benchmarks.peers import GATE, TOP, Search, lancedb, pgvector, qdrant
 from benchmarks.scratch import scratch_context
 from models.index import IndexGeneration
 from models.repositories import codes as codes_record
@@ -193,6 +194,7 @@ def recall(bench: Bench, best: int, among: int) -> float:
 def compare(bench: Bench) -> None:
     ours_ms, ours_95_ms = median_ms(lambda query: two_stage(bench, query), bench)
     name = f"two-stage-{bench.frames}"
+    shards, spec, folder = bench.shards, spec_of(bench.generation), bench.context.settings.data_dir
     agreed = [
         [f for f, _ in two_stage(bench, query)] == [f for f, _ in plain_loop(bench, query)]
         for _, query in bench.queries[:3]
@@ -203,27 +205,32 @@ def compare(bench: Bench) -> None:
     figure(name, ours_ms, "ms", "plain loop", loop_ms, p95=ours_95_ms, same_top_10=all(agreed))
     read_ms, _ = median_ms(lambda query: read_once(bench, query), bench)
     figure(name, ours_ms, "ms", "stage 1 and reading the candidates once", read_ms)
-    try:
-        for quantised in (False, True):
-            folder = str(bench.context.settings.data_dir / f"qdrant-{quantised}")
-            search = qdrant(bench.shards, spec_of(bench.generation), folder, quantised)
-            peer_ms, _ = median_ms(search, bench)
-            same = np.mean([search(q)[0][0] == two_stage(bench, q)[0][0] for _, q in bench.queries])
-            top = [
-                [f for f, _ in search(q)] == [f for f, _ in two_stage(bench, q)]
-                for _, q in bench.queries
-            ]
-            figure(
-                name,
-                ours_ms,
-                "ms",
-                f"Qdrant Edge{' int8' if quantised else ''}",
-                peer_ms,
-                same_first=float(same),
-                same_top_10=float(np.mean(top)),
-            )
-    except ImportError:
-        sys.stderr.write("qdrant-edge-py is not installed: no such peer\n")
+    peers: dict[str, Callable[[], Search]] = {
+        "Qdrant Edge": lambda: qdrant(shards, spec, f"{folder}/qdrant", quantised=False),
+        "Qdrant Edge int8": lambda: qdrant(shards, spec, f"{folder}/qdrant-int8", quantised=True),
+        "LanceDB gated": lambda: lancedb(shards, spec, f"{folder}/lance-gated", gated=True),
+        "LanceDB multivector": lambda: lancedb(shards, spec, f"{folder}/lance", gated=False),
+        "pgvector": lambda: pgvector(shards, spec, bench.context.db),
+    }
+    for peer, made in peers.items():
+        try:
+            search = made()
+        except ImportError as error:
+            sys.stderr.write(f"{peer}: not here ({error})\n")
+            continue
+        peer_ms, _ = median_ms(search, bench)
+        found = [(search(query), two_stage(bench, query)) for _, query in bench.queries]
+        same_first = [theirs[0][0] == own[0][0] for theirs, own in found]
+        same_top = [[f for f, _ in theirs] == [f for f, _ in own] for theirs, own in found]
+        figure(
+            name,
+            ours_ms,
+            "ms",
+            peer,
+            peer_ms,
+            same_first=float(np.mean(same_first)),
+            same_top_10=float(np.mean(same_top)),
+        )
 
 
 def scan(bench: Bench) -> None:

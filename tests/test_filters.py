@@ -10,15 +10,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 
+from models.repositories import index as index_record
 from models.repositories import videos as video_record
 from tests.conftest import Services
 from tests.parts import fresh_context, sql
+from worker import pinning
 from worker.context import Context
 from worker.core.search_params import SearchParams, Strategy
 from worker.core.types import Box
 from worker.describe import describe_query
+from worker.errors import IndexDamaged
 from worker.generations import ensure_live_generation
+from worker.pinning import FMapCache
 from worker.recording import PictureBatch, prepare_batch, record_batch
 from worker.search import search_generation
 
@@ -120,3 +125,52 @@ def test_every_frame_that_is_let_in_is_searched_and_no_other(
     ids = [frame.frame_id for frame in found.ranked]
     assert len(ids) == len(set(ids))
     assert set(ids) == expected - {own}
+
+
+@pytest.mark.parametrize("frames_per_read", [1, 50, 250_000])
+def test_runs_read_together_are_the_rows_of_postgres(
+    indexed: Context, monkeypatch: pytest.MonkeyPatch, frames_per_read: int
+) -> None:
+    """Whatever number of shards one statement takes."""
+    monkeypatch.setattr(pinning, "FRAMES_PER_READ", frames_per_read)
+    context = indexed.with_own_caches()
+    generation = ensure_live_generation(context)
+    with context.db.snapshot() as session:
+        pinned = pinning.pin_shards(
+            session, context.index, context.f_maps, generation, SearchParams()
+        )
+    rows = sql(
+        context,
+        """select r.start_row, r.row_count, r.frame_id, r.view, r.global_crc32, r.crc32,
+               extract(epoch from f.t_utc)::float8
+           from f_map_runs r join frames f on f.id = r.frame_id join shards s on s.id = r.shard_id
+           order by s.camera_id, s.bucket_utc, r.start_row""",
+    )
+    read = [
+        (*whole, t_epoch_s)
+        for shard in pinned
+        for *whole, t_epoch_s in zip(
+            shard.f_map.start_row.tolist(),
+            shard.f_map.row_count.tolist(),
+            shard.f_map.frame_id.tolist(),
+            shard.f_map.view.tolist(),
+            *shard.sums_n2.T.tolist(),
+            shard.t_epoch_s.tolist(),
+            strict=True,
+        )
+    ]
+    assert len(pinned) > 20
+    assert read == rows
+
+
+def test_a_run_that_is_missing_is_damage(indexed: Context) -> None:
+    generation = ensure_live_generation(indexed)
+    with indexed.db.transaction() as session:
+        shard = index_record.select_shards(session, generation.id)[0]
+        last = int(index_record.read_runs(session, [shard.id])[shard.id].start_row[-1])
+        session.execute(
+            text(f"delete from f_map_runs where shard_id = {shard.id} and start_row = {last}")
+        )
+        with pytest.raises(IndexDamaged, match=f"shard {shard.id}.*run `ris verify`"):
+            FMapCache().fetch(session, [shard])
+        session.rollback()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from models.index import IndexGeneration, Shard
 from models.repositories import index as index_record
-from models.repositories.index import ShardRuns
+from models.repositories.index import NO_RUNS, ShardRuns
 from models.session import Session
 from models.video import Frame
 from worker.core.backbone_spec import BackboneSpec, spec_from_json
@@ -21,6 +22,8 @@ from worker.index.damage import KnownDamage, sound
 from worker.index.layout import ShardLayout
 from worker.index.store import IndexStore, PinnedShard
 
+FRAMES_PER_READ = 250_000
+"""About how many frames' runs are asked for in one statement: some tens of megabytes."""
 SCENE_S = 3600.0
 """How far around the query's frame its camera is looked at whatever the filters say."""
 
@@ -75,6 +78,28 @@ class FMapCache:
         with self._lock:
             self._pinned[pinned.shard_id] = pinned
 
+    def fetch(self, session: Session, shards: Sequence[Shard]) -> None:
+        """Read the runs of shards of which nothing is known, many in one statement: an archive has
+        thousands of shards, and each statement costs a round trip."""
+        with self._lock:
+            known = {shard_id: revision for shard_id, (revision, _) in self._runs.items()}
+        unknown = [shard for shard in shards if known.get(shard.id) != shard.revision]
+        first, frames = 0, 0
+        for place, shard in enumerate(unknown, start=1):
+            frames += shard.frame_count
+            if frames >= FRAMES_PER_READ or place == len(unknown):
+                self._fetch(session, unknown[first:place])
+                first, frames = place, 0
+
+    def _fetch(self, session: Session, shards: Sequence[Shard]) -> None:
+        found = index_record.read_runs(session, [shard.id for shard in shards])
+        for shard in shards:
+            if shard.id in found:
+                runs = _first(found[shard.id], shard.frame_count)
+                _check_gapless(runs, shard)
+                with self._lock:
+                    self._runs[shard.id] = (shard.revision, runs)
+
     def read(self, session: Session, shard: Shard) -> ShardRuns:
         """Runs of a shard's first ``frame_count`` blocks; only new ones come from Postgres.
 
@@ -85,7 +110,7 @@ class FMapCache:
         known = held if revision == shard.revision else None
         if known is None or known.start_row.size < shard.frame_count:
             from_row = 0 if known is None else int(known.start_row[-1] + known.row_count[-1])
-            fresh = index_record.read_runs(session, shard.id, from_row)
+            fresh = index_record.read_runs(session, [shard.id], from_row).get(shard.id, NO_RUNS)
             known = _first(fresh if known is None else _joined(known, fresh), shard.frame_count)
             _check_gapless(known, shard)
             with self._lock:
@@ -134,6 +159,7 @@ def pin_shards(
         t_from_utc=params.t_from_utc,
         t_to_utc=params.t_to_utc,
     )
+    cache.fetch(session, shards)
     return [pin_shard(session, store, cache, generation, shard, damage) for shard in shards]
 
 
@@ -154,6 +180,7 @@ def pin_scene(
         t_from_utc=frame.t_utc - around,
         t_to_utc=frame.t_utc + around,
     )
+    cache.fetch(session, shards)
     pinned = [pin_shard(session, store, cache, generation, shard, damage) for shard in shards]
     return [replace(shard, searched=False) for shard in pinned]
 
