@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -19,7 +20,8 @@ from tests.parts import fresh_context, sql
 from worker import pinning
 from worker.context import Context
 from worker.core.search_params import SearchParams, Strategy
-from worker.core.types import Box
+from worker.core.types import Box, FloatArray
+from worker.core.zone import zone_cells
 from worker.describe import describe_query
 from worker.errors import IndexDamaged
 from worker.generations import ensure_live_generation
@@ -125,6 +127,70 @@ def test_every_frame_that_is_let_in_is_searched_and_no_other(
     ids = [frame.frame_id for frame in found.ranked]
     assert len(ids) == len(set(ids))
     assert set(ids) == expected - {own}
+
+
+sides = st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(
+    lambda side: abs(side[0] - side[1]) > 0.01
+)
+ZONED = (
+    SearchParams(strategy=Strategy.FUSED, top_n=1000),
+    SearchParams(strategy=Strategy.FUSED, top_n=5),
+    SearchParams(strategy=Strategy.MAX_SIM, top_n=1000),
+    SearchParams(strategy=Strategy.GROW_ELASTIC, top_n=1000),
+    SearchParams(strategy=Strategy.PAPER_RIGID),
+    SearchParams(strategy=Strategy.VOTE_WEIGHTED, top_n=1000, tau=-1.0),
+    SearchParams(strategy=Strategy.VOTE_MAJORITY, vote_scope="index", k=3, tau=-1.0),
+)
+
+
+def stored_patches(context: Context) -> dict[int, FloatArray]:
+    """What the index holds of every frame, float32 (cells, d)."""
+    generation = ensure_live_generation(context)
+    with context.db.snapshot() as session:
+        pinned = pinning.pin_shards(
+            session, context.index, context.f_maps, generation, SearchParams()
+        )
+    return {
+        int(shard.f_map.frame_id[block]): shard.read("patch", [block])[0]
+        for shard in pinned
+        for block in range(shard.blocks)
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(x=sides, y=sides, own=st.integers(1, 100), asked=st.sampled_from(ZONED))
+def test_nothing_outside_a_zone_matches_and_everything_inside_it_does(
+    indexed: Context, x: tuple[float, float], y: tuple[float, float], own: int, asked: SearchParams
+) -> None:
+    zone = Box(min(x), min(y), max(x), max(y))
+    params = replace(asked, zone=zone)
+    generation = ensure_live_generation(indexed)
+    box = Box(0.2, 0.2, 0.8, 0.8)
+    query = describe_query(indexed, generation, box, params, frame_id=own, picture_sha256=None)
+    found = search_generation(indexed, generation, query, params, exclude_frame_id=own).ranked
+    grid = pinning.spec_of(generation).grid
+    inside_c = zone_cells(zone, grid)
+    assert inside_c is not None
+    for frame in found:
+        assert frame.region is None or inside_c[frame.region.cell_index].all()
+    patches = {i: cd[inside_c] for i, cd in stored_patches(indexed).items() if i != own}
+    if params.strategy is Strategy.MAX_SIM:
+        best = {i: float((query.patches_qd @ cd.T).max(axis=1).mean()) for i, cd in patches.items()}
+        assert {frame.frame_id for frame in found} == set(best)
+        for frame in found:
+            assert frame.score == pytest.approx(best[frame.frame_id], abs=1e-5)
+            assert frame.region is None or frame.similarity <= 1 + 1e-5
+    if params.strategy is Strategy.VOTE_MAJORITY:
+        ids = np.repeat(list(patches), [len(cd) for cd in patches.values()])
+        cosine_qm = query.patches_qd @ np.concatenate(list(patches.values())).T
+        level_q = np.sort(cosine_qm, axis=1)[:, -min(3, cosine_qm.shape[1])]
+        for frame in found:  # equal cosines leave open whose vote it is
+            own_qm = cosine_qm[:, ids == frame.frame_id]
+            most = int((own_qm >= level_q[:, None] - 1e-5).sum())
+            least = int((own_qm > level_q[:, None] + 1e-5).sum())
+            assert least <= frame.score <= most
+    if params.strategy is Strategy.FUSED and params.top_n > len(patches):
+        assert {frame.frame_id for frame in found} == set(patches)
 
 
 @pytest.mark.parametrize("frames_per_read", [1, 50, 250_000])

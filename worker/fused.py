@@ -25,8 +25,10 @@ from worker.core.region_growing import GrowthMode
 from worker.core.search_params import Lever
 from worker.core.trail import moved_box, shifted_box
 from worker.core.types import BoolArray, Box, FloatArray, GridSize, IntArray, Region
+from worker.core.zone import only_inside
 from worker.index.candidates import Candidates
-from worker.index.scorer import candidate_patches
+from worker.index.scorer import CandidateChunk, candidate_chunks, read_chunk
+from worker.kernels.coarse import thread_pool
 from worker.kernels.region_growing import grow_seedless_chunk
 from worker.scenes import CameraScenes, Place
 from worker.trails import Trail, follow
@@ -68,10 +70,16 @@ class Subject:
     exemplars: tuple[Exemplar, ...]
     without: tuple[Lever, ...] = ()
     against: tuple[Exemplar, ...] = ()
+    zone_c: BoolArray | None = None
+    """Cells of a frame that may match, bool (c,); None: all."""
 
     def background(self, camera_id: int) -> FloatArray | None:
         """What explains the cells of a camera, float32 (c, d); None when that lever is out."""
         return None if "background" in self.without else self.scenes.background(camera_id)
+
+    def camera_of(self, chunk: CandidateChunk) -> int:
+        """The camera that recorded a chunk's frames."""
+        return self.scenes.shards[chunk.shard_position].camera_id
 
     @property
     def global_weight(self) -> float:
@@ -126,6 +134,20 @@ def describe_subject(
     return replace(subject, trail=trail, exemplars=exemplars)
 
 
+def limited_to(subject: Subject, zone_c: BoolArray | None) -> Subject:
+    """The subject searched for inside a zone, bool (c,), only: its trail keeps the frames that show
+    it there."""
+    if zone_c is None:
+        return subject
+    trail = subject.trail
+    if trail is not None:
+        inside = {
+            at: point for at, point in trail.points.items() if zone_c[point.belief_c.argmax()]
+        }
+        trail = replace(trail, points=inside)
+    return replace(subject, trail=trail, zone_c=zone_c)
+
+
 def cell_weights(
     patches_qd: FloatArray, patch_ids: IntArray, background_cd: FloatArray | None
 ) -> FloatArray:
@@ -164,31 +186,30 @@ class Coarse:
 
 
 def gather_evidence(
-    subject: Subject, candidates: Candidates, growth: GrowthMode | None, coarse: Coarse | None
+    subject: Subject,
+    candidates: Candidates,
+    growth: GrowthMode | None,
+    coarse: Coarse | None,
+    threads: int = 1,
 ) -> Evidence:
     """Score candidates. ``growth``: None ranks by MaxSim and grows rigid regions as proofs only;
     a mode ranks by how coherent the similarities are. ``coarse`` speaks for neighbours in time that
-    are no candidates."""
+    are no candidates. ``threads`` share the chunks, and each holds the patches of one."""
     level_q = _levels(subject, candidates)
-    exemplars = [subject.query, *subject.exemplars, *subject.against]
-    # One product for all: patches are read from memory once.
-    every_ed = np.concatenate([exemplar.patches_qd for exemplar in exemplars])
-    own = slice(0, len(subject.query.patches_qd))
     appearance_n = np.zeros(candidates.count, dtype=np.float32)
     regions: list[Region | None] = [None] * candidates.count
-    for shard_position, part, patches_ncd in candidate_patches(subject.scenes.shards, candidates):
-        camera_id = subject.scenes.shards[shard_position].camera_id
-        novelty_nc = novelty(patches_ncd, subject.background(camera_id))
-        cosine_mec = _similarity(every_ed, patches_ncd)
-        novel_mec = novel_similarity(cosine_mec, novelty_nc)
-        cosine_mqc, novel_mqc = cosine_mec[:, own], novel_mec[:, own]
-        grown = grow_seedless_chunk(
-            pivoted(novel_mqc, level_q), subject.cells, subject.grid, PIVOT, growth or "rigid"
-        )
-        seen_n = _appearance(subject.query, novel_mqc, grown, growth)
-        appearance_n[part] = _with_exemplars(subject, seen_n, novel_mec)
-        for position, cosine_qc, region in zip(part, cosine_mqc, grown, strict=True):
-            regions[int(position)] = _with_cosines(region, cosine_qc)
+    chunks = list(candidate_chunks(candidates))
+    for camera_id in {subject.camera_of(chunk) for chunk in chunks}:
+        subject.background(camera_id)  # made once, not by every thread
+
+    def look(chunk: CandidateChunk) -> tuple[FloatArray, list[Region | None]]:
+        return _look(subject, chunk, level_q, growth)
+
+    share = map if threads == 1 or len(chunks) == 1 else thread_pool(threads).map
+    for chunk, (seen_n, grown) in zip(chunks, share(look, chunks), strict=True):
+        appearance_n[chunk.position] = seen_n
+        for position, region in zip(chunk.position, grown, strict=True):
+            regions[int(position)] = region
     places = [
         Place(int(s), int(b))
         for s, b in zip(candidates.shard_position, candidates.block, strict=True)
@@ -211,6 +232,30 @@ def gather_evidence(
         regions=regions,
         boxes=[_box(subject, place, r) for place, r in zip(places, regions, strict=True)],
     )
+
+
+def _look(
+    subject: Subject, chunk: CandidateChunk, level_q: FloatArray, growth: GrowthMode | None
+) -> tuple[FloatArray, list[Region | None]]:
+    """Likeness of a chunk's frames, float32 (m,), and their regions with cosines."""
+    exemplars = [subject.query, *subject.exemplars, *subject.against]
+    # One product for all: patches are read from memory once.
+    every_ed = np.concatenate([exemplar.patches_qd for exemplar in exemplars])
+    own = slice(0, len(subject.query.patches_qd))
+    patches_ncd = read_chunk(subject.scenes.shards, chunk)
+    novelty_nc = novelty(patches_ncd, subject.background(subject.camera_of(chunk)))
+    cosine_mec = _similarity(every_ed, patches_ncd)
+    novel_mec = only_inside(novel_similarity(cosine_mec, novelty_nc), subject.zone_c)
+    cosine_mqc, novel_mqc = cosine_mec[:, own], novel_mec[:, own]
+    grown = grow_seedless_chunk(
+        pivoted(novel_mqc, level_q), subject.cells, subject.grid, PIVOT, growth or "rigid"
+    )
+    seen_n = _appearance(subject.query, novel_mqc, grown, growth)
+    regions = [
+        _with_cosines(region, cosine_qc)
+        for cosine_qc, region in zip(cosine_mqc, grown, strict=True)
+    ]
+    return _with_exemplars(subject, seen_n, novel_mec), regions
 
 
 def strongest(likeness_kn: Sequence[FloatArray], count: int) -> FloatArray:
@@ -251,10 +296,12 @@ def _levels(subject: Subject, candidates: Candidates) -> FloatArray:
     count = min(LEVEL_SAMPLE_FRAMES, candidates.count)
     chosen = np.linspace(0, candidates.count - 1, count).round().astype(np.int64)
     sample = []
-    for at, _, patches_ncd in candidate_patches(subject.scenes.shards, candidates.take(chosen)):
-        background_cd = subject.background(subject.scenes.shards[at].camera_id)
+    for chunk in candidate_chunks(candidates.take(chosen)):
+        patches_ncd = read_chunk(subject.scenes.shards, chunk)
+        background_cd = subject.background(subject.camera_of(chunk))
         cosine_mqc = _similarity(subject.query.patches_qd, patches_ncd)
-        sample.append(novel_similarity(cosine_mqc, novelty(patches_ncd, background_cd)))
+        novel_mqc = novel_similarity(cosine_mqc, novelty(patches_ncd, background_cd))
+        sample.append(novel_mqc if subject.zone_c is None else novel_mqc[:, :, subject.zone_c])
     return match_levels(np.concatenate(sample))
 
 

@@ -13,8 +13,9 @@ from worker.core.ranking import rank
 from worker.core.region_growing import GrowthMode, coverage
 from worker.core.search_params import SearchParams, Strategy
 from worker.core.types import BoolArray, GridSize
+from worker.core.zone import zone_cells
 from worker.feedback import with_examples
-from worker.fused import Evidence, Subject, describe_subject, gather_evidence
+from worker.fused import Evidence, Subject, describe_subject, gather_evidence, limited_to
 from worker.index.candidates import (
     TimeSpan,
     candidates_of_frames,
@@ -62,6 +63,7 @@ def search_fused(search: FusedSearch, exclude_frame_id: int | None) -> list[Rank
         search.params.without,
     )
     subject = with_examples(subject, query.more, query.less)
+    subject = limited_to(subject, zone_cells(search.params.zone, search.grid))
     inside = [in_time(shard, **search.span) for shard in scenes.shards]
     # The query's own frame takes part as a neighbour in time, and is no answer.
     own_inside = origin is not None and bool(inside[origin.shard_position][origin.block])
@@ -73,7 +75,11 @@ def search_fused(search: FusedSearch, exclude_frame_id: int | None) -> list[Rank
     if chosen.candidates.count == 0:
         return []
     evidence = gather_evidence(
-        subject, chosen.candidates, GROWTH_OF[search.params.strategy], chosen.coarse
+        subject,
+        chosen.candidates,
+        GROWTH_OF[search.params.strategy],
+        chosen.coarse,
+        search.compact.threads,
     )
     false_matches_n = _false_matches(search, chosen, evidence, inside)
     order = rank(evidence.score_n, chosen.candidates.score_n)

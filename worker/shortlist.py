@@ -140,6 +140,7 @@ def _coarse_appearances(
             for camera_id in {shards[position].camera_id for position in positions}
             for known in [subject.background(camera_id)]
         },
+        subject.zone_c,
     )
     best = scan.best([shards[position] for position in positions], wanted.likeness)
     return dict(zip(positions, best, strict=True))
@@ -148,12 +149,13 @@ def _coarse_appearances(
 @dataclass(frozen=True, slots=True)
 class CodeScan:
     """Query cells, float32 (q, k), over the codes of shards; ``background_ck``: in the projected
-    space, by camera."""
+    space, by camera; ``zone_c``: bool (cells,), those that are looked at, or None for all."""
 
     compact: CompactCache
     basis: CompactBasis
     query_qk: FloatArray
     background_ck: Mapping[int, FloatArray | None]
+    zone_c: BoolArray | None = None
 
     def best(
         self, shards: Sequence[PinnedShard], likeness: Callable[[FloatArray], FloatArray]
@@ -185,6 +187,7 @@ class CodeScan:
             self.basis.step,
             self.query_qk,
             self.background_ck[shard.camera_id],
+            self.zone_c,
         )
         return best_fq if first == run_codes.frames else best_fq[shard.stored_n[:first]]
 
@@ -199,6 +202,7 @@ class CodeScan:
             self.background_ck[shard.camera_id],
             self.compact.threads,
             shard.layout.cells,
+            self.zone_c,
         )
 
 

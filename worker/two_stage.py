@@ -18,7 +18,7 @@ from worker.core.region_growing import (
     region_score,
 )
 from worker.core.search_params import SearchParams, Strategy
-from worker.core.types import FloatArray, GridSize, IntArray, Region
+from worker.core.types import BoolArray, FloatArray, GridSize, IntArray, Region
 from worker.core.voting import (
     NO_FRAME,
     Neighbours,
@@ -28,6 +28,7 @@ from worker.core.voting import (
     weighted_unique_vote,
     weighted_vote,
 )
+from worker.core.zone import OUTSIDE, only_inside, zone_cells
 from worker.fused_search import GROWTH_OF, FusedSearch, search_fused
 from worker.index.backgrounds import BackgroundCache
 from worker.index.candidates import (
@@ -58,7 +59,9 @@ class _Matching:
     neighbours: Neighbours | None = None
 
     def chunks(self) -> Iterator[ScoredChunk]:
-        return candidate_similarities(self.shards, self.candidates, self.query.patches_qd)
+        inside_c = zone_cells(self.params.zone, self.grid)
+        for chunk in candidate_similarities(self.shards, self.candidates, self.query.patches_qd):
+            yield replace(chunk, similarity_mqc=only_inside(chunk.similarity_mqc, inside_c))
 
 
 def search_shards(
@@ -102,7 +105,13 @@ def search_shards(
     level = resolved.tau if resolved.tau is not None else tau
     if resolved.strategy in _VOTES and resolved.vote_scope == "index":
         candidates, neighbours = _index_neighbours(
-            store, shards, query, resolved.k, span, exclude_frame_id
+            store,
+            shards,
+            query,
+            resolved.k,
+            span,
+            exclude_frame_id,
+            zone_cells(resolved.zone, grid),
         )
     else:
         candidates, neighbours = (
@@ -132,10 +141,11 @@ def _index_neighbours(
     k: int,
     span: TimeSpan,
     exclude_frame_id: int | None,
+    inside_c: BoolArray | None,
 ) -> tuple[Candidates, Neighbours]:
     """k nearest patches of the whole index; the frames they lie in are the candidates."""
     similarity_qk, frame_id_qk = patch_neighbours(
-        shards, query.patches_qd, k, **span, exclude_frame_id=exclude_frame_id
+        shards, query.patches_qd, k, **span, exclude_frame_id=exclude_frame_id, inside_c=inside_c
     )
     found = np.unique(frame_id_qk[frame_id_qk >= 0])
     if found.size == 0:
@@ -236,6 +246,7 @@ def _neighbours(matching: _Matching) -> Neighbours:
         top = _top_columns(flat, np.repeat(chunk.position, cells), k)
         similarity = np.concatenate([best, np.take_along_axis(flat, top, 1)], axis=1)
         position = np.concatenate([frame, chunk.position[top // cells]], axis=1)
+        position[similarity <= OUTSIDE] = NO_FRAME  # cells outside the zone are nobody's neighbours
         order = np.lexsort((position, -similarity), axis=1)[:, :k]
         best = np.take_along_axis(similarity, order, 1)
         frame = np.take_along_axis(position, order, 1)

@@ -315,7 +315,9 @@ def read_runs(
     """
 
     def packed(numbers: ColumnElement[Any]) -> ColumnElement[bytes]:
-        parts: ColumnElement[bytes] = aggregate_order_by(literal_column("''::bytea"), FMapRun.start_row)
+        parts: ColumnElement[bytes] = aggregate_order_by(
+            literal_column("''::bytea"), FMapRun.start_row
+        )
         return func.string_agg(numbers, parts, type_=LargeBinary)
 
     whole = (

@@ -89,6 +89,29 @@ def test_other_bad_values_are_refused(field, value):
         search_params_from_json({field: value})
 
 
+@pytest.mark.parametrize(
+    "zone",
+    [
+        {"box": [0.5, 0, 0.5, 1]},
+        {"box": [float("nan"), 0, 1, 1]},
+        {"box": [2, 2, 3, 3]},
+        {"polygon": [[0, 0], [1, 1]]},
+        {"polygon": [[0, 0], [1, 1], [1, 0], [0, 1]]},
+        {},
+        {"circle": 1},
+    ],
+)
+def test_a_zone_that_is_none_is_refused_as_a_zone(zone):
+    with pytest.raises(RoiInvalid, match=r"^zone: "):
+        search_params_from_json({"zone": zone})
+
+
+@pytest.mark.parametrize("zone", [[0, 0, 1, 1], "0,0,1,1", 3])
+def test_a_zone_is_an_object(zone):
+    with pytest.raises(InputInvalid, match="zone"):
+        search_params_from_json({"zone": zone})
+
+
 def test_the_value_itself_refuses_naive_times_and_plain_strings():
     with pytest.raises(InputInvalid, match="t_from_utc"):
         SearchParams(t_from_utc=datetime(2026, 5, 1))  # noqa: DTZ001
@@ -134,6 +157,9 @@ times = st.datetimes(
         appearance_gap_s=st.floats(0, 3600),
         camera_ids=st.none() | st.lists(st.integers(1, 99), min_size=1, max_size=4).map(tuple),
         t_from_utc=st.none() | times,
+        zone=st.sampled_from(
+            [None, Box(0.1, 0.2, 0.3, 0.4), Polygon((Point(0, 0), Point(1, 0), Point(1, 1)))]
+        ),
     )
 )
 def test_json_is_read_back_unchanged(params):

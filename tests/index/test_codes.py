@@ -31,11 +31,12 @@ from worker.kernels.coarse import best_similarities
     queries=st.integers(1, 35),
     k=st.sampled_from([4, 16, 63, 64]),
     background=st.booleans(),
+    zone=st.booleans(),
     threads=st.integers(1, 3),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_the_fast_scan_is_the_reference_but_for_rounding(
-    n: int, cells: int, queries: int, k: int, background: bool, threads: int, seed: int
+    n: int, cells: int, queries: int, k: int, background: bool, zone: bool, threads: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     stored = l2_normalise(rng.standard_normal((n, cells, k)))
@@ -45,6 +46,9 @@ def test_the_fast_scan_is_the_reference_but_for_rounding(
     codes[:] = np.rint(stored / step)
     query_qk = l2_normalise(rng.standard_normal((queries, k)))
     background_ck = l2_normalise(rng.standard_normal((cells, k))) if background else None
+    inside_c = rng.random(cells) < 0.4 if zone else None
+    if inside_c is not None:
+        inside_c[rng.integers(0, cells)] = True
     fast = best_similarities(
         ((start, padded[start : start + 64]) for start in range(0, n, 64)),
         n,
@@ -53,8 +57,9 @@ def test_the_fast_scan_is_the_reference_but_for_rounding(
         background_ck,
         threads,
         cells,
+        inside_c,
     )
-    slow = best_similarity(np.ascontiguousarray(codes), step, query_qk, background_ck)
+    slow = best_similarity(np.ascontiguousarray(codes), step, query_qk, background_ck, inside_c)
     assert fast.shape == slow.shape == (n, queries)
     np.testing.assert_allclose(fast, slow, atol=0.01)
 

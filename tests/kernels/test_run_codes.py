@@ -51,10 +51,18 @@ def made(frames: int, cells: int, k: int, moving: float, seed: int) -> tuple[Run
     k=st.sampled_from([4, 16, 64]),
     moving=st.sampled_from([0.0, 0.02, 0.3, 1.0]),
     background=st.booleans(),
+    zone=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_the_scan_of_runs_is_that_of_every_frame(
-    frames: int, cells: int, queries: int, k: int, moving: float, background: bool, seed: int
+    frames: int,
+    cells: int,
+    queries: int,
+    k: int,
+    moving: float,
+    background: bool,
+    zone: bool,
+    seed: int,
 ) -> None:
     run_codes, whole = made(frames, cells, k, moving, seed)
     rng = np.random.default_rng(seed + 1)
@@ -63,9 +71,12 @@ def test_the_scan_of_runs_is_that_of_every_frame(
     assert np.array_equal(run_codes.expand(first, end), whole[first:end])
     query_qk = l2_normalise(rng.standard_normal((queries, k)))
     background_ck = l2_normalise(rng.standard_normal((cells, k))) if background else None
+    inside_c = rng.random(cells) < 0.4 if zone else None
+    if inside_c is not None:
+        inside_c[rng.integers(0, cells)] = True
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernel, "_TABLE_BYTES", seed % 2 * 2**26)  # in parts of 16, or all at once
-        fast = best_similarities_of_runs(run_codes, STEP, query_qk, background_ck)
-    slow = best_similarity_of_runs(run_codes, STEP, query_qk, background_ck)
+        fast = best_similarities_of_runs(run_codes, STEP, query_qk, background_ck, inside_c)
+    slow = best_similarity_of_runs(run_codes, STEP, query_qk, background_ck, inside_c)
     assert fast.shape == slow.shape == (frames, queries)
     np.testing.assert_allclose(fast, slow, atol=0.01)

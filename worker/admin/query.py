@@ -15,7 +15,7 @@ from models.search import SearchHit
 from worker.admin.output import Json, console, emit_json, notes, table, when
 from worker.context import Context
 from worker.core.geometry import cells_box, roi_from_xyxy
-from worker.core.roi_json import roi_from_json
+from worker.core.roi_json import roi_from_json, roi_to_json
 from worker.core.search_params import search_params_from_json
 from worker.core.types import Box, GridSize, Roi
 from worker.errors import (
@@ -52,6 +52,12 @@ def query(
     camera: Annotated[list[str] | None, typer.Option(help="Only these cameras.")] = None,
     from_time: Annotated[str | None, typer.Option("--from", help="Only at or after.")] = None,
     to_time: Annotated[str | None, typer.Option("--to", help="Only before.")] = None,
+    zone: Annotated[
+        str | None,
+        typer.Option(
+            help="Only matches in this part of the picture: X0,Y0,X1,Y1 or 'X,Y X,Y X,Y ...'."
+        ),
+    ] = None,
     strategy: Annotated[str, typer.Option(help="How candidates are ranked.")] = "default",
     top_n: Annotated[int, typer.Option(help="Candidates kept by the global filter.")] = 500,
     k: Annotated[int, typer.Option(help="Nearest neighbours per query patch.")] = 5,
@@ -111,6 +117,7 @@ def query(
             "camera_ids": _camera_ids(context, camera),
             "t_from_utc": from_time,
             "t_to_utc": to_time,
+            "zone": None if zone is None else roi_to_json(_zone(zone)),
         }
     )
     picture = _read_picture(image) if image is not None else None
@@ -285,6 +292,10 @@ def parse_roi(roi: str | None, polygon: str | None) -> Roi:
     except ValueError as error:
         raise RoiInvalid(f"{roi or polygon!r} is not a list of numbers in 0..1") from error
     return roi_from_json({"polygon": points})
+
+
+def _zone(text: str) -> Roi:
+    return parse_roi(None, text) if " " in text.strip() else parse_roi(text, None)
 
 
 def _example(text: str) -> dict[str, Any]:

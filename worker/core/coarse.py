@@ -9,7 +9,7 @@ import numpy as np
 
 from worker.core.background import TARGET_FLOOR, novelty_weight
 from worker.core.compact import Codes
-from worker.core.types import FloatArray
+from worker.core.types import BoolArray, FloatArray
 from worker.errors import InputInvalid
 
 
@@ -61,16 +61,20 @@ def target_weights(codes_nck: Codes, background_ck: FloatArray | None) -> FloatA
 
 
 def best_similarity(
-    codes_nck: Codes, step: float, query_qk: FloatArray, background_ck: FloatArray | None
+    codes_nck: Codes,
+    step: float,
+    query_qk: FloatArray,
+    background_ck: FloatArray | None,
+    inside_c: BoolArray | None = None,
 ) -> FloatArray:
     """``max_j t_j q_i . p_j`` per frame and query cell, float32 (n, q), from codes (n, c, k).
 
-    ``t`` are the target weights. The slow reference of :mod:`worker.kernels.coarse`.
+    ``t`` are the target weights; j runs over the cells of the zone ``inside_c``, bool (c,), or over
+    all. The slow reference of :mod:`worker.kernels.coarse`.
     """
     n, c, k = codes_nck.shape
     decoded = codes_nck.astype(np.float32) * np.float32(step)
     similarity = (decoded.reshape(-1, k) @ query_qk.T).reshape(n, c, -1)
-    best: FloatArray = (similarity * target_weights(codes_nck, background_ck)[:, :, None]).max(
-        axis=1
-    )
+    weighted = similarity * target_weights(codes_nck, background_ck)[:, :, None]
+    best: FloatArray = (weighted if inside_c is None else weighted[:, inside_c]).max(axis=1)
     return best

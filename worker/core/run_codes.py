@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from worker.core.coarse import best_similarity
 from worker.core.compact import Codes
-from worker.core.types import FloatArray
+from worker.core.types import BoolArray, FloatArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,11 +45,15 @@ class RunCodes:
 
 
 def best_similarity_of_runs(
-    run_codes: RunCodes, step: float, query_qk: FloatArray, background_ck: FloatArray | None
+    run_codes: RunCodes,
+    step: float,
+    query_qk: FloatArray,
+    background_ck: FloatArray | None,
+    inside_c: BoolArray | None = None,
 ) -> FloatArray:
     """:func:`worker.core.coarse.best_similarity` of every frame, float32 (frames, q).
 
     The slow reference of :mod:`worker.kernels.run_codes`.
     """
     codes_nck = run_codes.expand(0, run_codes.frames)
-    return best_similarity(codes_nck, step, query_qk, background_ck)
+    return best_similarity(codes_nck, step, query_qk, background_ck, inside_c)

@@ -10,8 +10,11 @@ from typing import Any, Literal, get_args
 
 from worker.core.bounds import check_float, check_int
 from worker.core.examples import Example, check_examples, example_from_json
+from worker.core.geometry import validate_roi
 from worker.core.region_growing import CoverageKind
-from worker.errors import InputInvalid
+from worker.core.roi_json import roi_from_json, roi_to_json
+from worker.core.types import Box, Polygon, Roi
+from worker.errors import InputInvalid, RoiInvalid
 
 QueryDescriptor = Literal["frame", "roi-crop", "roi-mean"]
 """What q_g of eq. 4 is taken from: the whole query picture, the ROI cut out and embedded anew, or
@@ -75,7 +78,8 @@ class SearchParams:
     ``close_looks``: hits, from the first, whose box comes from a closer look at their pictures;
     none with ``paper-*``. ``without``: levers left out. ``more``, ``less``: examples of the
     subject, and of what it is not. ``camera_ids``, ``t_from_utc`` (inclusive), ``t_to_utc``
-    (exclusive): filters; None is no filter. Times are aware. Raises ``InputInvalid`` naming field,
+    (exclusive), ``zone`` (the part of the picture a match must lie in): filters; None is no filter.
+    Times are aware. Raises ``InputInvalid`` naming field,
     bounds and value.
     """
 
@@ -99,6 +103,7 @@ class SearchParams:
     camera_ids: tuple[int, ...] | None = None
     t_from_utc: datetime | None = None
     t_to_utc: datetime | None = None
+    zone: Roi | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.strategy, Strategy):
@@ -130,6 +135,7 @@ class SearchParams:
         check_examples("less", self.less)
         _check_cameras(self.camera_ids)
         _check_times(self.t_from_utc, self.t_to_utc)
+        _check_zone(self.zone)
 
     def resolved(self) -> SearchParams:
         """These parameters with ``default`` replaced and a ``paper-*`` strategy's values set.
@@ -154,6 +160,7 @@ class SearchParams:
             "camera_ids": None if self.camera_ids is None else list(self.camera_ids),
             "t_from_utc": _time_to_json(self.t_from_utc),
             "t_to_utc": _time_to_json(self.t_to_utc),
+            "zone": None if self.zone is None else roi_to_json(self.zone),
         }
 
 
@@ -178,6 +185,8 @@ def search_params_from_json(given: Mapping[str, Any]) -> SearchParams:
     for field in ("t_from_utc", "t_to_utc"):
         if read.get(field) is not None:
             read[field] = _time_from_json(field, read[field])
+    if read.get("zone") is not None:
+        read["zone"] = _zone_from_json(read["zone"])
     return SearchParams(**read)
 
 
@@ -216,6 +225,26 @@ def _check_times(t_from_utc: Any, t_to_utc: Any) -> None:
             f"t_from_utc must be before t_to_utc, got {t_from_utc.isoformat()} and "
             f"{t_to_utc.isoformat()}"
         )
+
+
+def _check_zone(zone: Any) -> None:
+    if zone is None:
+        return
+    if not isinstance(zone, Box | Polygon):
+        raise InputInvalid(f"zone must be a box or a polygon, got {zone!r}")
+    try:
+        validate_roi(zone)
+    except RoiInvalid as error:
+        raise RoiInvalid(f"zone: {error}") from error
+
+
+def _zone_from_json(given: Any) -> Roi:
+    if not isinstance(given, Mapping):
+        raise InputInvalid(f"zone must be an object with a box or a polygon, got {given!r}")
+    try:
+        return roi_from_json(given)
+    except RoiInvalid as error:
+        raise RoiInvalid(f"zone: {error}") from error
 
 
 def _time_to_json(value: datetime | None) -> str | None:

@@ -139,21 +139,26 @@ def patch_neighbours(
     t_from_epoch_s: float | None = None,
     t_to_epoch_s: float | None = None,
     exclude_frame_id: int | None = None,
+    inside_c: BoolArray | None = None,
 ) -> tuple[FloatArray, IntArray]:
     """k nearest patches of the *whole* index per query patch (table 1 without a global gate).
 
     Returns similarity float32 (q, k), best first, and frame id int64 (q, k), -1 where fewer than
-    k patches are there. Rows become frames through f_map (eq. 3). Filters are exact.
+    k patches are there. Rows become frames through f_map (eq. 3). Filters are exact; ``inside_c``,
+    bool (cells,), are the cells that are looked at.
     """
     q = query_qd.shape[0]
     best = np.full((q, k), -np.inf, dtype=np.float32)
     frames = np.full((q, k), -1, dtype=np.int64)
     for shard in shards:
+        cells = np.arange(shard.layout.cells) if inside_c is None else np.flatnonzero(inside_c)
         inside = _blocks_in_time(shard, t_from_epoch_s, t_to_epoch_s)
         inside = inside[shard.f_map.frame_id[inside] != exclude_frame_id]
         for start in range(0, inside.size, blocks_per_read):
             blocks = inside[start : start + blocks_per_read]
             patches = shard.read("patch", blocks)
+            if inside_c is not None:
+                patches = np.ascontiguousarray(patches[:, cells])
             score, row = faiss.knn(
                 query_qd,
                 patches.reshape(-1, shard.layout.patch_dim),
@@ -161,8 +166,9 @@ def patch_neighbours(
                 metric=faiss.METRIC_INNER_PRODUCT,
             )
             _refuse_lost(row, shard)
-            place, patch_id = np.divmod(row.ravel(), shard.layout.cells)
-            frame_id, _, _ = shard.f_map.resolve(shard.f_map.start_row[blocks[place]] + patch_id)
+            place, cell = np.divmod(row.ravel(), cells.size)
+            start_row = shard.f_map.start_row[blocks[place]]
+            frame_id, _, _ = shard.f_map.resolve(start_row + cells[cell])
             best, frames = _merge(best, frames, score, frame_id.reshape(row.shape), k)
     return best, frames
 

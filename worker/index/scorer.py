@@ -33,21 +33,35 @@ def candidate_similarities(
     Raises :class:`IndexDamaged` when a shard's file does not hold what Postgres says.
     """
     q = query_qd.shape[0]
-    for _, part, patches in candidate_patches(shards, candidates, frames_per_chunk):
+    for chunk in candidate_chunks(candidates, frames_per_chunk):
+        patches = read_chunk(shards, chunk)
         flat = query_qd @ patches.reshape(-1, patches.shape[2]).T
-        similarity = flat.reshape(q, part.size, patches.shape[1]).transpose(1, 0, 2)
-        yield ScoredChunk(part, np.ascontiguousarray(similarity))
+        similarity = flat.reshape(q, chunk.position.size, patches.shape[1]).transpose(1, 0, 2)
+        yield ScoredChunk(chunk.position, np.ascontiguousarray(similarity))
 
 
-def candidate_patches(
-    shards: Sequence[PinnedShard], candidates: Candidates, frames_per_chunk: int = 64
-) -> Iterator[tuple[int, IntArray, FloatArray]]:
-    """Patches of every candidate in chunks of one shard: shard position, positions int64 (m,) in
-    the candidate list, and float32 (m, cells, d). Reads and errors as above."""
+@dataclass(frozen=True, slots=True)
+class CandidateChunk:
+    """Candidates of one shard, in file order: ``position`` int64 (m,) into the candidate list, and
+    ``block`` int64 (m,)."""
+
+    shard_position: int
+    position: IntArray
+    block: IntArray
+
+
+def candidate_chunks(
+    candidates: Candidates, frames_per_chunk: int = 64
+) -> Iterator[CandidateChunk]:
+    """Every candidate once, shard by shard."""
     for shard_position in np.unique(candidates.shard_position):
         members = np.flatnonzero(candidates.shard_position == shard_position)
         members = members[np.argsort(candidates.block[members], kind="stable")]
         for start in range(0, members.size, frames_per_chunk):
             part = members[start : start + frames_per_chunk]
-            patches = shards[shard_position].read("patch", candidates.block[part])
-            yield int(shard_position), part.astype(np.int64), patches
+            yield CandidateChunk(int(shard_position), part.astype(np.int64), candidates.block[part])
+
+
+def read_chunk(shards: Sequence[PinnedShard], chunk: CandidateChunk) -> FloatArray:
+    """Patches of a chunk, float32 (m, cells, d). Raises as above."""
+    return shards[chunk.shard_position].read("patch", chunk.block)

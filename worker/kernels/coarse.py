@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from worker.core.background import FULL_NOVELTY, TARGET_FLOOR
 from worker.core.compact import Codes
-from worker.core.types import FloatArray
+from worker.core.types import BoolArray, FloatArray
 from worker.kernels.jit import reordered
 
 FRAMES_PER_CHUNK = 256
@@ -36,6 +36,7 @@ def best_similarities(
     background_ck: FloatArray | None,
     threads: int,
     cells: int,
+    inside_c: BoolArray | None = None,
 ) -> FloatArray:
     """:func:`worker.core.coarse.best_similarity` of ``frames`` frames given in chunks, each with
     the position of its first: float32 (frames, q).
@@ -48,6 +49,7 @@ def best_similarities(
     best_nq = np.empty((frames, len(query_qk)), dtype=np.float32)
     known = background_ck is not None
     background = np.ascontiguousarray(background_ck if known else np.empty((0, 0), np.float32))
+    inside = np.ones(cells, dtype=np.bool_) if inside_c is None else inside_c
     own = threading.local()
 
     def scan(part: tuple[int, Codes]) -> None:
@@ -61,7 +63,7 @@ def best_similarities(
             multiply(codes.reshape(-1, k), query_kw, own.product)
             product = own.product.reshape(n, rows, width)
             best = best_nq[first + start : first + start + n]
-            _weighted_maximum(codes, background, product, cells, best)
+            _weighted_maximum(codes, background, product, inside, best)
 
     if threads == 1 or frames <= _FRAMES_AT_ONCE:
         for part in chunks:
@@ -107,11 +109,12 @@ def _weighted_maximum(
     codes: np.ndarray,
     background: np.ndarray,
     product: np.ndarray,
-    cells: int,
+    inside: np.ndarray,
     best_nq: np.ndarray,
 ) -> None:
     """An empty background weighs every cell alike."""
     n, _, k = codes.shape
+    cells = inside.shape[0]
     queries = best_nq.shape[1]
     known = background.shape[0] > 0
     weight = np.ones(cells, dtype=np.float32)
@@ -119,6 +122,8 @@ def _weighted_maximum(
     for frame in range(n):
         if known:
             for cell in range(cells):
+                if not inside[cell]:
+                    continue
                 shared = np.float32(0)
                 square = np.float32(0)
                 for at in range(k):
@@ -131,6 +136,8 @@ def _weighted_maximum(
         for query in range(queries):
             best[query] = -np.inf
         for cell in range(cells):
+            if not inside[cell]:
+                continue
             for query in range(queries):
                 value = np.float32(product[frame, cell, query]) * weight[cell]
                 best[query] = value if value > best[query] else best[query]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from worker.core.run_codes import RunCodes
-from worker.core.types import FloatArray
+from worker.core.types import BoolArray, FloatArray
 from worker.kernels.coarse import FLOOR, FULL, multiply, rounded_query
 from worker.kernels.jit import reordered
 
@@ -21,7 +21,11 @@ _TABLE_BYTES = 64 * 1024 * 1024
 
 
 def best_similarities_of_runs(
-    run_codes: RunCodes, step: float, query_qk: FloatArray, background_ck: FloatArray | None
+    run_codes: RunCodes,
+    step: float,
+    query_qk: FloatArray,
+    background_ck: FloatArray | None,
+    inside_c: BoolArray | None = None,
 ) -> FloatArray:
     """:func:`worker.core.run_codes.best_similarity_of_runs`, on one thread: float32 (frames, q).
 
@@ -32,7 +36,7 @@ def best_similarities_of_runs(
     if q > at_once:
         parts = [
             best_similarities_of_runs(
-                run_codes, step, query_qk[first : first + at_once], background_ck
+                run_codes, step, query_qk[first : first + at_once], background_ck, inside_c
             )
             for first in range(0, q, at_once)
         ]
@@ -41,6 +45,7 @@ def best_similarities_of_runs(
     width = int(query_kw.shape[1])
     known = background_ck is not None
     background = np.ascontiguousarray(background_ck if known else np.empty((0, 0), np.float32))
+    inside = np.ones(run_codes.cells, dtype=np.bool_) if inside_c is None else inside_c
     best_lnq = np.full((levels, run_codes.frames, q), -np.inf, dtype=np.float32)
     product = np.empty((_ROWS_AT_ONCE, width), dtype=np.int32)
     codes_rk, rows = run_codes.codes_rk, len(run_codes.codes_rk)
@@ -56,6 +61,7 @@ def best_similarities_of_runs(
             run_codes.offset_r[first : end + 1],
             run_codes.span_m2,
             background,
+            inside,
             out[first - begin :],
             best_lnq,
         )
@@ -71,6 +77,7 @@ def _spread(
     offset_r: np.ndarray,
     span_m2: np.ndarray,
     background: np.ndarray,
+    inside: np.ndarray,
     product: np.ndarray,
     best_lnq: np.ndarray,
 ) -> None:
@@ -80,6 +87,8 @@ def _spread(
     known = background.shape[0] > 0
     value = np.empty(queries, dtype=np.float32)
     for row in range(rows):
+        if not inside[cell_r[row]]:
+            continue
         weight = np.float32(1)
         if known:
             cell = cell_r[row]
