@@ -28,8 +28,8 @@ from worker.core.types import BoolArray, Box, FloatArray, GridSize, IntArray, Re
 from worker.core.zone import only_inside
 from worker.index.candidates import Candidates
 from worker.index.scorer import CandidateChunk, candidate_chunks, read_chunk
-from worker.kernels.coarse import thread_pool
 from worker.kernels.region_growing import grow_seedless_chunk
+from worker.kernels.threads import thread_pool
 from worker.scenes import CameraScenes, Place
 from worker.trails import Trail, follow
 
@@ -205,7 +205,7 @@ def gather_evidence(
     def look(chunk: CandidateChunk) -> tuple[FloatArray, list[Region | None]]:
         return _look(subject, chunk, level_q, growth)
 
-    share = map if threads == 1 or len(chunks) == 1 else thread_pool(threads).map
+    share = map if threads == 1 else thread_pool(threads).map
     for chunk, (seen_n, grown) in zip(chunks, share(look, chunks), strict=True):
         appearance_n[chunk.position] = seen_n
         for position, region in zip(chunk.position, grown, strict=True):

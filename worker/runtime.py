@@ -19,6 +19,7 @@ from worker.embedded.state import refuse_unfinished_restore
 from worker.errors import ServiceUnavailable
 from worker.index.compact_cache import CompactCache
 from worker.index.store import IndexStore
+from worker.kernels.threads import keep_products_single
 from worker.messages import QUEUE_OF_KIND, RUN_JOB_TASK, JobKind
 from worker.pinning import FMapCache
 from worker.services import database_url
@@ -72,6 +73,7 @@ def ring(job_id: uuid.UUID, kind: JobKind) -> None:
 
 def make_context(configured: Settings, database: str, *, application_name: str) -> Context:
     """A context on the given database; connects to nothing yet."""
+    keep_products_single()
     return Context(
         settings=configured,
         db=connect(

@@ -20,9 +20,10 @@ from worker.fused import AGAINST_WEIGHT, TRAIL_WEIGHT, Coarse, Subject
 from worker.index.candidates import Candidates
 from worker.index.compact_cache import CompactCache
 from worker.index.store import IndexStore, PinnedShard
-from worker.kernels.coarse import FRAMES_PER_CHUNK, best_similarities, thread_pool
+from worker.kernels.coarse import FRAMES_PER_CHUNK, best_similarities
 from worker.kernels.directions import direction_cosines
 from worker.kernels.run_codes import best_similarities_of_runs
+from worker.kernels.threads import thread_pool
 from worker.scenes import Place
 
 
@@ -166,7 +167,7 @@ class CodeScan:
         def sealed_of(shard: PinnedShard) -> FloatArray:
             return likeness(self._sealed(shard))
 
-        if self.compact.threads == 1 or len(shards) == 1:
+        if self.compact.threads == 1:
             sealed = [sealed_of(shard) for shard in shards]
         else:  # a shard each: one of them is too little to share
             sealed = list(thread_pool(self.compact.threads).map(sealed_of, shards))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from worker.core.background import FULL_NOVELTY, TARGET_FLOOR
 from worker.core.compact import Codes
 from worker.core.types import BoolArray, FloatArray
 from worker.kernels.jit import reordered
+from worker.kernels.threads import thread_pool
 
 FRAMES_PER_CHUNK = 256
 """What one thread takes at a time."""
@@ -92,12 +91,6 @@ def multiply(codes_rk: Codes, query_kw: Any, out_rw: NDArray[np.int32]) -> None:
     import torch
 
     torch._int_mm(torch.from_numpy(codes_rk), query_kw, out=torch.from_numpy(out_rw))
-
-
-@cache
-def thread_pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that stay: starting them for every shard costs more than the scan of a small one."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="coarse")
 
 
 FLOOR = np.float32(TARGET_FLOOR)
