@@ -66,7 +66,7 @@ from worker.pinning import pin_shards, spec_of
 from worker.ranked_frame import QueryDescriptors
 from worker.sealing import sealed_cameras
 from worker.search import search_generation
-from worker.shortlist import CodeScan
+from worker.shard_scan import CodeScan
 from worker.two_stage import search_shards
 
 ROI = Box(0.3, 0.3, 0.6, 0.6)
