@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 
 from worker.core.coarse import CoarseQuery
-from worker.core.compact import CompactBasis
+from worker.core.compact import CODE_DIM, CompactBasis
+from worker.core.run_codes import RunCodes
 from worker.core.types import FloatArray
 from worker.index.compact_cache import CompactCache
 from worker.index.store import IndexStore, PinnedShard
@@ -53,6 +54,24 @@ class ShardScan(Protocol):
     def __call__(self, query: ScanQuery, shards: Sequence[PinnedShard]) -> list[ShardScores]:
         """Each pinned frame of each shard."""
         ...
+
+
+def warm_up() -> None:
+    """Compile or load the kernels now, so that no query waits for it (seconds)."""
+    codes_rk = np.zeros((64, CODE_DIM), dtype=np.int8)
+    query_qk = np.ones((1, CODE_DIM), dtype=np.float32)
+    known_ck = np.zeros((64, CODE_DIM), dtype=np.float32)
+    best_similarities(iter([(0, codes_rk[None])]), 1, 1.0, query_qk, known_ck, 1, 64)
+    runs = RunCodes(
+        frames=1,
+        cells=64,
+        codes_rk=codes_rk,
+        offset_r=np.arange(65, dtype=np.uint32),
+        cell_r=np.arange(64, dtype=np.uint16),
+        span_m2=np.zeros((64, 2), dtype=np.uint16),
+    )
+    best_similarities_of_runs(runs, 1.0, query_qk, known_ck)
+    direction_cosines(codes_rk, query_qk[0])
 
 
 @dataclass(frozen=True, slots=True)
