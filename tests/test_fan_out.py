@@ -198,7 +198,8 @@ def test_erased_footage_is_let_go_and_not_found(indexed: Context) -> None:
         )
     }
     mapped = len(workers.context.compact._mapped)
-    submit_erasure(indexed, camera_span(indexed, "street", START, START + timedelta(hours=1)))
+    span, _ = camera_span(indexed, "street", START, START + timedelta(hours=1))
+    submit_erasure(indexed, span)
     run_jobs(indexed)
     workers.answers.clear()
     spread = asked(fanned(indexed, workers.ask), top_n=FEW, tau=None)

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import structlog
+from celery import group
 from celery.exceptions import TimeoutError as CeleryTimeout
 from kombu.exceptions import KombuError, OperationalError
 
@@ -83,18 +84,18 @@ def ask_scan_workers(
     A task may wait for these: they are served by workers that serve nothing else and wait for
     nobody, and the wait has an end.
     """
-    group: Any = None
+    sent: Any = None
     try:
         from worker.app import app
 
-        group = app.canvas.group(
+        sent = group(
             app.signature(SCAN_TASK, args=(message,)).set(
                 queue=queue, expires=wait_s, ignore_result=False, retry=False, argsrepr="(...)"
             )
             for queue, message in messages
         ).apply_async(add_to_parent=False)
-        places = {result.id: position for position, result in enumerate(group.results)}
-        for task_id, meta in group.iter_native(timeout=wait_s):
+        places = {result.id: position for position, result in enumerate(sent.results)}
+        for task_id, meta in sent.iter_native(timeout=wait_s):
             if meta["status"] == "SUCCESS":
                 yield places[task_id], meta["result"]
             else:
@@ -104,14 +105,14 @@ def ask_scan_workers(
     except Exception as error:  # whatever is wrong with the broker: the caller scans by itself
         log.warning("scan_workers_unreachable", detail=repr(error))
     finally:
-        _forget(group)
+        _forget(sent)
 
 
-def _forget(group: Any) -> None:
+def _forget(sent: Any) -> None:
     """Take answers out of Redis; those still to come end with their time."""
     try:
-        if group is not None:
-            group.forget()
+        if sent is not None:
+            sent.forget()
     except Exception as error:
         log.warning("scan_results_not_forgotten", detail=repr(error))
 
