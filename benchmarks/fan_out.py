@@ -35,10 +35,14 @@ from worker.core.search_params import SearchParams
 from worker.embedded.children import READY_FILE_VARIABLE, REPO_ROOT, celery_children
 from worker.embedded.state import read_state
 from worker.fan_out import FanOut
+from worker.index.store import PinnedShard
 from worker.logs import configure_logging
+from worker.pinning import spec_of
 from worker.runtime import ask_scan_workers
 from worker.scan_message import Json
 from worker.search import search_generation
+from worker.shard_scan import LocalScan, ScanQuery, ShardScan, ShardScores
+from worker.two_stage import search_shards
 
 WAIT_S = 60.0
 READY_S = 180.0
@@ -119,9 +123,44 @@ def searched(bench: Bench, context: Context) -> tuple[float, list[list[tuple[int
     return float(np.median(times)), found
 
 
+@dataclass
+class Timed:
+    """A scan, and how long it took each time."""
+
+    scan: ShardScan
+    times_ms: list[float] = field(default_factory=list)
+
+    def __call__(self, query: ScanQuery, shards: Sequence[PinnedShard]) -> list[ShardScores]:
+        began_s = time.perf_counter()
+        found = self.scan(query, shards)
+        self.times_ms.append(1000 * (time.perf_counter() - began_s))
+        return found
+
+
+def scan_ms(bench: Bench) -> float:
+    """Median milliseconds of the scan alone, as the default search asks for it, on all cores."""
+    context, spec = bench.context, spec_of(bench.generation)
+    timed = Timed(LocalScan(context.index, context.compact))
+    for frame_id, query in bench.queries:
+        search_shards(
+            context.index,
+            bench.shards,
+            query,
+            SearchParams(),
+            tau=spec.tau,
+            grid=spec.grid,
+            exclude_frame_id=frame_id,
+            backgrounds=context.backgrounds,
+            compact=context.compact,
+            scan=timed,
+        )
+    return float(np.median(timed.times_ms))
+
+
 def compare(bench: Bench, workers: int) -> int:
     context = bench.context
     alone_ms, alone = searched(bench, context)
+    scan_alone_ms = scan_ms(bench)
     one_thread = replace(context, compact=replace(context.compact, threads=1))
     one_thread_ms, _ = searched(bench, one_thread)
     asked = Asked()
@@ -137,6 +176,7 @@ def compare(bench: Bench, workers: int) -> int:
         "ratio": round(alone_ms / spread_ms, 2),
         "n": len(bench.queries),
         "machine": machine(),
+        "scan_alone_ms": round(scan_alone_ms, 1),
         "one_thread_ms": round(one_thread_ms, 1),
         "same_answers": spread == alone,
         "groups": asked.groups,

@@ -124,7 +124,7 @@ def folders(context: Context) -> list[Path]:
 
 def both(context: Context, workers: Workers, **params: object) -> None:
     """Ask in one process and through the workers: equal to the bit."""
-    given = {"top_n": FEW, "tau": None, **params}
+    given: dict[str, Any] = {"top_n": FEW, "tau": None, **params}
     alone = asked(fresh(context), **given)
     spread = asked(fanned(context, workers.ask), **given)
     assert shown(spread) == shown(alone) and alone.hits
