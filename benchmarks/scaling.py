@@ -28,14 +28,14 @@ PIN_BYTES = 120
 """A frame in a query worker's own memory: id, time, checksums."""
 EMBED_S = 0.035
 """A frame through EfficientNet-Lite0 on a machine of two cores."""
-APPEND_S = 0.035 / 64
+APPEND_S = 0.03507 / 64
 """A frame appended and committed (append-commit-64-frames-at-1000000)."""
 SCAN_CORE_S = 2 * 0.885e-6
 """Core-seconds a frame of the scan (every-cell-1000000: two cores), of 25 query rows."""
 WHOLE_S = 3.155e-6
 """Seconds a frame of the whole default search, unfiltered, in one process (default-1000000)."""
 HOUR_S = 0.356
-"""The whole search over a camera's hour (default-camera-hour-1000000), near all of it not stage 1."""
+"""The whole search over a camera's hour (default-camera-hour-1000000), little of it stage 1."""
 CORES = 16
 MEMORY_BYTES = 128e9
 """A machine to count in."""

@@ -108,13 +108,9 @@ class FannedScan:
             answered += 1
         if not answered:
             fan_out.pause.begin()
-        if answered < len(parts):
-            log.warning(
-                "scan_workers_missed",
-                groups=len(parts),
-                answered=answered,
-                waited_s=round(time.perf_counter() - began_s, 3),
-            )
+        tell = log.info if answered == len(parts) else log.warning
+        waited_s = round(time.perf_counter() - began_s, 3)
+        tell("scan_spread", groups=len(parts), answered=answered, waited_s=waited_s)
         return scored
 
 

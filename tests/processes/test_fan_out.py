@@ -17,13 +17,19 @@ from typing import Any
 import psycopg
 import pytest
 import redis
+from celery import Celery
 
 from tests.conftest import Services, psycopg_url
-from tests.parts import fresh_context, ingested, run_jobs, sql
+from tests.parts import HANDLERS, backbones_folder, fresh_context, ingested, run_jobs, sql
 from tests.processes.harness import REPO, clean_env
+from tests.searching import fresh
 from worker import compacting, sealing
 from worker.context import Context
+from worker.core.search_params import SearchParams
+from worker.core.types import Box
 from worker.embedded.children import READY_FILE_VARIABLE, celery_children
+from worker.jobs import run_job
+from worker.search import query_state, submit_query
 
 pytestmark = pytest.mark.slow
 
@@ -101,7 +107,11 @@ def indexed(
     with (
         pytest.MonkeyPatch.context() as patch,
         fresh_context(
-            *given, backbone="tiny-a", seal_after_s=0.0, broker_url=services.broker_url
+            *given,
+            backbone="tiny-a",
+            seal_after_s=0.0,
+            job_slice_s=600.0,
+            broker_url=services.broker_url,
         ) as made,
     ):
         patch.setattr(compacting, "MIN_FRAMES", 8)
@@ -159,6 +169,52 @@ def test_four_processes_answer_as_one_does_and_leave_nothing(scanners: Scanners)
     assert said["asked"] == said["answered"] > 1
     assert not kept(scanners, "celery-task-meta-*")
     assert not kept(scanners, "scan.*")
+
+
+def test_a_real_query_worker_waits_for_them_inside_its_task(scanners: Scanners) -> None:
+    context = scanners.context
+    (spec,) = [
+        one
+        for one in celery_children(context.settings, scanners.folder)
+        if one.name == "worker-query"
+    ]
+    ready, log_path = scanners.folder / "query.ready", scanners.folder / "query.log"
+    env = {
+        **scanners.env,
+        READY_FILE_VARIABLE: str(ready),
+        "RIS_BACKBONES_DIR": backbones_folder(),
+        "RIS_SCAN_WAIT_S": str(WAIT_S),
+    }
+    with log_path.open("wb") as log:
+        worker = subprocess.Popen(spec.command, env=env, cwd=REPO, stdout=log, stderr=log)
+    try:
+        until(ready.exists, "the query worker is ready")
+        frame_id = sql(context, "select min(id) from frames")[0][0]
+        params = SearchParams(top_n=4, close_looks=0, group="frame")
+        box = Box(0.2, 0.2, 0.8, 0.8)
+        query_ids = [submit_query(context, box, params, frame_id=frame_id) for _ in range(3)]
+        bell = Celery(broker=context.settings.broker_url)
+        for query_id in query_ids[1:]:  # two at once, a thread each
+            job_id = query_state(context, query_id).query.job_id
+            bell.send_task("ris.run_job", args=[str(job_id)], queue="query")
+        for query_id in query_ids[1:]:
+            until(
+                lambda query_id=query_id: query_state(context, query_id).state == "done",
+                "the query is done",
+            )
+    finally:
+        worker.terminate()
+        worker.wait()
+    run_job(fresh(context), query_state(context, query_ids[0]).query.job_id, HANDLERS)
+    alone, *spread = [
+        [(hit.frame_id, hit.score, hit.box) for hit in query_state(context, one).hits]
+        for one in query_ids
+    ]
+    assert alone and spread == [alone, alone]
+    told = [line for line in log_path.read_text().splitlines() if "scan_spread" in line]
+    counts = [json.loads(line) for line in told]
+    assert len(counts) == 2
+    assert all(one["answered"] == one["groups"] > 1 for one in counts), counts
 
 
 def test_two_killed_in_the_middle_of_it_cost_only_time(scanners: Scanners) -> None:
