@@ -68,7 +68,7 @@ from worker.pinning import pin_shards, spec_of
 from worker.ranked_frame import QueryDescriptors
 from worker.sealing import sealed_cameras
 from worker.search import search_generation
-from worker.shortlist import CodeScan
+from worker.shard_scan import CodeScan
 from worker.two_stage import search_shards
 
 ROI = Box(0.3, 0.3, 0.6, 0.6)
@@ -304,7 +304,8 @@ def cold(bench: Bench) -> None:
     figure(name, times[0] - again_ms, "ms", "the same query again", again_ms, first_ms=times[0])
 
 
-def prepare(context: Context, given: argparse.Namespace) -> Bench:
+def prepare(context: Context, given: argparse.Namespace, *, tell: bool = True) -> Bench:
+    """Make the archive and its queries; ``tell``: print what a frame takes."""
     generation = ensure_live_generation(context)
     began_s = time.monotonic()
     with context.db.transaction() as session:
@@ -326,16 +327,8 @@ def prepare(context: Context, given: argparse.Namespace) -> Bench:
     with context.db.transaction() as session:
         lag = sum(lag for _, _, lag in codes_record.lag_by_generation(session))
     sys.stderr.write(f"{given.frames} frames: {took_s:.0f} s, {lag} without codes\n")
-    figure(
-        f"bytes-a-frame-{given.footage}-{'sealed' if given.sealed else 'open'}",
-        context.index.bytes_of(generation.id) / given.frames,
-        "bytes, codes included",
-        "not sealed, with codes",
-        float(sum(layout_bytes(spec_of(generation)))),
-        cells_a_row=[
-            round(camera.cells / camera.rows, 2) for camera in sealed_cameras(context, generation)
-        ],
-    )
+    if tell:
+        tell_bytes(context, generation, given)
     with context.db.snapshot() as session:
         compacting.learn_basis(context, session, generation)
         shards = pin_shards(session, context.index, context.f_maps, generation, SearchParams())
@@ -349,6 +342,19 @@ def prepare(context: Context, given: argparse.Namespace) -> Bench:
         )
         asked.append((frame_id, described))
     return Bench(context, generation, shards, asked)
+
+
+def tell_bytes(context: Context, generation: IndexGeneration, given: argparse.Namespace) -> None:
+    figure(
+        f"bytes-a-frame-{given.footage}-{'sealed' if given.sealed else 'open'}",
+        context.index.bytes_of(generation.id) / given.frames,
+        "bytes, codes included",
+        "not sealed, with codes",
+        float(sum(layout_bytes(spec_of(generation)))),
+        cells_a_row=[
+            round(camera.cells / camera.rows, 2) for camera in sealed_cameras(context, generation)
+        ],
+    )
 
 
 def run_now(context: Context, ordered: bool) -> None:

@@ -98,6 +98,11 @@ def loaded_backbone(name: str) -> Backbone:
     return _loaded_backbones()[0](name)
 
 
+def backbones_folder() -> str:
+    """Where the tiny ones lie, for a process of its own (``RIS_BACKBONES_DIR``)."""
+    return _loaded_backbones()[1].name
+
+
 def loaded(context: Context) -> Context:
     """The context with backbones that are loaded once per run."""
     return replace(context, backbone=loaded_backbone)

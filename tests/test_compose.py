@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from worker.config import Settings
-from worker.messages import Queue
+from worker.messages import Queue, scan_queue
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -59,6 +59,15 @@ def test_workers_of_each_profile_serve_every_queue(services):
             for queue in service["command"][service["command"].index("-Q") + 1].split(",")
         ]
         assert sorted(queues) == sorted(get_args(Queue))
+
+
+def test_scan_workers_serve_scan_queues_and_nothing_else(services):
+    command = services["worker-scan"]["command"]
+    queues = command[command.index("-Q") + 1]
+    assert queues == "${RIS_SCAN_QUEUES:-" + ",".join(map(scan_queue, range(4))) + "}"
+    assert "--pool=solo" in command
+    for name in ("worker-query", "worker-ingest", "worker-scan"):
+        assert services[name]["environment"]["RIS_SCAN_GROUPS"] == "${RIS_SCAN_GROUPS:-0}"
 
 
 def test_gpu_workers_reserve_a_gpu_and_cpu_workers_do_not(services):

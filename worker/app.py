@@ -12,7 +12,7 @@ from celery.worker import state
 from kombu.entity import Exchange, Queue
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from worker.config import settings
+from worker.config import Settings, settings
 from worker.logs import configure_logging
 from worker.messages import (
     ADMIN_QUEUE,
@@ -22,6 +22,7 @@ from worker.messages import (
     RETAIN_TASK,
     SEAL_TASK,
     SWEEP_TASK,
+    scan_queue,
 )
 from worker.services import broker_url
 
@@ -32,6 +33,7 @@ VISIBILITY_TIMEOUT_S = 1200
 
 
 ACK_WATCH_S = 3.0
+RESULTS_KEPT_S = 30.0
 
 
 class AckWatch(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -63,6 +65,19 @@ class AckWatch(bootsteps.StartStopStep):  # type: ignore[misc]
         self.entry.cancel()
 
 
+def _results(url: str, configured: Settings) -> dict[str, Any]:
+    """Where scan workers put their answers: read at once and forgotten, or gone with their time."""
+    return {
+        "result_backend": url,
+        "result_serializer": "json",
+        "result_accept_content": ["json"],
+        "result_expires": timedelta(seconds=RESULTS_KEPT_S + configured.scan_wait_s),
+        "redis_socket_connect_timeout": 3,
+        "redis_socket_timeout": 5,
+        "result_backend_transport_options": {"retry_policy": {"max_retries": 1}},
+    }
+
+
 def make_app() -> Celery:
     """A configured Celery application. Connects to nothing."""
     configured = settings()
@@ -76,9 +91,15 @@ def make_app() -> Celery:
         task_create_missing_queues=False,
         task_queues=[
             Queue(name, Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]
-            for name in (INGEST_QUEUE, QUERY_QUEUE, ADMIN_QUEUE)
+            for name in (
+                INGEST_QUEUE,
+                QUERY_QUEUE,
+                ADMIN_QUEUE,
+                *map(scan_queue, range(configured.scan_groups)),
+            )
         ],
         task_default_queue=ADMIN_QUEUE,
+        **(_results(broker_url(configured), configured) if configured.scan_groups else {}),
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,

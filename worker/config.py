@@ -86,6 +86,24 @@ class Settings(BaseSettings):
         900.0, ge=0.2, le=86_400, description="How often beat looks for footage to erase."
     )
     query_workers: int = Field(2, ge=1, le=64, description="Threads of one query worker.")
+    scan_groups: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Groups of shards a large search is spread over for scan workers; 0: none.",
+    )
+    scan_workers: int = Field(
+        0, ge=0, le=64, description="Scan workers that `ris up` starts; each takes every group."
+    )
+    scan_wait_s: float = Field(
+        10.0,
+        ge=0.05,
+        le=60,
+        description="What no scan worker has answered after this long, the query worker scans.",
+    )
+    scan_min_frames: int = Field(
+        50_000, ge=1, description="A search of fewer frames is not spread over scan workers."
+    )
     shadow_queries: int = Field(
         20,
         ge=0,

@@ -12,6 +12,7 @@ from datetime import datetime
 from models.session import Database
 from worker.backbones.base import Backbone
 from worker.config import Settings
+from worker.fan_out import FanOut
 from worker.index.backgrounds import BackgroundCache
 from worker.index.compact_cache import CompactCache
 from worker.index.damage import KnownDamage
@@ -55,6 +56,7 @@ class Context:
 
     ``backbone(name)`` loads once and raises :class:`WeightsMissing` or :class:`NotFound`.
     ``ring(job_id, kind)`` wakes a worker and never raises: the sweeper rings again.
+    ``fan_out``: how searches are spread over scan workers; None: they are not.
     """
 
     settings: Settings
@@ -70,6 +72,7 @@ class Context:
     damage: KnownDamage = field(default_factory=KnownDamage)
     erased: LastErasure = field(default_factory=lambda: LastErasure(LONGEST_SEARCH_S))
     swept: LastErasure = field(default_factory=LastErasure)
+    fan_out: FanOut | None = None
 
     def let_go_since(self, erased_utc: datetime | None) -> None:
         """Forget what this process read before footage was last erased."""

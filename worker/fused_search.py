@@ -26,6 +26,7 @@ from worker.index.compact_cache import CompactCache
 from worker.index.store import IndexStore
 from worker.ranked_frame import QueryDescriptors, RankedFrame
 from worker.scenes import CameraScenes
+from worker.shard_scan import ShardScan
 from worker.shortlist import Shortlist, shortlist
 
 GROWTH_OF: dict[Strategy, GrowthMode | None] = {
@@ -38,9 +39,10 @@ GROWTH_OF: dict[Strategy, GrowthMode | None] = {
 
 @dataclass(frozen=True, slots=True)
 class FusedSearch:
-    """One search: what it asks, where it looks, and the caches it may use."""
+    """One search: what it asks, where it looks, who scans the shards, and the caches it may use."""
 
     store: IndexStore
+    scan: ShardScan
     scenes: CameraScenes
     compact: CompactCache
     query: QueryDescriptors
@@ -69,7 +71,7 @@ def search_fused(search: FusedSearch, exclude_frame_id: int | None) -> list[Rank
     own_inside = origin is not None and bool(inside[origin.shard_position][origin.block])
     top_n = search.params.top_n + own_inside
     if sum(int(kept.sum()) for kept in inside) > top_n and search.compact.fits(scenes.shards):
-        chosen = shortlist(search.store, search.compact, subject, query.global_d, inside, top_n)
+        chosen = shortlist(search.scan, search.compact, subject, query.global_d, inside, top_n)
     else:
         chosen = _by_global_descriptor(search, subject, inside)
     if chosen.candidates.count == 0:

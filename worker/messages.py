@@ -1,4 +1,4 @@
-"""What travels through the broker: task names, queues, and nothing but ids.
+"""What travels through the broker: task names, queues, and nothing but ids (scans excepted).
 
 The API imports only this module of the worker, so it needs neither torch nor FAISS nor PyAV.
 """
@@ -19,6 +19,16 @@ SWEEP_TASK: Final = "ris.sweep"
 RETAIN_TASK: Final = "ris.retain"
 COMPACT_TASK: Final = "ris.compact"
 SEAL_TASK: Final = "ris.seal"
+SCAN_TASK: Final = "ris.scan"
+
+SCAN_QUEUE_PREFIX: Final = "scan"
+"""Scan workers' queues, one for each group of shards; their messages carry compact descriptors."""
+
+
+def scan_queue(group: int) -> str:
+    """The queue of a group of shards, from 0."""
+    return f"{SCAN_QUEUE_PREFIX}.{group}"
+
 
 QUEUE_OF_KIND: Final[dict[JobKind, Queue]] = {
     "ingest": INGEST_QUEUE,

@@ -21,6 +21,7 @@ from worker.errors import IndexDamaged
 from worker.index.damage import KnownDamage, sound
 from worker.index.layout import ShardLayout
 from worker.index.store import IndexStore, PinnedShard
+from worker.scan_message import ToldShard
 
 FRAMES_PER_READ = 250_000
 """About how many frames' runs are asked for in one statement: some tens of megabytes."""
@@ -60,16 +61,18 @@ class FMapCache:
             self._runs.clear()
             self._pinned.clear()
 
-    def pinned(self, shard: Shard, layout: ShardLayout, lost: frozenset[int]) -> PinnedShard | None:
+    def pinned(
+        self, shard_id: int, layout: ShardLayout, lost: frozenset[int], frames: int, coded: int
+    ) -> PinnedShard | None:
         """The shard as it was pinned last, if nothing has changed since."""
         with self._lock:
-            known = self._pinned.get(shard.id)
+            known = self._pinned.get(shard_id)
         unchanged = (
             known is not None
             and known.layout == layout
-            and known.blocks + len(lost) == shard.frame_count
+            and known.blocks + len(lost) == frames
             and set(known.lost) == lost
-            and known.coded == shard.coded_count
+            and known.coded == coded
         )
         return known if unchanged else None
 
@@ -197,11 +200,48 @@ def pin_shard(
     layout = layout_of(store, generation, shard)
     lost = frozenset[int]() if damage is None else damage.lost(layout.folder)
     lost = frozenset(block for block in lost if block < shard.frame_count)
-    known = cache.pinned(shard, layout, lost)
+    return _pin(session, cache, shard, layout, lost, (shard.frame_count, shard.coded_count))
+
+
+def pin_as_told(
+    session: Session,
+    store: IndexStore,
+    cache: FMapCache,
+    generation: IndexGeneration,
+    shard: Shard,
+    told: ToldShard,
+) -> PinnedShard | None:
+    """A shard as another process pinned it; None where its files are others by now.
+
+    Frames and codes that came since lie behind what was told, and are left out.
+    """
+    layout = layout_of(store, generation, shard)
+    if (
+        shard.generation_id != generation.id
+        or (layout.folder.name, layout.sealed) != (told.folder, told.sealed)
+        or shard.frame_count < told.frames
+        or shard.coded_count < told.coded
+    ):
+        return None
+    lost = frozenset(told.lost)
+    return _pin(session, cache, shard, layout, lost, (told.frames, told.coded))
+
+
+def _pin(
+    session: Session,
+    cache: FMapCache,
+    shard: Shard,
+    layout: ShardLayout,
+    lost: frozenset[int],
+    lengths: tuple[int, int],
+) -> PinnedShard:
+    """The first so many frames of a shard, of which so many are coded, without the lost ones."""
+    frames, coded = lengths
+    known = cache.pinned(shard.id, layout, lost, frames, coded)
     if known is not None:
         return known
-    runs = cache.read(session, shard)
-    kept = np.flatnonzero(sound(lost, shard.frame_count)).astype(np.int64)
+    runs = _first(cache.read(session, shard), frames)
+    kept = np.flatnonzero(sound(lost, frames)).astype(np.int64)
     pinned = PinnedShard(
         shard_id=shard.id,
         camera_id=shard.camera_id,
@@ -215,7 +255,7 @@ def pin_shard(
         sums_n2=np.stack((runs.global_crc32, runs.crc32), axis=1)[kept],
         lost=tuple(sorted(lost)),
         lost_t_epoch_s=tuple(runs.t_epoch_s[sorted(lost)].tolist()),
-        coded=shard.coded_count,
+        coded=coded,
     )
     cache.keep(pinned)
     return pinned

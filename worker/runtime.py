@@ -6,9 +6,13 @@ import os
 import resource
 import threading
 import uuid
+from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import Any
 
 import structlog
+from celery import group
+from celery.exceptions import TimeoutError as CeleryTimeout
 from kombu.exceptions import KombuError, OperationalError
 
 from models.session import connect
@@ -17,11 +21,13 @@ from worker.config import Settings, settings
 from worker.context import Context
 from worker.embedded.state import refuse_unfinished_restore
 from worker.errors import ServiceUnavailable
+from worker.fan_out import FanOut
 from worker.index.compact_cache import CompactCache
 from worker.index.store import IndexStore
 from worker.kernels.threads import keep_products_single
-from worker.messages import QUEUE_OF_KIND, RUN_JOB_TASK, JobKind
+from worker.messages import QUEUE_OF_KIND, RUN_JOB_TASK, SCAN_TASK, JobKind
 from worker.pinning import FMapCache
+from worker.scan_message import Json
 from worker.services import database_url
 from worker.video.frame_store import FrameStore
 from worker.video.upload_store import UploadStore
@@ -71,6 +77,47 @@ def ring(job_id: uuid.UUID, kind: JobKind) -> None:
         log.warning("bell_not_rung", job_id=str(job_id), detail=str(error))
 
 
+def ask_scan_workers(
+    messages: Sequence[tuple[str, Json]], wait_s: float
+) -> Iterator[tuple[int, Json]]:
+    """Send scans as one Celery group; answers as they come (:data:`worker.fan_out.AskScanWorkers`).
+
+    A task may wait for these: they are served by workers that serve nothing else and wait for
+    nobody, and the wait has an end.
+    """
+    sent: Any = None
+    try:
+        from worker.app import app
+
+        sent = group(
+            app.signature(SCAN_TASK, args=(message,)).set(
+                queue=queue, expires=wait_s, ignore_result=False, retry=False, argsrepr="(...)"
+            )
+            for queue, message in messages
+        ).apply_async(add_to_parent=False)
+        places = {result.id: position for position, result in enumerate(sent.results)}
+        for task_id, meta in sent.iter_native(timeout=wait_s):
+            if meta["status"] == "SUCCESS":
+                yield places[task_id], meta["result"]
+            else:
+                log.warning("scan_failed", detail=f"{meta['status']}: {meta['result']!r}"[:500])
+    except CeleryTimeout:
+        pass  # the caller counts who is missing
+    except Exception as error:  # whatever is wrong with the broker: the caller scans by itself
+        log.warning("scan_workers_unreachable", detail=repr(error))
+    finally:
+        _forget(sent)
+
+
+def _forget(sent: Any) -> None:
+    """Take answers out of Redis; those still to come end with their time."""
+    try:
+        if sent is not None:
+            sent.forget()
+    except Exception as error:
+        log.warning("scan_results_not_forgotten", detail=repr(error))
+
+
 def make_context(configured: Settings, database: str, *, application_name: str) -> Context:
     """A context on the given database; connects to nothing yet."""
     keep_products_single()
@@ -88,11 +135,23 @@ def make_context(configured: Settings, database: str, *, application_name: str) 
         f_maps=FMapCache(),
         backbone=BackboneCache(configured),
         ring=ring,
+        fan_out=_fan_out(configured),
         compact=CompactCache(
             configured.compact_max_bytes,
             configured.threads or os.cpu_count() or 1,
             _file_limit() // 4,
         ),
+    )
+
+
+def _fan_out(configured: Settings) -> FanOut | None:
+    if configured.scan_groups == 0:
+        return None
+    return FanOut(
+        ask_scan_workers,
+        configured.scan_groups,
+        configured.scan_wait_s,
+        configured.scan_min_frames,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import structlog
 
 from models.index import IndexGeneration
+from models.repositories import codes as codes_record
 from models.repositories import erasures as erasure_record
 from models.repositories import index as index_record
 from models.repositories import jobs as job_record
@@ -30,12 +31,14 @@ from worker.core.search_params import SearchParams, search_params_from_json
 from worker.core.types import GridSize, Roi
 from worker.describe import describe_query
 from worker.errors import GenerationSwitched, IndexDamaged, InputInvalid, NotFound
+from worker.fan_out import FannedScan
 from worker.generations import require_live_generation
 from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
 from worker.messages import QUERY_QUEUE
 from worker.pinning import pin_scene, pin_shards, spec_of
 from worker.ranked_frame import QueryDescriptors, RankedFrame
+from worker.shard_scan import LocalScan, ShardScan
 from worker.two_stage import search_shards
 from worker.video.picture import load_query_picture
 
@@ -280,6 +283,7 @@ def search_generation(
         with context.db.snapshot() as session:
             context.let_go_since(erasure_record.last_finished(session))
             learn_basis(context, session, generation)
+            scan = _scan(context, session, generation)
             pinned = _pinned(context, session, generation, params, exclude_frame_id)
         shards = [shard for shard in pinned if shard.blocks]
         if not shards:
@@ -296,6 +300,7 @@ def search_generation(
                 regions_for=regions_for,
                 backgrounds=context.backgrounds,
                 compact=context.compact,
+                scan=scan,
             )
         except IndexDamaged as error:
             if error.folder is None or error.folder in examined:
@@ -311,6 +316,15 @@ def search_generation(
         asked = [shard for shard in pinned if shard.searched]
         lost = sum(_in_span(t_s, params) for shard in asked for t_s in shard.lost_t_epoch_s)
         return Searched(ranked, sum(shard.blocks for shard in asked), lost)
+
+
+def _scan(context: Context, session: Session, generation: IndexGeneration) -> ShardScan:
+    """Stage 1 in this process, spread over scan workers where there are any."""
+    local = LocalScan(context.index, context.compact)
+    if context.fan_out is None:
+        return local
+    recorded = codes_record.basis_name(session, generation.id)
+    return FannedScan(context.fan_out, local, generation.id, recorded)
 
 
 def _replaced(

@@ -6,7 +6,7 @@ positives (benchmarks/LOG.md). This looks at every cell of every frame instead, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +19,8 @@ from worker.errors import IndexDamaged
 from worker.fused import AGAINST_WEIGHT, TRAIL_WEIGHT, Coarse, Subject
 from worker.index.candidates import Candidates
 from worker.index.compact_cache import CompactCache
-from worker.index.store import IndexStore, PinnedShard
-from worker.kernels.coarse import FRAMES_PER_CHUNK, best_similarities
-from worker.kernels.directions import direction_cosines
-from worker.kernels.run_codes import best_similarities_of_runs
-from worker.kernels.threads import thread_pool
 from worker.scenes import Place
+from worker.shard_scan import ScanQuery, ShardScan
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +39,7 @@ class Shortlist:
 
 
 def shortlist(
-    store: IndexStore,
+    scan: ShardScan,
     compact: CompactCache,
     subject: Subject,
     global_d: FloatArray,
@@ -52,21 +48,24 @@ def shortlist(
 ) -> Shortlist:
     """The ``top_n`` frames by coarse fused score, and every frame on the subject's trail.
 
-    ``inside``: per pinned shard, bool (blocks,), the frames that the time filter lets in. Scores
-    are those of :func:`worker.fused.gather_evidence` without growth, from compact codes; ties by
-    lower frame id.
+    ``scan`` looks at the frames, here or elsewhere. ``inside``: per pinned shard, bool (blocks,),
+    the frames that the time filter lets in. Scores are those of
+    :func:`worker.fused.gather_evidence` without growth, from compact codes; ties by lower frame id.
     """
     shards = subject.scenes.shards
     basis = compact.basis(shards)
     wanted = [position for position, kept in enumerate(inside) if kept.any()]
     nothing = np.zeros(0, dtype=np.float32)
-    appearances = _coarse_appearances(subject, compact, basis, wanted)
+    query = _scan_query(
+        subject, basis, {shards[position].camera_id for position in wanted}, global_d
+    )
+    scanned = dict(zip(wanted, scan(query, [shards[p] for p in wanted]), strict=True))
     parts = [
         _Part(
             np.full(int(kept.sum()), position, dtype=np.int64),
             np.flatnonzero(kept).astype(np.int64),
-            appearances[position][kept] if position in appearances else nothing,
-            _global_scores(store, shards[position], global_d)[kept],
+            scanned[position].appearance_n[kept] if position in scanned else nothing,
+            scanned[position].global_n[kept] if position in scanned else nothing,
         )
         for position, kept in enumerate(inside)
     ]
@@ -106,14 +105,6 @@ def shortlist(
     )
 
 
-def _global_scores(store: IndexStore, shard: PinnedShard, global_d: FloatArray) -> FloatArray:
-    """Whole-frame cosine of every block, float32 (blocks,)."""
-    if shard.layout.codec.name == "int8":
-        return direction_cosines(store.stored_globals(shard), global_d)
-    scores: FloatArray = store.global_descriptors(shard) @ global_d
-    return scores
-
-
 @dataclass(frozen=True, slots=True)
 class _Part:
     shard_position: IntArray
@@ -127,84 +118,15 @@ def _with_origin(reached: dict[Place, float], origin: Place | None) -> dict[Plac
     return reached if origin is None else {**reached, origin: 1.0}
 
 
-def _coarse_appearances(
-    subject: Subject, compact: CompactCache, basis: CompactBasis, positions: Sequence[int]
-) -> dict[int, FloatArray]:
-    """Appearance of every frame of some shards, float32 (blocks,) by position of the shard."""
-    shards, wanted = subject.scenes.shards, coarse_query(subject, basis)
-    scan = CodeScan(
-        compact,
-        basis,
-        wanted.query_qk,
-        {
-            camera_id: None if known is None else _unit(basis.project(known))
-            for camera_id in {shards[position].camera_id for position in positions}
-            for known in [subject.background(camera_id)]
-        },
-        subject.zone_c,
-    )
-    best = scan.best([shards[position] for position in positions], wanted.likeness)
-    return dict(zip(positions, best, strict=True))
-
-
-@dataclass(frozen=True, slots=True)
-class CodeScan:
-    """Query cells, float32 (q, k), over the codes of shards; ``background_ck``: in the projected
-    space, by camera; ``zone_c``: bool (cells,), those that are looked at, or None for all."""
-
-    compact: CompactCache
-    basis: CompactBasis
-    query_qk: FloatArray
-    background_ck: Mapping[int, FloatArray | None]
-    zone_c: BoolArray | None = None
-
-    def best(
-        self, shards: Sequence[PinnedShard], likeness: Callable[[FloatArray], FloatArray]
-    ) -> list[FloatArray]:
-        """``likeness``, (n, q) to (n,), of :func:`worker.core.coarse.best_similarity` of every
-        frame of each shard: float32 (blocks,). Taken shard by shard: all at once are gigabytes."""
-
-        def sealed_of(shard: PinnedShard) -> FloatArray:
-            return likeness(self._sealed(shard))
-
-        if self.compact.threads == 1:
-            sealed = [sealed_of(shard) for shard in shards]
-        else:  # a shard each: one of them is too little to share
-            sealed = list(thread_pool(self.compact.threads).map(sealed_of, shards))
-        return [
-            best_n
-            if len(best_n) == shard.blocks
-            else np.concatenate([best_n, likeness(self._late(shard, len(best_n)))])
-            for shard, best_n in zip(shards, sealed, strict=True)
-        ]
-
-    def _sealed(self, shard: PinnedShard) -> FloatArray:
-        """Of the shard's first blocks, those that are sealed."""
-        first, run_codes = self.compact.sealed(shard, self.basis)
-        if run_codes is None:
-            return np.empty((0, len(self.query_qk)), dtype=np.float32)
-        best_fq = best_similarities_of_runs(
-            run_codes,
-            self.basis.step,
-            self.query_qk,
-            self.background_ck[shard.camera_id],
-            self.zone_c,
-        )
-        return best_fq if first == run_codes.frames else best_fq[shard.stored_n[:first]]
-
-    def _late(self, shard: PinnedShard, first: int) -> FloatArray:
-        """Of its blocks from ``first`` on."""
-        chunks = self.compact.chunks(shard, self.basis, FRAMES_PER_CHUNK, first)
-        return best_similarities(
-            ((start - first, codes) for start, codes in chunks),
-            shard.blocks - first,
-            self.basis.step,
-            self.query_qk,
-            self.background_ck[shard.camera_id],
-            self.compact.threads,
-            shard.layout.cells,
-            self.zone_c,
-        )
+def _scan_query(
+    subject: Subject, basis: CompactBasis, camera_ids: Iterable[int], global_d: FloatArray
+) -> ScanQuery:
+    backgrounds = {
+        camera_id: None if known is None else _unit(basis.project(known))
+        for camera_id in camera_ids
+        for known in [subject.background(camera_id)]
+    }
+    return ScanQuery(coarse_query(subject, basis), basis, backgrounds, global_d, subject.zone_c)
 
 
 def coarse_query(subject: Subject, basis: CompactBasis) -> CoarseQuery:

@@ -7,7 +7,7 @@ from typing import Any
 
 from celery.signals import worker_ready
 
-from worker import compacting, erasure, retention, sealing
+from worker import compacting, erasure, retention, scanning, sealing
 from worker.app import app
 from worker.errors import NotFound
 from worker.generations import require_live_generation
@@ -20,12 +20,15 @@ from worker.messages import (
     QUERY_QUEUE,
     RETAIN_TASK,
     RUN_JOB_TASK,
+    SCAN_QUEUE_PREFIX,
+    SCAN_TASK,
     SEAL_TASK,
     SWEEP_TASK,
 )
 from worker.reindex import fail_reindex, run_reindex
 from worker.runtime import process_context
 from worker.search import run_query
+from worker.shard_scan import warm_up as warm_up_scan
 
 HANDLERS = {
     "ingest": Handler(run_ingest, fail_ingest),
@@ -67,6 +70,12 @@ def seal_task() -> None:
     sealing.submit_due(process_context())
 
 
+@app.task(name=SCAN_TASK, acks_late=False, ignore_result=False)  # type: ignore[untyped-decorator]
+def scan_task(message: dict[str, Any]) -> dict[str, Any]:
+    """Score a group of shards for a query that waits. Taken is done: nobody waits for it twice."""
+    return scanning.answer_scan(process_context(), message)
+
+
 def queue_length(queue: str) -> int:
     """Messages waiting in a broker queue."""
     with app.connection_for_read() as connection, connection.channel() as channel:
@@ -77,6 +86,9 @@ def queue_length(queue: str) -> int:
 def _warm_up(sender: Any = None, **_: Any) -> None:
     """Load the live generation's backbone, and for queries the kernel, before the first job."""
     context = process_context()
+    if all(name.startswith(SCAN_QUEUE_PREFIX) for name in app.amqp.queues.consume_from):
+        warm_up_scan()  # a scan worker embeds nothing
+        return
     try:
         name = require_live_generation(context).backbone
     except NotFound:

@@ -44,6 +44,7 @@ from worker.index.store import IndexStore, PinnedShard
 from worker.kernels.region_growing import grow_seedless_chunk
 from worker.ranked_frame import QueryDescriptors, RankedFrame
 from worker.scenes import CameraScenes
+from worker.shard_scan import LocalScan, ShardScan
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +77,15 @@ def search_shards(
     regions_for: int | None = None,
     backgrounds: BackgroundCache | None = None,
     compact: CompactCache | None = None,
+    scan: ShardScan | None = None,
 ) -> list[RankedFrame]:
     """Every candidate of stage 1 in ranked order; ties by eq. 4, then by lower frame id.
 
     ``tau`` is the backbone's calibrated match level where ``params`` leaves it open. The first
     ``regions_for`` frames (default ``params.limit``) carry the region that proves the match.
     ``exclude_frame_id`` is the query's own frame, which is not an answer. ``backgrounds`` and
-    ``compact`` keep what the default strategy learns between searches.
+    ``compact`` keep what the default strategy learns between searches; its stage 1 is ``scan``'s,
+    or this process's own. Of the other strategies nothing is scanned elsewhere.
     """
     resolved = params.resolved()
     span = TimeSpan(
@@ -90,11 +93,13 @@ def search_shards(
         t_to_epoch_s=resolved.t_to_utc.timestamp() if resolved.t_to_utc else None,
     )
     if resolved.tau is None and resolved.strategy in GROWTH_OF:
+        codes = compact or CompactCache()
         return search_fused(
             FusedSearch(
                 store,
+                scan or LocalScan(store, codes),
                 CameraScenes(shards, backgrounds or BackgroundCache()),
-                compact or CompactCache(),
+                codes,
                 query,
                 resolved,
                 grid,

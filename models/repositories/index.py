@@ -138,6 +138,12 @@ def find_shard(session: Session, shard_id: int, *, lock: bool = False) -> Shard 
     return session.scalars(query, execution_options=_FRESH).one_or_none()
 
 
+def shards_by_id(session: Session, shard_ids: Sequence[int]) -> dict[int, Shard]:
+    """Those of some shards that are there, as they stand now."""
+    query = select(Shard).where(Shard.id.in_(shard_ids))
+    return {shard.id: shard for shard in session.scalars(query, execution_options=_FRESH)}
+
+
 def lock_shard_by_id(session: Session, shard_id: int) -> Shard:
     """A shard that is known to be there, as it stands now, locked for its only writer."""
     shard = find_shard(session, shard_id, lock=True)

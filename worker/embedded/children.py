@@ -11,6 +11,7 @@ from pathlib import Path
 
 from worker.config import Settings
 from worker.embedded.child_process import kill_group
+from worker.messages import scan_queue
 
 REPO_ROOT = Path(__file__).resolve().parents[2]
 MIGRATE_COMMAND = (
@@ -33,7 +34,7 @@ class ChildSpec:
 
 
 def celery_children(settings: Settings, data_dir: Path) -> tuple[ChildSpec, ...]:
-    """The workers of the ingest and query queues and the one beat.
+    """The workers of the ingest and query queues, of the scan queues where asked for, and beat.
 
     Pools that never fork: a forked child of a process that has touched torch or FAISS hangs.
     """
@@ -44,9 +45,19 @@ def celery_children(settings: Settings, data_dir: Path) -> tuple[ChildSpec, ...]
     threads = ("--pool=threads", f"--concurrency={settings.query_workers}")
     query = ("worker", "-Q", "query,admin", *threads, "-n", "query@%h", *worker)
     beat = ("beat", "--schedule", str(data_dir / "run" / "beat-schedule"), *level)
+    queues = ",".join(scan_queue(group) for group in range(settings.scan_groups))
+    scanners = (
+        ChildSpec(
+            f"worker-scan-{number}",
+            (*celery, "worker", "-Q", queues, "--pool=solo", "-n", f"scan{number}@%h", *worker),
+            says_ready=True,
+        )
+        for number in range(1, 1 + settings.scan_workers if queues else 1)
+    )
     return (
         ChildSpec("worker-ingest", (*celery, *ingest), says_ready=True),
         ChildSpec("worker-query", (*celery, *query), says_ready=True),
+        *scanners,
         ChildSpec("beat", (*celery, *beat)),
     )
 
