@@ -51,8 +51,10 @@ MADE_UP = """
         select s.id, s.camera_id, s.start_utc + n * interval '1 second', n, 9, 9,
         repeat(md5(s.id || '-' || n), 2)
         from video_segments s, generate_series(0, %(each)s - 1) n where s.source_path = 'made up';
-    insert into shards (generation_id, camera_id, bucket_utc, frame_count, row_count)
-        select %(generation)s, camera_id, date_trunc('hour', t_utc), count(*), count(*) * 256
+    insert into shards (generation_id, camera_id, bucket_utc, frame_count, row_count,
+        last_utc)
+        select %(generation)s, camera_id, date_trunc('hour', t_utc), count(*), count(*) * 256,
+        max(t_utc)
         from frames group by 2, 3;
     insert into f_map_runs (shard_id, start_row, row_count, frame_id, view, crc32, global_crc32)
         select s.id, 256 * (row_number() over (partition by s.id order by f.pts) - 1), 256, f.id,

@@ -61,7 +61,8 @@ class Shard(Base):
     behind them do not exist for anyone. ``revision`` names the files: a repair writes new ones.
     ``coded_count``: blocks that have compact codes in the files beside them. ``sealed_count``:
     leading blocks whose patches lie as runs; ``merged_count``: leading blocks made up from runs,
-    now or before their files were written anew. ``changed_at``: of its last append.
+    now or before their files were written anew. ``last_utc``: time of its last frame, None without
+    any. ``changed_at``: of its last append.
     """
 
     __tablename__ = "shards"
@@ -73,6 +74,7 @@ class Shard(Base):
             "sealed_count between 0 and merged_count and merged_count <= frame_count",
             name="sealed_count_valid",
         ),
+        CheckConstraint("(last_utc is null) = (frame_count = 0)", name="last_utc_known"),
     )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
@@ -85,6 +87,7 @@ class Shard(Base):
     coded_count: Mapped[int] = mapped_column(server_default="0")
     sealed_count: Mapped[int] = mapped_column(server_default="0")
     merged_count: Mapped[int] = mapped_column(server_default="0")
+    last_utc: Mapped[datetime | None]
     changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
     created_at: Mapped[datetime] = created_at_column()
 

@@ -229,6 +229,7 @@ def rewrite_runs(session: Session, shard: Shard, runs: Sequence[NewRun], merged_
             coded_count=0,
             sealed_count=0,
             merged_count=0,
+            last_utc=None,
             revision=Shard.revision + 1,
         )
         .execution_options(synchronize_session=False)
@@ -257,12 +258,18 @@ def append_runs(session: Session, shard: Shard, runs: Sequence[NewRun]) -> None:
     session.execute(
         insert(FMapRun).from_select(names, select(literal(shard.id, BigInteger), *rows))
     )
+    last = (
+        select(func.max(Frame.t_utc))
+        .where(Frame.id.in_([run.frame_id for run in runs]))
+        .scalar_subquery()
+    )
     session.execute(
         update(Shard)
         .where(Shard.id == shard.id)
         .values(
             frame_count=Shard.frame_count + len(runs),
             row_count=Shard.row_count + sum(run.row_count for run in runs),
+            last_utc=func.greatest(Shard.last_utc, last),  # of null and a time, the time
             changed_at=func.now(),
         )
         .execution_options(synchronize_session=False)
@@ -300,13 +307,7 @@ def select_shards(
     if t_to_utc is not None:
         query = query.where(Shard.bucket_utc < t_to_utc)
     if t_from_utc is not None:
-        last = (
-            select(func.max(Frame.t_utc))
-            .join(FMapRun, FMapRun.frame_id == Frame.id)
-            .where(FMapRun.shard_id == Shard.id)
-            .scalar_subquery()
-        )
-        query = query.where(last >= t_from_utc)
+        query = query.where(Shard.last_utc >= t_from_utc)
     return list(session.scalars(query.order_by(Shard.camera_id, Shard.bucket_utc)))
 
 

@@ -116,3 +116,11 @@ def test_the_novel_box_lies_on_what_is_new():
     nothing = np.zeros(grid.cells, dtype=np.float32)
     assert novel_box(nothing, grid) == Box(0.0, 0.0, 3 / 12, 2 / 8)
     assert novel_box(nothing[:1], GridSize(1, 1)) == Box(0.0, 0.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("frames", [8, 9, 64])
+def test_the_background_is_the_median(frames: int) -> None:
+    patches = np.random.default_rng(frames).standard_normal((frames, 5, 7)).astype(np.float32)
+    found = background_descriptors(patches)
+    assert found is not None
+    assert np.array_equal(found, l2_normalise(np.median(patches, axis=0)))

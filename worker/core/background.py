@@ -35,10 +35,22 @@ def background_descriptors(patches_ncd: FloatArray) -> FloatArray | None:
         raise InputInvalid(f"a background needs patches (n, c, d), got {patches_ncd.shape}")
     if patches_ncd.shape[0] < MIN_BACKGROUND_FRAMES:
         return None
-    median_cd = np.median(patches_ncd, axis=0)
+    median_cd = _median(patches_ncd)
     lost = np.linalg.norm(median_cd, axis=1) < 1e-6
     median_cd[lost] = patches_ncd[0, lost]
     return l2_normalise(median_cd)
+
+
+def _median(patches_ncd: FloatArray) -> FloatArray:
+    """``np.median`` over the frames, float32 (c, d): numbers that lie beside each other are sorted
+    in a fifth of the time. Of a row with a NaN it is NaN."""
+    n, c, d = patches_ncd.shape
+    sorted_mn = np.ascontiguousarray(patches_ncd.reshape(n, c * d).T)
+    sorted_mn.sort(axis=1)  # NaN comes last
+    middle_m = (sorted_mn[:, (n - 1) // 2] + sorted_mn[:, n // 2]) * np.float32(0.5)
+    middle_m[np.isnan(sorted_mn[:, -1])] = np.nan
+    median_cd: FloatArray = middle_m.reshape(c, d)
+    return median_cd
 
 
 def novelty(patches_ncd: FloatArray, background_cd: FloatArray | None) -> FloatArray:
