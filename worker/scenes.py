@@ -24,6 +24,16 @@ class Place:
     block: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _TimeOrder:
+    """Shard positions and blocks of a camera's frames in order of time, int64 (n,) each, and for
+    each of its shards the place in that order of every block."""
+
+    shard_at: IntArray
+    block_at: IntArray
+    place_of: dict[int, IntArray]
+
+
 @dataclass(frozen=True, slots=True)
 class CameraScenes:
     """Pinned shards with what is known of their cameras, for one search."""
@@ -31,7 +41,7 @@ class CameraScenes:
     shards: Sequence[PinnedShard]
     cache: BackgroundCache
     _found: dict[int, FloatArray | None] = field(default_factory=dict)
-    _in_time: dict[int, tuple[IntArray, IntArray]] = field(default_factory=dict)
+    _in_time: dict[int, _TimeOrder] = field(default_factory=dict)
 
     def camera_of(self, place: Place) -> int:
         """The camera that recorded the frame."""
@@ -60,29 +70,28 @@ class CameraScenes:
         """Time in seconds, and place in the camera's order of time, of frames: each (n,)."""
         t_n = np.zeros(block.size)
         place_n = np.zeros(block.size, dtype=np.int64)
-        for position in np.unique(shard_position):
-            at = shard_position == position
-            t_n[at] = self.shards[position].t_epoch_s[block[at]]
-            place_n[at] = self._places(int(position))[block[at]]
+        by_shard = np.argsort(shard_position, kind="stable")
+        first = np.flatnonzero(np.diff(shard_position[by_shard])) + 1
+        for at in np.split(by_shard, first) if by_shard.size else ():
+            position = int(shard_position[at[0]])
+            shard = self.shards[position]
+            t_n[at] = shard.t_epoch_s[block[at]]
+            place_n[at] = self._order(shard.camera_id).place_of[position][block[at]]
         return t_n, place_n
 
-    def _places(self, position: int) -> IntArray:
-        """Place in the camera's order of time of every block of a shard."""
-        shard_at, block_at = self._order(self.shards[position].camera_id)
-        own = np.flatnonzero(shard_at == position)
-        places = np.empty(own.size, dtype=np.int64)
-        places[block_at[own]] = own
-        return places
-
-    def _order(self, camera_id: int) -> tuple[IntArray, IntArray]:
-        """Shard positions and blocks of a camera's frames in order of time."""
+    def _order(self, camera_id: int) -> _TimeOrder:
         if camera_id not in self._in_time:
             own = [at for at, shard in enumerate(self.shards) if shard.camera_id == camera_id]
+            blocks = [self.shards[at].blocks for at in own]
             t_epoch_s = np.concatenate([self.shards[at].t_epoch_s for at in own])
-            shard_at = np.concatenate([np.full(self.shards[at].blocks, at) for at in own])
-            block_at = np.concatenate([np.arange(self.shards[at].blocks) for at in own])
+            block_at = np.concatenate([np.arange(count) for count in blocks])
             order = np.argsort(t_epoch_s, kind="stable")
-            self._in_time[camera_id] = (shard_at[order], block_at[order])
+            place = np.empty(order.size, dtype=np.int64)
+            place[order] = np.arange(order.size)
+            places = np.split(place, np.cumsum(blocks)[:-1])
+            self._in_time[camera_id] = _TimeOrder(
+                np.repeat(own, blocks)[order], block_at[order], dict(zip(own, places, strict=True))
+            )
         return self._in_time[camera_id]
 
     def frames_from(self, start: Place, *, forward: bool, at_most: int) -> Iterator[Place]:
@@ -90,9 +99,9 @@ class CameraScenes:
 
         They end where the camera did not record for longer than ``NEIGHBOUR_GAP_S``.
         """
-        shard_at, block_at = self._order(self.camera_of(start))
-        is_start = (shard_at == start.shard_position) & (block_at == start.block)
-        here = int(np.flatnonzero(is_start)[0])
+        order = self._order(self.camera_of(start))
+        shard_at, block_at = order.shard_at, order.block_at
+        here = int(order.place_of[start.shard_position][start.block])
         step = 1 if forward else -1
         before_s = self.time(start)
         for at in range(here + step, here + step * (at_most + 1), step):

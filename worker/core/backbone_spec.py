@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from worker.core.types import GridSize, SizePx
@@ -46,15 +47,20 @@ class BackboneSpec:
     @property
     def spec_hash(self) -> str:
         """SHA-256 (hex) over the fields that change descriptors."""
-        fields = asdict(self)
-        for neutral in _NEUTRAL_FIELDS:
-            del fields[neutral]
-        text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _spec_hash(self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON object; :func:`spec_from_json` reads it back."""
         return asdict(self)
+
+
+@lru_cache(maxsize=64)
+def _spec_hash(spec: BackboneSpec) -> str:
+    fields = asdict(spec)
+    for neutral in _NEUTRAL_FIELDS:
+        del fields[neutral]
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def spec_from_json(fields: dict[str, Any]) -> BackboneSpec:
