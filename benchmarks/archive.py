@@ -226,6 +226,7 @@ def _copy(
             (shard_id, cells, segment_id),
         )
         connection.execute(
-            "update shards set frame_count = %s, row_count = %s where id = %s",
-            (count, count * cells, shard_id),
+            "update shards set frame_count = %s, row_count = %s, last_utc = (select max(t_utc)"
+            " from frames where segment_id = %s) where id = %s",
+            (count, count * cells, segment_id, shard_id),
         )
