@@ -62,6 +62,10 @@ class Shard(Base):
     ``coded_count``: blocks that have compact codes in the files beside them. ``sealed_count``:
     leading blocks whose patches lie as runs; ``merged_count``: leading blocks made up from runs,
     now or before their files were written anew. ``changed_at``: of its last append.
+
+    ``object_url``: where on object storage the sealed patches lie, ``object_bytes`` of them, with
+    the CRC-32 of each part (``object_crc32s``, uint32 little-endian). ``object_only``: they lie
+    nowhere else.
     """
 
     __tablename__ = "shards"
@@ -72,6 +76,11 @@ class Shard(Base):
         CheckConstraint(
             "sealed_count between 0 and merged_count and merged_count <= frame_count",
             name="sealed_count_valid",
+        ),
+        CheckConstraint(
+            "num_nulls(object_url, object_bytes, object_crc32s) in (0, 3)"
+            " and (object_url is not null or not object_only)",
+            name="object_whole",
         ),
     )
 
@@ -86,6 +95,10 @@ class Shard(Base):
     sealed_count: Mapped[int] = mapped_column(server_default="0")
     merged_count: Mapped[int] = mapped_column(server_default="0")
     changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    object_url: Mapped[str | None]
+    object_bytes: Mapped[int | None]
+    object_crc32s: Mapped[bytes | None]
+    object_only: Mapped[bool] = mapped_column(server_default="false")
     created_at: Mapped[datetime] = created_at_column()
 
 

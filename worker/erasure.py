@@ -37,6 +37,7 @@ from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
 from worker.leftovers import remove_leftovers, remove_strays
 from worker.messages import INGEST_QUEUE
+from worker.moved import objects_of_shard
 from worker.pinning import FMapCache, pin_shard
 from worker.recording import bucket_of
 
@@ -167,6 +168,7 @@ def _erase_window(
                 "shards": done.folders,
                 "pictures": sorted(set(pictures.values())),
                 "uploads": removed.uploads,
+                "objects": done.objects,
             }
             erasure = erasure_record.of_job(session, erasure.job_id) or erasure
             erasure_record.change(
@@ -193,9 +195,11 @@ def _shards(session: Session, window: Span) -> list[tuple[Shard, int]]:
 
 @dataclass(slots=True)
 class _Done:
-    """What one window did to shards. ``folders``: without rows now, relative to the index."""
+    """What one window did to shards. ``folders``, ``objects``: without rows now, relative to the
+    index, and as :func:`objects_of_shard` gives them."""
 
     folders: list[str] = field(default_factory=list)
+    objects: dict[str, int] = field(default_factory=dict)
     removed: int = 0
     rewritten: int = 0
 
@@ -298,6 +302,7 @@ def _erase_from_shard(
     """Under the generation lock: a shard goes whole, or is what its copy beside holds."""
     shard = index_record.lock_shard_by_id(session, shard.id)
     old = _pin(context, session, shard)
+    done.objects |= objects_of_shard(context, shard)
     kept_folder = None
     if inside == shard.frame_count:
         index_record.remove_shard(session, shard.id)
@@ -339,6 +344,7 @@ def receipt(erasure: Erasure, state: str) -> dict[str, Any]:
         "pictures": erasure.pictures,
         "shards_removed": erasure.shards_removed,
         "shards_rewritten": erasure.shards_rewritten,
+        "objects": erasure.objects,
         "queries": erasure.queries,
         "hits": erasure.hits,
     }

@@ -57,7 +57,9 @@ class FMapCache:
             self._runs.clear()
             self._pinned.clear()
 
-    def pinned(self, shard: Shard, layout: ShardLayout, lost: frozenset[int]) -> PinnedShard | None:
+    def pinned(
+        self, shard: Shard, layout: ShardLayout, lost: frozenset[int], away: bool
+    ) -> PinnedShard | None:
         """The shard as it was pinned last, if nothing has changed since."""
         with self._lock:
             known = self._pinned.get(shard.id)
@@ -67,6 +69,7 @@ class FMapCache:
             and known.blocks + len(lost) == shard.frame_count
             and set(known.lost) == lost
             and known.coded == shard.coded_count
+            and known.away == away
         )
         return known if unchanged else None
 
@@ -122,10 +125,13 @@ def pin_shards(
     generation: IndexGeneration,
     params: SearchParams,
     damage: KnownDamage | None = None,
+    *,
+    local_only: bool = False,
 ) -> list[PinnedShard]:
     """The shards a search with these filters may look into, each with its valid length.
 
-    Frames of known ``damage`` are left out; a shard of which nothing is left is still listed.
+    Frames of known ``damage`` are left out, and with ``local_only`` those whose patches lie on
+    object storage; a shard of which nothing is left is still listed.
     """
     shards = index_record.select_shards(
         session,
@@ -134,7 +140,8 @@ def pin_shards(
         t_from_utc=params.t_from_utc,
         t_to_utc=params.t_to_utc,
     )
-    return [pin_shard(session, store, cache, generation, shard, damage) for shard in shards]
+    given = (session, store, cache, generation)
+    return [pin_shard(*given, shard, damage, local_only=local_only) for shard in shards]
 
 
 def pin_scene(
@@ -144,6 +151,8 @@ def pin_scene(
     generation: IndexGeneration,
     frame: Frame,
     damage: KnownDamage | None = None,
+    *,
+    local_only: bool = False,
 ) -> list[PinnedShard]:
     """Shards of a frame's camera around its time, to learn from and to follow through only."""
     around = timedelta(seconds=SCENE_S)
@@ -154,7 +163,8 @@ def pin_scene(
         t_from_utc=frame.t_utc - around,
         t_to_utc=frame.t_utc + around,
     )
-    pinned = [pin_shard(session, store, cache, generation, shard, damage) for shard in shards]
+    given = (session, store, cache, generation)
+    pinned = [pin_shard(*given, shard, damage, local_only=local_only) for shard in shards]
     return [replace(shard, searched=False) for shard in pinned]
 
 
@@ -165,12 +175,17 @@ def pin_shard(
     generation: IndexGeneration,
     shard: Shard,
     damage: KnownDamage | None = None,
+    *,
+    local_only: bool = False,
 ) -> PinnedShard:
-    """One shard as this transaction sees it, without the frames of known damage."""
+    """One shard as this transaction sees it, without the frames of known damage, and with
+    ``local_only`` without those on object storage."""
     layout = layout_of(store, generation, shard)
     lost = frozenset[int]() if damage is None else damage.lost(layout.folder)
     lost = frozenset(block for block in lost if block < shard.frame_count)
-    known = cache.pinned(shard, layout, lost)
+    away = local_only and shard.object_only
+    lost |= frozenset(range(shard.sealed_count if away else 0))
+    known = cache.pinned(shard, layout, lost, away)
     if known is not None:
         return known
     runs = cache.read(session, shard)
@@ -189,6 +204,7 @@ def pin_shard(
         lost=tuple(sorted(lost)),
         lost_t_epoch_s=tuple(runs.t_epoch_s[sorted(lost)].tolist()),
         coded=shard.coded_count,
+        away=away,
     )
     cache.keep(pinned)
     return pinned

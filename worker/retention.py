@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import structlog
+
 from models.repositories import erasures as erasure_record
 from models.repositories import videos as video_record
 from worker.context import Context
 from worker.erasure import Span, submit_erasure
-from worker.errors import NotFound
-from worker.leftovers import STRAY_AFTER_S, remove_stray_shards, remove_strays
+from worker.errors import NotFound, ObjectStoreUnavailable
+from worker.leftovers import (
+    STRAY_AFTER_S,
+    remove_stray_objects,
+    remove_stray_shards,
+    remove_strays,
+)
 from worker.recording import bucket_of
+
+log = structlog.get_logger()
 
 
 def submit_due(context: Context) -> int:
@@ -27,6 +36,10 @@ def submit_due(context: Context) -> int:
             remove_strays(context)
     else:
         remove_stray_shards(context)
+        try:
+            remove_stray_objects(context)
+        except ObjectStoreUnavailable as error:  # what outlived its time must go all the same
+            log.warning("objects_not_swept", detail=str(error))
     due = []
     with context.db.transaction() as session:
         now_utc = erasure_record.database_time(session)

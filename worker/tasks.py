@@ -7,7 +7,7 @@ from typing import Any
 
 from celery.signals import worker_ready
 
-from worker import compacting, erasure, retention, sealing
+from worker import compacting, erasure, offloading, retention, sealing
 from worker.app import app
 from worker.errors import NotFound
 from worker.generations import require_live_generation
@@ -17,6 +17,7 @@ from worker.jobs import sweep as sweep_jobs
 from worker.kernels.region_growing import warm_up
 from worker.messages import (
     COMPACT_TASK,
+    OFFLOAD_TASK,
     QUERY_QUEUE,
     RETAIN_TASK,
     RUN_JOB_TASK,
@@ -34,6 +35,7 @@ HANDLERS = {
     "erase": Handler(erasure.run_erase),
     "compact": Handler(compacting.run_compact),
     "seal": Handler(sealing.run_seal),
+    "offload": Handler(offloading.run_offload),
 }
 
 
@@ -65,6 +67,12 @@ def compact_task() -> None:
 def seal_task() -> None:
     """Order the sealing of shards that nothing is added to any more."""
     sealing.submit_due(process_context())
+
+
+@app.task(name=OFFLOAD_TASK)  # type: ignore[untyped-decorator]
+def offload_task() -> None:
+    """Order the moving of old sealed shards to object storage."""
+    offloading.submit_due(process_context())
 
 
 def queue_length(queue: str) -> int:
