@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from models.repositories import index as index_record
+from models.session import DatabaseUnavailable
+from tests.conftest import REPO, Services
 from tests.object_server import ObjectServer, object_server
 from tests.parts import (
+    HANDLERS,
+    fresh_database,
     ingested,
     job,
     loaded,
@@ -20,13 +29,26 @@ from tests.parts import (
     sql,
     with_settings,
 )
-from tests.searching import asked, fresh, lost, scores
+from tests.searching import asked, flip, fresh, lost, scores
 from worker import compacting, offloading, sealing
+from worker.backup import back_up
 from worker.context import Context
-from worker.index.part_cache import PartCache
+from worker.erasure import camera_span, receipts, submit_erasure
+from worker.errors import ObjectStoreUnavailable
+from worker.index import moved_file, part_cache, runs_file
+from worker.index.layout import HEADER_BYTES
+from worker.index.part_cache import PartCache, StoredObject
 from worker.index.store import IndexStore, PinnedShard
+from worker.jobs import run_job
+from worker.leftovers import remove_stray_objects
+from worker.moved import stored_object
 from worker.objects.store import ObjectStore, open_store
+from worker.offloading import bring_back
 from worker.pinning import FMapCache, pin_shard
+from worker.reindex import remove_generation, submit_reindex
+from worker.repair import repair_index
+from worker.restore import restore
+from worker.runtime import make_context
 from worker.search import QueryState
 from worker.verify import verify_index
 
@@ -126,4 +148,448 @@ def test_searches_answer_from_moved_shards_alike(indexed: Context, server: Objec
     assert scores(answer) == before and (lost(answer), away(answer)) == (0, 0)
     assert scores(asked(fresh(indexed), tau=None)) == default
     assert np.array_equal(patches(indexed), ours)
+    assert verify_index(fresh(indexed)).problems == ()
+
+
+def test_parts_of_any_size_make_up_the_same_rows(
+    indexed: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small ones: rows lie across them, and each frame needs several."""
+    ours = patches(indexed)
+    for module in (part_cache, moved_file, runs_file):
+        monkeypatch.setattr(module, "PART_BYTES", 1000)
+    moved(indexed)
+    assert len(pinned_object(indexed).crc32s) > 5
+    assert np.array_equal(patches(indexed), ours)
+    shard = pinned(fresh(indexed))
+    for block in (0, 4, shard.blocks - 1):
+        emptied(indexed)
+        assert np.array_equal(shard.read("patch", [block])[0], ours[block])
+    assert verify_index(fresh(indexed)).problems == ()
+
+
+def free_port() -> int:
+    """Where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def pinned_object(context: Context, shard_id: int = 1) -> StoredObject:
+    with context.db.transaction() as session:
+        shard = index_record.find_shard(session, shard_id)
+    assert shard is not None
+    return stored_object(shard)
+
+
+def emptied(context: Context) -> None:
+    assert context.index.parts is not None
+    assert context.index.parts.discard_all_but([]) >= 0
+
+
+def key_of(url: str) -> str:
+    return url.removeprefix("s3://footage/")
+
+
+@pytest.mark.parametrize("where", ["row", "runs", "cut", "gone", "other"])
+def test_a_harmed_object_is_damage_and_repaired(
+    indexed: Context, server: ObjectServer, where: str
+) -> None:
+    before = scores(asked(fresh(indexed)))
+    moved(indexed)
+    key = key_of(pinned_object(indexed).url)
+    body = server.everything()[key]
+    at = HEADER_BYTES + 3 if where == "row" else len(body) - 3
+    if where == "gone":
+        server.remove(key)
+    elif where == "cut":
+        server.put(key, body[: HEADER_BYTES + 5])
+    elif where == "other":
+        server.put(key, bytes(len(body)))
+    else:
+        server.put(key, body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :])
+    emptied(indexed)
+    found = verify_index(fresh(indexed)).problems
+    assert len(found) == 10 and all("patch.runs" in problem for problem in found)
+    answer = asked(fresh(indexed))
+    assert (lost(answer), away(answer)) == (10, 0)
+    report = repair_index(fresh(indexed))
+    assert (report.problems, report.repaired, report.frames) == ((), 1, 10)
+    assert verify_index(fresh(indexed)).problems == ()
+    assert key not in server.everything(), "what was replaced is not kept"
+    assert len(scores(asked(fresh(indexed)))) == len(before)
+    seal(indexed)
+    moved(indexed)
+    assert verify_index(fresh(indexed)).problems == ()
+
+
+def test_harm_on_its_way_is_not_damage(indexed: Context) -> None:
+    moved(indexed)
+    real, harmed = objects_of(indexed).read, list[str]()
+
+    def once(url: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        bodies = real(url, spans)
+        if not harmed:
+            harmed.append(url)
+            return [bytes([body[0] ^ 1]) + body[1:] for body in bodies]
+        return bodies
+
+    assert indexed.index.parts is not None
+    parts = replace(indexed.index.parts, fetch=once)
+    reader = replace(indexed, index=IndexStore(indexed.index.root, parts))
+    assert verify_index(fresh(reader)).problems == () and harmed
+
+
+def test_without_the_store_a_search_answers_from_what_is_here_and_says_so(
+    indexed: Context, server: ObjectServer, footage: dict[str, Path]
+) -> None:
+    moved(indexed)
+    whole = asked(fresh(indexed))
+    ingested(indexed, footage["bikes"], "street", 2.0, start_utc=START + timedelta(hours=3))
+    emptied(indexed)
+    gone = with_objects(indexed, replace(server, port=free_port()))
+    answer = asked(fresh(gone))
+    assert (lost(answer), away(answer)) == (0, 15)
+    assert len(answer.hits) == 5, "the late frames are here"
+    assert away(asked(fresh(gone), tau=None)) == 15
+    cameras = sql(indexed, "select id from cameras where name = 'street'")[0]
+    assert away(asked(fresh(gone), camera_ids=cameras)) == 5, "of those that were asked for"
+    problems = verify_index(fresh(gone)).problems
+    assert len(problems) == 2 and all("cannot be used" in problem for problem in problems)
+    report = repair_index(fresh(gone))
+    assert len(report.problems) == 2 and report.repaired == 0, "nothing is given up for that"
+    assert len(asked(fresh(indexed)).hits) == len(whole.hits) + 5, "and it is back"
+    assert verify_index(fresh(indexed)).problems == ()
+
+
+def test_what_was_read_last_is_searched_without_the_store(
+    indexed: Context, server: ObjectServer
+) -> None:
+    moved(indexed)
+    before = scores(asked(fresh(indexed)))
+    gone = with_objects(indexed, replace(server, port=free_port()))
+    answer = asked(fresh(gone))
+    assert scores(answer) == before and away(answer) == 0
+
+
+def test_another_bucket_is_no_damage(indexed: Context, server: ObjectServer) -> None:
+    moved(indexed)
+    emptied(indexed)
+    kept = server.everything()
+    server.clear()
+    assert away(asked(fresh(indexed))) == 15
+    assert all("does not hold this index" in one for one in verify_index(fresh(indexed)).problems)
+    for key, body in kept.items():
+        server.put(key, body)
+    objects_of(indexed).check()
+    assert verify_index(fresh(indexed)).problems == ()
+    unset = replace(indexed, objects=None, index=IndexStore(indexed.index.root))
+    assert away(asked(fresh(unset))) == 15
+    assert all("RIS_S3_URL" in problem for problem in verify_index(fresh(unset)).problems)
+
+
+def test_jobs_that_need_the_store_wait_for_it(indexed: Context, server: ObjectServer) -> None:
+    gone = with_objects(indexed, replace(server, port=free_port()))
+    job_id = offloading.submit_due(gone)
+    assert job_id is not None
+    run_job(gone, job_id, HANDLERS)
+    waiting = job(indexed, job_id)
+    assert (waiting.state, waiting.retry_code) == ("queued", "object_store_unavailable")
+    assert "a-secret" not in str(waiting.retry_detail)
+    run_jobs(indexed)
+    assert job(indexed, job_id).state == "done"
+    assert len(server.objects()) == 2
+
+
+def test_an_erasure_removes_objects_and_says_so(indexed: Context, server: ObjectServer) -> None:
+    moved(indexed)
+    shard = pinned(indexed)
+    kept = patches(indexed)
+    erased_rows = [
+        shard.layout.codec.encode(patch)[cell].tobytes()
+        for patch in kept[:3]
+        for cell in range(0, 16, 5)
+    ]
+    asked(fresh(indexed))
+    span, _ = camera_span(indexed, "call", START, START + timedelta(seconds=1.5))
+    submit_erasure(indexed, span)
+    run_jobs(indexed)
+    (receipt,) = receipts(indexed)
+    assert (receipt["objects"], receipt["shards_rewritten"]) == (1, 1)
+    assert len(server.objects()) == 1
+    assert np.array_equal(patches(indexed), kept[10 - counts(indexed)[1] :])
+    first = kept[0]
+    assert not (first == patches(indexed)[:, None]).all(axis=(2, 3)).any()
+    assert verify_index(fresh(indexed)).problems == ()
+    seal(indexed)
+    moved(indexed)
+    submit_erasure(indexed, camera_span(indexed, "call", None, None)[0])
+    submit_erasure(indexed, camera_span(indexed, "street", None, None)[0])
+    run_jobs(indexed)
+    assert [receipt["objects"] for receipt in receipts(indexed)] == [1, 1, 1]
+    everywhere = [*server.everything().values()]
+    everywhere += [path.read_bytes() for path in indexed.index.root.rglob("*") if path.is_file()]
+    cache = indexed.settings.data_dir / "cache"
+    everywhere += [path.read_bytes() for path in cache.rglob("*") if path.is_file()]
+    assert erased_rows and not any(row in body for row in erased_rows for body in everywhere)
+    assert not server.objects() and not list(cache.rglob("*.parts"))
+
+
+def test_an_erasure_waits_for_the_store(indexed: Context, server: ObjectServer) -> None:
+    moved(indexed)
+    gone = with_objects(indexed, replace(server, port=free_port()))
+    job_id = submit_erasure(gone, camera_span(gone, "call", None, None)[0])
+    for _ in range(2):
+        run_job(gone, job_id, HANDLERS)
+    assert job(indexed, job_id).retry_code == "object_store_unavailable"
+    assert receipts(indexed)[0]["finished"] is None
+    assert len(server.objects()) == 2, "not yet"
+    objects_of(indexed).check()
+    run_jobs(indexed)
+    assert receipts(indexed)[0]["finished"] is not None and len(server.objects()) == 1
+    assert receipts(indexed)[0]["objects"] == 1
+
+
+def test_late_frames_are_sealed_and_moved_again(
+    indexed: Context, server: ObjectServer, footage: dict[str, Path]
+) -> None:
+    moved(indexed)
+    first = patches(indexed)
+    ingested(indexed, footage["car"], "call", 0.4, start_utc=START + timedelta(minutes=5))
+    assert np.array_equal(patches(indexed)[:10], first)
+    assert verify_index(fresh(indexed)).problems == ()
+    seal(indexed)
+    assert counts(indexed)[:2] == (2, 20)
+    assert len(server.objects()) == 1, "the former revision's is removed"
+    assert np.array_equal(patches(indexed)[:10], first)
+    moved(indexed)
+    assert len(server.objects()) == 2
+    assert np.array_equal(patches(indexed)[:10], first)
+
+
+def counts(context: Context, shard_id: int = 1) -> tuple[int, ...]:
+    (row,) = sql(
+        context, "select revision, frame_count, sealed_count from shards where id = %s", shard_id
+    )
+    return row
+
+
+def test_everything_can_be_brought_back(indexed: Context, server: ObjectServer) -> None:
+    ours = patches(indexed)
+    moved(indexed)
+    reader = fresh(indexed)
+    before = scores(asked(reader))
+    emptied(indexed)
+    assert bring_back(indexed) == 2 and bring_back(indexed) == 0
+    assert server.objects() == {} and not list(indexed.index.root.rglob("patch.map"))
+    assert sql(indexed, "select count(*) from shards where object_url is not null") == [(0,)]
+    assert scores(asked(reader)) == before
+    assert np.array_equal(patches(indexed), ours)
+    assert verify_index(fresh(indexed)).problems == ()
+
+
+@pytest.mark.parametrize("harm", ["gone", "flipped"])
+def test_a_lost_map_is_named_and_made_again(indexed: Context, harm: str) -> None:
+    moved(indexed)
+    ours = patches(indexed)
+    path = pinned(indexed).layout.folder / "patch.map"
+    if harm == "gone":
+        path.unlink()
+    else:
+        flip(path, 20)
+    assert any("patch" in problem for problem in verify_index(fresh(indexed)).problems)
+    answer = asked(fresh(indexed))
+    assert lost(answer) == 10
+    report = repair_index(fresh(indexed))
+    assert (report.problems, report.frames, report.repaired) == ((), 0, 0), "nothing was lost"
+    assert verify_index(fresh(indexed)).problems == ()
+    assert np.array_equal(patches(indexed), ours)
+
+
+KILLED = """
+import os, signal, sys
+from tests.parts import HANDLERS
+from worker import offloading
+from worker.jobs import run_job
+from worker.runtime import process_context
+import uuid
+def die(*given, **named):
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(offloading, sys.argv[1], die)
+run_job(process_context(), uuid.UUID(sys.argv[2]), HANDLERS)
+"""
+
+
+@pytest.mark.parametrize("step", ["_is_still", "_record", "_remove_local"])
+def test_a_kill_loses_nothing(
+    indexed: Context, server: ObjectServer, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between upload and map, between map and commit, between commit and the local copy's end."""
+    ours = patches(indexed)
+    job_id = offloading.submit_due(indexed)
+    env = {
+        **os.environ,
+        "RIS_DATABASE_URL": str(indexed.settings.database_url),
+        "RIS_DATA_DIR": str(indexed.settings.data_dir),
+        "RIS_S3_URL": server.url,
+        "RIS_S3_ENDPOINT": server.endpoint,
+        "RIS_S3_REGION": "us-east-1",
+        "RIS_JOB_LEASE_S": "0.3",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, step, str(job_id)], env=env, cwd=REPO, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert len(server.objects()) == 1
+    recorded = sql(indexed, "select count(*) from shards where object_url is not null")
+    assert recorded == [(int(step == "_remove_local"),)]
+    assert verify_index(fresh(indexed)).problems == ()
+    assert np.array_equal(patches(indexed), ours)
+    if step != "_remove_local":
+        assert remove_stray_objects(indexed) == 0, "not before it is old enough"
+        assert remove_stray_objects(indexed, older_than_s=-60) == 1
+        assert server.objects() == {}
+        assert verify_index(fresh(indexed)).problems == ()
+    sql(indexed, "update jobs set state = 'queued', lease_token = null, lease_until = null")
+    run_jobs(indexed)
+    assert len(server.objects()) == 2
+    assert sql(indexed, "select count(*) from shards where not object_only") == [(0,)]
+    assert not list(indexed.index.root.rglob("patch.runs"))
+    assert verify_index(fresh(indexed)).problems == ()
+    assert np.array_equal(patches(indexed), ours)
+    assert remove_stray_objects(indexed, older_than_s=-60) == 0, "what is referenced stays"
+    assert len(server.objects()) == 2
+
+
+@pytest.mark.parametrize("went_through", [True, False])
+def test_a_connection_lost_at_the_commit_loses_nothing(
+    indexed: Context, monkeypatch: pytest.MonkeyPatch, server: ObjectServer, went_through: bool
+) -> None:
+    record = offloading._record
+
+    def lose(*given: object) -> bool:
+        monkeypatch.setattr(offloading, "_record", record)
+        if went_through:
+            record(*given)  # type: ignore[arg-type]
+        raise DatabaseUnavailable("the connection is lost")
+
+    monkeypatch.setattr(offloading, "_record", lose)
+    job_id = offloading.submit_due(indexed)
+    assert job_id is not None
+    run_job(indexed, job_id, HANDLERS)
+    assert job(indexed, job_id).retry_code == "service_unavailable"
+    assert len(server.objects()) == int(went_through)
+    assert verify_index(fresh(indexed)).problems == ()
+    run_jobs(indexed)
+    assert len(server.objects()) == 2 and not list(indexed.index.root.rglob("patch.runs"))
+    assert verify_index(fresh(indexed)).problems == ()
+
+
+def test_a_shard_erased_while_it_is_uploaded_leaves_no_object(
+    indexed: Context, monkeypatch: pytest.MonkeyPatch, server: ObjectServer
+) -> None:
+    still = offloading._is_still
+
+    def erase(*given: object) -> bool:
+        monkeypatch.setattr(offloading, "_is_still", still)
+        submitted = submit_erasure(indexed, camera_span(indexed, "call", None, None)[0])
+        run_job(indexed, submitted, HANDLERS)
+        assert job(indexed, submitted).state == "done"
+        assert receipts(indexed)[0]["objects"] == 1, "though no row named it yet"
+        return still(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(offloading, "_is_still", erase)
+    assert offloading.submit_due(indexed) is not None
+    run_jobs(indexed)
+    assert len(server.objects()) == 1
+    assert verify_index(fresh(indexed)).problems == ()
+
+
+def test_a_removed_generation_takes_its_objects_along(
+    indexed: Context, server: ObjectServer
+) -> None:
+    moved(indexed)
+    made = submit_reindex(indexed, "tiny-b", compare=False)
+    run_jobs(indexed)
+    assert job(indexed, made.job_id).state == "done"
+    assert len(server.objects()) == 2, "the retired one's stay"
+    gone = with_objects(indexed, replace(server, port=free_port()))
+    with pytest.raises(ObjectStoreUnavailable):
+        remove_generation(gone, 1)
+    remove_generation(indexed, 1)
+    assert server.objects() == {}
+    assert verify_index(fresh(indexed)).problems == ()
+
+
+def test_a_backup_is_whole_and_restores_without_the_store(
+    indexed: Context, server: ObjectServer, tmp_path: Path, services: Services
+) -> None:
+    moved(indexed)
+    ours = patches(indexed)
+    emptied(indexed)
+    report = back_up(indexed, tmp_path / "backup")
+    assert report.problems == ()
+    assert back_up(indexed, tmp_path / "backup").problems == ()
+    with fresh_database(services.database_url) as database:
+        configured = indexed.settings.model_copy(
+            update={"data_dir": tmp_path / "again", "database_url": database}
+        )
+        again = loaded(make_context(configured, database, application_name="ris tests"))
+        restore(again, tmp_path / "backup", database)
+        assert np.array_equal(patches(again), ours)
+        assert verify_index(fresh(again)).problems == ()
+        swept = with_objects(again, server)
+        assert remove_stray_objects(swept, older_than_s=-60) == 0, "not the index's it is a copy of"
+        again.db.close()
+    assert verify_index(fresh(indexed)).problems == ()
+    gone = with_objects(indexed, replace(server, port=free_port()))
+    emptied(indexed)
+    with pytest.raises(ObjectStoreUnavailable):
+        back_up(gone, tmp_path / "other")
+
+
+def test_only_whole_sealed_shards_with_codes_are_moved(
+    indexed: Context, footage: dict[str, Path]
+) -> None:
+    ingested(indexed, footage["car"], "call", 0.4, start_utc=START + timedelta(minutes=5))
+    sql(indexed, "update shards set coded_count = 0 where camera_id = 2")
+    assert offloading.submit_due(indexed) is None
+    seal(indexed)
+    assert offloading.submit_due(indexed, after_s=3600.0) is None, "too young"
+    moved(indexed)
+
+
+def test_damage_here_is_not_moved(indexed: Context, server: ObjectServer) -> None:
+    flip(pinned(indexed).layout.path_of("patch", 0), HEADER_BYTES + 3)
+    assert offloading.submit_due(indexed) is not None
+    run_jobs(indexed)
+    assert len(server.objects()) == 1
+    assert counts(indexed)[2] == 10 and repair_index(fresh(indexed)).problems == ()
+    seal(indexed)
+    moved(indexed)
+    assert verify_index(fresh(indexed)).problems == ()
+
+
+def test_an_object_that_does_not_read_back_is_not_recorded(
+    indexed: Context, server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, left = ObjectStore.put, [1]
+
+    def harmed(self: ObjectStore, url: str, path: Path) -> None:
+        put(self, url, path)
+        if left.pop() if left else 0:
+            body = server.everything()[key_of(url)]
+            server.put(key_of(url), body[:-1])
+
+    monkeypatch.setattr(ObjectStore, "put", harmed)
+    job_id = offloading.submit_due(indexed)
+    assert job_id is not None
+    run_job(indexed, job_id, HANDLERS)
+    assert sql(indexed, "select count(*) from shards where object_url is not null") == [(1,)]
+    assert len(server.objects()) == 1 and verify_index(fresh(indexed)).problems == ()
+    sql(indexed, "update shards set changed_at = now() - interval '1 day'")
+    while (due := offloading.submit_due(indexed)) is not None:
+        run_jobs(indexed)
+        assert job(indexed, due).state == "done"
+    assert len(server.objects()) == 2
     assert verify_index(fresh(indexed)).problems == ()

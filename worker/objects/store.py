@@ -25,8 +25,8 @@ from worker.errors import ObjectStoreUnavailable, SetupFailed
 AWAY_S = 10.0
 """After it could not be reached, it is not asked again for so long: readers do not queue up."""
 _MARK = "ris-index"
-_REQUEST: dict[str, Any] = {"connect_timeout": "3s", "timeout": "60s"}
-_RETRY: dict[str, Any] = {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
+_REQUEST: dict[str, Any] = {"connect_timeout": "3s", "read_timeout": "10s", "timeout": "120s"}
+_RETRY: dict[str, Any] = {"max_retries": 2, "retry_timeout": timedelta(seconds=15)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +121,9 @@ class ObjectStore:
                 self._require_index(url, error)
                 return [b""] * len(spans)
             except Exception as error:
-                size = self._size(key)
-                if size is None or all(end <= size for _, end in spans):
-                    raise error
+                if "416" not in str(error):  # a span that begins behind the end
+                    raise
+                size = self._size(key) or 0
                 inside = [(min(a, size), min(b, size)) for a, b in spans]
                 asked = [span for span in inside if span[0] < span[1]]
                 found = iter(self._ranges(key, asked) if asked else [])
@@ -180,7 +180,7 @@ class ObjectStore:
         first = url.removeprefix(f"{self.url}/").partition("/")[0]
         mark = f"{self.url}/{first}/{_MARK}"
         if self._size(self._key(mark)) is None:
-            raise ObjectStoreUnavailable(
+            raise self._noted(
                 f"{self.url} does not hold this index (no {mark}): is RIS_S3_URL, or"
                 " RIS_S3_ENDPOINT, another one than the index was moved to?"
             ) from error
@@ -215,10 +215,12 @@ class ObjectStore:
     def _unavailable(self, error: Exception) -> ObjectStoreUnavailable:
         # Only the first line: what follows may quote requests.
         said = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-        message = (
+        return self._noted(
             f"object storage {self.url} cannot be used: {said}; check that it runs, RIS_S3_ENDPOINT"
             " and its credentials"
         )
+
+    def _noted(self, message: str) -> ObjectStoreUnavailable:
         with self._lock:
             self._away[:] = [(time.monotonic(), message)]
         return ObjectStoreUnavailable(message)
