@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -13,11 +14,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
 
 from models.repositories import index as index_record
 from models.session import DatabaseUnavailable
-from tests.conftest import REPO, Services
+from tests.conftest import REPO, Services, psycopg_url
 from tests.object_server import ObjectServer, object_server
 from tests.parts import (
     HANDLERS,
@@ -593,3 +595,101 @@ def test_an_object_that_does_not_read_back_is_not_recorded(
         assert job(indexed, due).state == "done"
     assert len(server.objects()) == 2
     assert verify_index(fresh(indexed)).problems == ()
+
+
+def ris(
+    context: Context, server: ObjectServer, *given: str, before: str = "pass", **env: str
+) -> subprocess.CompletedProcess[str]:
+    """A command of its own process, on the context's database and the server."""
+    code = f"import sys; {before}; from worker.admin.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *given],
+        env={
+            **os.environ,
+            "RIS_DATABASE_URL": str(context.settings.database_url),
+            "RIS_DATA_DIR": str(context.settings.data_dir),
+            "RIS_BROKER_URL": str(context.settings.broker_url),
+            "RIS_S3_URL": server.url,
+            "RIS_S3_ENDPOINT": server.endpoint,
+            "RIS_S3_REGION": "us-east-1",
+            **env,
+        },
+        cwd=REPO,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_commands(indexed: Context, server: ObjectServer) -> None:
+    said = ris(indexed, server, "offload", "--all", "--no-wait", "--json")
+    assert json.loads(said.stdout) == {"job": None, "cameras": []}, said.stderr
+    run_jobs(indexed)
+    (call, street) = json.loads(ris(indexed, server, "offload", "--json").stdout)["cameras"]
+    assert (call["camera"], call["shards"], call["frames"]) == ("call", 1, 10)
+    assert (street["camera"], street["frames"]) == ("street", 5)
+    assert call["object_bytes"] == pinned_object(indexed).byte_count
+    assert "street" in ris(indexed, server, "seal", "--no-wait").stdout
+    assert ris(indexed, server, "verify").returncode == 0
+    both = ris(indexed, server, "offload", "--all", "--back")
+    assert both.returncode == 1 and "input_invalid" in both.stderr
+    back = ris(indexed, server, "offload", "--back", "--json")
+    assert json.loads(back.stdout) == {"job": None, "cameras": []}
+    assert server.objects() == {}
+    off = ris(indexed, server, "offload", RIS_S3_URL="")
+    assert off.returncode == 1 and "RIS_S3_URL is not set" in off.stderr
+
+
+def test_doctor_says_whether_the_store_answers(indexed: Context, server: ObjectServer) -> None:
+    def checked(**env: str) -> dict[str, dict[str, object]]:
+        said = ris(indexed, server, "doctor", "--json", **env)
+        return {check["check"]: check for check in json.loads(said.stdout)}
+
+    assert checked()["object storage"]["ok"] is True
+    away = checked(RIS_S3_ENDPOINT=f"http://127.0.0.1:{free_port()}")["object storage"]
+    assert away["ok"] is False and "RIS_S3_ENDPOINT" in str(away["detail"])
+    wrong = checked(RIS_S3_URL="s3://no-such-bucket/x")["object storage"]
+    assert wrong["ok"] is False and "no-such-bucket" in str(wrong["detail"])
+    assert "object storage" not in checked(RIS_S3_URL="")
+
+
+def test_a_missing_package_is_named(indexed: Context, server: ObjectServer) -> None:
+    without = "sys.modules['obstore'] = None"
+    for command in ("up", "offload", "verify"):
+        said = ris(indexed, server, command, before=without)
+        assert said.returncode == 1
+        assert "setup_failed" in said.stderr and "obstore" in said.stderr
+    said = ris(indexed, server, "doctor", "--json", before=without)
+    checks = {check["check"]: check for check in json.loads(said.stdout)}
+    assert said.returncode == 1 and "obstore" in checks["object storage"]["detail"]
+    assert ris(indexed, server, "verify", before=without, RIS_S3_URL="").returncode == 0
+
+
+def test_credentials_are_neither_logged_nor_recorded(
+    indexed: Context, server: ObjectServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    moved(indexed)
+    emptied(indexed)
+    gone = with_objects(indexed, replace(server, port=free_port()))
+    asked(fresh(gone))
+    said = ris(indexed, server, "doctor", "--json", RIS_S3_ENDPOINT="http://127.0.0.1:9")
+    printed = capfd.readouterr()
+    dump = recorded_text(str(indexed.settings.database_url))
+    for text in (printed.out, printed.err, said.stdout, said.stderr, dump, repr(gone)):
+        assert "a-secret" not in text
+    assert "object_url" in dump
+
+
+def recorded_text(url: str) -> str:
+    """Every row of the tables that speak of object storage, as text."""
+    with psycopg.connect(psycopg_url(url)) as connection:
+        columns = str(
+            connection.execute(
+                "select column_name from information_schema.columns where table_name = 'shards'"
+            ).fetchall()
+        )
+        rows = [connection.execute(f"select * from {name}").fetchall() for name in TABLES]
+    return columns + str(rows)
+
+
+TABLES = ("shards", "jobs", "erasures", "search_queries")

@@ -66,7 +66,7 @@ def remove_strays(context: Context, older_than_s: float = STRAY_AFTER_S) -> int:
     removed += _remove_halves(context.pictures.root, before_s)
     removed += _remove_halves(context.uploads.root, before_s)
     os.sync()
-    return removed + remove_stray_objects(context, older_than_s)
+    return removed
 
 
 def discard_former(context: Context, shard: Shard, folder: Path) -> None:
