@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,6 +19,7 @@ import numpy as np
 import psycopg
 import pytest
 
+from models.index import IndexGeneration
 from models.repositories import index as index_record
 from models.session import DatabaseUnavailable
 from tests.conftest import REPO, Services, psycopg_url
@@ -35,8 +38,12 @@ from tests.searching import asked, flip, fresh, lost, scores
 from worker import compacting, offloading, sealing
 from worker.backup import back_up
 from worker.context import Context
+from worker.core.search_params import SearchParams, Strategy
+from worker.core.types import Box
+from worker.describe import describe_query
 from worker.erasure import camera_span, receipts, submit_erasure
 from worker.errors import ObjectStoreUnavailable
+from worker.generations import require_live_generation
 from worker.index import moved_file, part_cache, runs_file
 from worker.index.layout import HEADER_BYTES
 from worker.index.part_cache import PartCache, StoredObject
@@ -47,11 +54,12 @@ from worker.moved import stored_object
 from worker.objects.store import ObjectStore, open_store
 from worker.offloading import bring_back
 from worker.pinning import FMapCache, pin_shard
+from worker.ranked_frame import QueryDescriptors
 from worker.reindex import remove_generation, submit_reindex
 from worker.repair import repair_index
 from worker.restore import restore
 from worker.runtime import make_context
-from worker.search import QueryState
+from worker.search import QueryState, search_generation
 from worker.verify import verify_index
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -343,6 +351,7 @@ def test_an_erasure_waits_for_the_store(indexed: Context, server: ObjectServer) 
     job_id = submit_erasure(gone, camera_span(gone, "call", None, None)[0])
     for _ in range(2):
         run_job(gone, job_id, HANDLERS)
+        time.sleep(0.3)
     assert job(indexed, job_id).retry_code == "object_store_unavailable"
     assert receipts(indexed)[0]["finished"] is None
     assert len(server.objects()) == 2, "not yet"
@@ -350,6 +359,25 @@ def test_an_erasure_waits_for_the_store(indexed: Context, server: ObjectServer) 
     run_jobs(indexed)
     assert receipts(indexed)[0]["finished"] is not None and len(server.objects()) == 1
     assert receipts(indexed)[0]["objects"] == 1
+    assert receipts(indexed)[0]["pictures"] == 10, "counted once"
+
+
+def test_rows_do_not_wait_for_the_store(
+    indexed: Context, server: ObjectServer, footage: dict[str, Path]
+) -> None:
+    """Of several hours all go at once; objects follow, all of them."""
+    ingested(indexed, footage["car"], "call", 0.4, start_utc=START + timedelta(hours=2))
+    seal(indexed)
+    moved(indexed)
+    gone = with_objects(indexed, replace(server, port=free_port()))
+    job_id = submit_erasure(gone, camera_span(gone, "call", None, None)[0])
+    run_job(gone, job_id, HANDLERS)
+    assert sql(indexed, "select count(*) from frames") == [(5,)]
+    assert job(indexed, job_id).state == "queued" and len(server.objects()) == 3
+    run_jobs(indexed)
+    (receipt,) = receipts(indexed)
+    assert receipt["finished"] and (receipt["objects"], receipt["pictures"]) == (2, 10)
+    assert len(server.objects()) == 1
 
 
 def test_late_frames_are_sealed_and_moved_again(
@@ -550,6 +578,18 @@ def test_a_backup_is_whole_and_restores_without_the_store(
         back_up(gone, tmp_path / "other")
 
 
+def test_a_backup_of_a_harmed_object_names_it_and_holds_the_rest(
+    indexed: Context, server: ObjectServer, tmp_path: Path
+) -> None:
+    moved(indexed)
+    server.remove(key_of(pinned_object(indexed).url))
+    emptied(indexed)
+    report = back_up(indexed, tmp_path / "backup")
+    assert len(report.problems) == 1 and "10 blocks are damaged" in report.problems[0]
+    assert repair_index(fresh(indexed)).problems == ()
+    assert back_up(indexed, tmp_path / "backup").problems == ()
+
+
 def test_only_whole_sealed_shards_with_codes_are_moved(
     indexed: Context, footage: dict[str, Path]
 ) -> None:
@@ -693,3 +733,46 @@ def recorded_text(url: str) -> str:
 
 
 TABLES = ("shards", "jobs", "erasures", "search_queries")
+
+
+def test_candidates_of_moved_shards_are_fetched_at_the_same_time(
+    indexed: Context, footage: dict[str, Path]
+) -> None:
+    """And the answer is the same."""
+    for hour in (1, 2, 3):
+        ingested(indexed, footage["car"], "call", 0.4, start_utc=START + timedelta(hours=hour))
+    seal(indexed)
+    before = scores(asked(fresh(indexed)))
+    moved(indexed)
+    real, under_way, together = objects_of(indexed).read, list[str](), threading.Event()
+
+    def met(url: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        under_way.append(url)
+        if len(under_way) > 1:
+            together.set()
+        together.wait(timeout=60)  # nobody goes on before two have come
+        found = real(url, spans)
+        under_way.remove(url)
+        return found
+
+    assert indexed.index.parts is not None
+    emptied(indexed)
+    parts = replace(indexed.index.parts, fetch=met)
+    reader = replace(indexed, index=IndexStore(indexed.index.root, parts))
+    generation, descriptors = described(reader)
+    found = search_generation(
+        fresh(reader), generation, descriptors, SearchParams(tau=-1.0, strategy=Strategy.MAX_SIM)
+    )
+    assert together.is_set() and len(found.ranked) == 45 and found.frames_away == 0
+    assert scores(asked(fresh(indexed))) == before
+
+
+def described(context: Context) -> tuple[IndexGeneration, QueryDescriptors]:
+    """A query on an uploaded picture: nothing of it is read from the index."""
+    generation = require_live_generation(context)
+    sha256 = sql(context, "select picture_sha256 from frames order by id limit 1")[0][0]
+    upload = context.uploads.put(context.pictures.path(sha256).read_bytes())
+    roi = Box(0.2, 0.2, 0.8, 0.8)
+    return generation, describe_query(
+        context, generation, roi, SearchParams(), picture_sha256=upload
+    )

@@ -286,7 +286,7 @@ def _copy_runs(run: _Run, name: str, pinned: PinnedShard, copy: ShardLayout) -> 
     sound = copy.path_of("patch", 0).is_file() and not damaged_blocks(copy, pinned.sums_n2[sealed])
     if not sound and not pinned.layout.path_of("patch", 0).exists():
         if has_runs(pinned.layout):
-            write_whole(pinned.layout, copy.path_of("patch", 0))
+            write_whole(pinned.layout, copy.path_of("patch", 0), holes=True)
     elif not sound:
         copier = Copier()
         copier.copy(pinned.layout.path_of("patch", 0), copy.path_of("patch", 0), None)

@@ -32,23 +32,39 @@ _AT_ONCE = 1000
 
 
 def remove_leftovers(context: Context, erasure_id: int, leftovers: dict[str, Any]) -> None:
-    """Remove what an erasure noted once its rows were gone; then take it off the note."""
+    """Remove what an erasure noted once its rows were gone; then take it off the note.
+
+    Raises :class:`StorageFailed`, and :class:`ObjectStoreUnavailable` when all is removed but what
+    lies on object storage, which stays noted.
+    """
     if not leftovers:
         return
     for name in leftovers["shards"]:
         shutil.rmtree(context.index.root / name, ignore_errors=True)
     pictures = discard_pictures(context, leftovers["pictures"])
     _discard_uploads(context, leftovers["uploads"])
-    objects = remove_objects_up_to(context, leftovers.get("objects", {}))
     left = [name for name in leftovers["shards"] if (context.index.root / name).exists()]
+    objects = leftovers.get("objects", {})
     os.sync()  # thousands of folder entries: one call for all
     with context.db.transaction() as session:
         erasure_record.count_pictures(session, erasure_id, pictures)
-        erasure_record.count_objects(session, erasure_id, objects)
-        rest = {"shards": left, "pictures": [], "uploads": [], "objects": {}} if left else {}
-        erasure_record.change(session, erasure_id, leftovers=rest)
+        rest = {"shards": left, "pictures": [], "uploads": [], "objects": objects}
+        erasure_record.change(session, erasure_id, leftovers=rest if left or objects else {})
     if left:
         raise StorageFailed(f"{context.index.root / left[0]} cannot be removed; check the disk")
+    if objects:
+        removed = remove_objects_up_to(context, objects)
+        with context.db.transaction() as session:
+            erasure_record.count_objects(session, erasure_id, removed)
+            erasure_record.change(session, erasure_id, leftovers={})
+
+
+def remove_what_can_be(context: Context, erasure_id: int, leftovers: dict[str, Any]) -> None:
+    """What lies on object storage may wait until it can be reached; the next rows must not."""
+    try:
+        remove_leftovers(context, erasure_id, leftovers)
+    except ObjectStoreUnavailable as error:
+        log.warning("objects_not_removed_yet", erasure_id=erasure_id, detail=str(error))
 
 
 def remove_strays(context: Context, older_than_s: float = STRAY_AFTER_S) -> int:

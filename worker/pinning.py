@@ -69,7 +69,7 @@ class FMapCache:
             and known.blocks + len(lost) == shard.frame_count
             and set(known.lost) == lost
             and known.coded == shard.coded_count
-            and known.away == away
+            and (known.moved, known.away) == (shard.object_only, away)
         )
         return known if unchanged else None
 
@@ -204,6 +204,7 @@ def pin_shard(
         lost=tuple(sorted(lost)),
         lost_t_epoch_s=tuple(runs.t_epoch_s[sorted(lost)].tolist()),
         coded=shard.coded_count,
+        moved=shard.object_only,
         away=away,
     )
     cache.keep(pinned)

@@ -238,9 +238,9 @@ def map_of(layout: ShardLayout, stored: StoredObject) -> None:
     write_map(layout.folder, stored, body[:HEADER_BYTES], runs)
 
 
-def write_whole(layout: ShardLayout, target: Path) -> None:
+def write_whole(layout: ShardLayout, target: Path, *, holes: bool = False) -> None:
     """Write all of a moved ``patch.runs`` to a file, synced. Raises :class:`IndexDamaged` when its
-    object is not sound."""
+    object is not sound, unless ``holes`` may be left where it is not."""
     descriptor, moved = open_map(layout.folder)
     os.close(descriptor)
     stored = moved.stored
@@ -251,10 +251,11 @@ def write_whole(layout: ShardLayout, target: Path) -> None:
             for first in range(0, len(stored.crc32s), _PARTS_AT_ONCE):
                 wanted = range(first, min(first + _PARTS_AT_ONCE, len(stored.crc32s)))
                 found = _parts(layout, stored, list(wanted))
-                if len(found) < len(wanted):
+                if len(found) < len(wanted) and not holes:
                     raise IndexDamaged(f"{stored.url} is damaged or missing; run `ris repair`")
-                body = b"".join(found[number] for number in wanted)
-                write_all(descriptor, body, first * PART_BYTES)
+                for number, body in found.items():
+                    write_all(descriptor, body, number * PART_BYTES)
+            os.ftruncate(descriptor, stored.byte_count)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -35,8 +35,8 @@ class PinnedShard:
     list; ``stored_n`` int64 (blocks,) says which block of the files it is. ``sums_n2``: int64
     (blocks, 2), their checksums. ``lost``: the file blocks left out, and their times. ``searched``:
     False for a shard that the filters leave out: it is learnt from and followed through, and gives
-    no hits. ``coded``: how many file blocks have their compact codes on disk. ``away``: the sealed
-    frames are left out too, because they lie on object storage.
+    no hits. ``coded``: how many file blocks have their compact codes on disk. ``moved``: patches of
+    sealed frames lie on object storage. ``away``: those frames are left out too for that.
     """
 
     shard_id: int
@@ -52,6 +52,7 @@ class PinnedShard:
     lost_t_epoch_s: tuple[float, ...] = ()
     searched: bool = True
     coded: int = 0
+    moved: bool = False
     away: bool = False
 
     @property
