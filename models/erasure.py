@@ -18,7 +18,8 @@ class Erasure(Base):
 
     Null bounds are open. From its commit on, no frame inside it is recorded for a segment that was
     accepted before. The counts grow while it is carried out. ``leftovers`` names the files whose
-    rows are gone and that are still to be removed: ``shards``, ``pictures``, ``uploads``.
+    rows are gone and that are still to be removed: ``shards``, ``pictures``, ``uploads``,
+    ``objects``.
     """
 
     __tablename__ = "erasures"
@@ -39,6 +40,7 @@ class Erasure(Base):
     pictures: Mapped[int] = mapped_column(server_default="0")
     shards_removed: Mapped[int] = mapped_column(server_default="0")
     shards_rewritten: Mapped[int] = mapped_column(server_default="0")
+    objects: Mapped[int] = mapped_column(server_default="0")
     queries: Mapped[int] = mapped_column(server_default="0")
     hits: Mapped[int] = mapped_column(server_default="0")
     leftovers: Mapped[dict[str, Any]] = mapped_column(server_default="{}")

@@ -63,6 +63,10 @@ class Shard(Base):
     leading blocks whose patches lie as runs; ``merged_count``: leading blocks made up from runs,
     now or before their files were written anew. ``last_utc``: time of its last frame, None without
     any. ``changed_at``: of its last append.
+
+    ``object_url``: where on object storage the sealed patches lie, ``object_bytes`` of them, with
+    the CRC-32 of each part (``object_crc32s``, uint32 little-endian). ``object_only``: they lie
+    nowhere else.
     """
 
     __tablename__ = "shards"
@@ -75,6 +79,11 @@ class Shard(Base):
             name="sealed_count_valid",
         ),
         CheckConstraint("(last_utc is null) = (frame_count = 0)", name="last_utc_known"),
+        CheckConstraint(
+            "num_nulls(object_url, object_bytes, object_crc32s) in (0, 3)"
+            " and (object_url is not null or not object_only)",
+            name="object_whole",
+        ),
     )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
@@ -89,6 +98,10 @@ class Shard(Base):
     merged_count: Mapped[int] = mapped_column(server_default="0")
     last_utc: Mapped[datetime | None]
     changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    object_url: Mapped[str | None]
+    object_bytes: Mapped[int | None]
+    object_crc32s: Mapped[bytes | None]
+    object_only: Mapped[bool] = mapped_column(server_default="false")
     created_at: Mapped[datetime] = created_at_column()
 
 

@@ -25,6 +25,7 @@ from worker.core.sampling import IntervalPolicy
 from worker.erasure import run_erase
 from worker.ingest import fail_ingest, run_ingest, submit_file
 from worker.jobs import Handler, run_job
+from worker.offloading import run_offload
 from worker.reindex import fail_reindex, run_reindex
 from worker.runtime import BackboneCache, make_context
 from worker.sealing import run_seal
@@ -37,6 +38,7 @@ HANDLERS: Mapping[str, Handler] = {
     "erase": Handler(run_erase),
     "compact": Handler(run_compact),
     "seal": Handler(run_seal),
+    "offload": Handler(run_offload),
 }
 
 

@@ -18,6 +18,7 @@ from worker.messages import (
     ADMIN_QUEUE,
     COMPACT_TASK,
     INGEST_QUEUE,
+    OFFLOAD_TASK,
     QUERY_QUEUE,
     RETAIN_TASK,
     SEAL_TASK,
@@ -125,6 +126,7 @@ def make_app() -> Celery:
                 (RETAIN_TASK, configured.retain_every_s),
                 (COMPACT_TASK, configured.compact_every_s),
                 (SEAL_TASK, configured.seal_every_s),
+                (OFFLOAD_TASK, configured.s3_every_s),
             )
         },
         timezone="UTC",

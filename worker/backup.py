@@ -39,6 +39,7 @@ from worker.embedded.postgres_tools import dump_database
 from worker.errors import BackupInvalid, ErasedMeanwhile, InputInvalid
 from worker.index.layout import HEADER_BYTES, KINDS, FileKind, ShardLayout, storage_errors
 from worker.index.revision import RevisionWriter, stored_blocks
+from worker.index.runs_file import has_runs, write_whole
 from worker.index.shard import NO_CHECKSUM, damaged_blocks
 from worker.index.store import IndexStore, PinnedShard
 from worker.pinning import FMapCache, layout_of, pin_shard
@@ -283,7 +284,10 @@ def _copy_runs(run: _Run, name: str, pinned: PinnedShard, copy: ShardLayout) -> 
     """A shard's sealed patches as they are: whether they are sound is seen with the blocks."""
     sealed = np.arange(copy.sealed)
     sound = copy.path_of("patch", 0).is_file() and not damaged_blocks(copy, pinned.sums_n2[sealed])
-    if not sound:
+    if not sound and not pinned.layout.path_of("patch", 0).exists():
+        if has_runs(pinned.layout):
+            write_whole(pinned.layout, copy.path_of("patch", 0), holes=True)
+    elif not sound:
         copier = Copier()
         copier.copy(pinned.layout.path_of("patch", 0), copy.path_of("patch", 0), None)
         copier.flush(run.folder)
@@ -292,7 +296,7 @@ def _copy_runs(run: _Run, name: str, pinned: PinnedShard, copy: ShardLayout) -> 
 def _append_blocks(run: _Run, name: str, pinned: PinnedShard) -> bool:
     """Continue the copy of a shard behind its last sound block; False when the shard has gone."""
     run.require_free()
-    copy = replace(pinned.layout, folder=run.folder / name)
+    copy = replace(pinned.layout, folder=run.folder / name, parts=None)
     with storage_errors(copy.folder):
         copy.folder.mkdir(parents=True, exist_ok=True)
     if copy.sealed:
@@ -306,7 +310,8 @@ def _append_blocks(run: _Run, name: str, pinned: PinnedShard) -> bool:
         stored_global, stored_patches, sound = stored_blocks(pinned.layout, at, sums_n2)
         writer.write(start, stored_global, stored_patches)
         damaged += at[~sound & (sums_n2[:, 0] != NO_CHECKSUM)].tolist()
-    there = all(pinned.layout.path_of(kind, 0).exists() for kind in KINDS)
+    there = all(pinned.layout.path(kind).exists() for kind in KINDS)
+    there = there and (not copy.sealed or has_runs(pinned.layout))
     if damaged and not there and name not in run.known_gone:
         return False
     if writer.sums:

@@ -127,6 +127,28 @@ class Settings(BaseSettings):
     seal_every_s: float = Field(
         60.0, ge=0.2, le=86_400, description="How often beat looks for shards to seal."
     )
+    s3_url: str | None = Field(
+        None,
+        pattern=r"^s3://[A-Za-z0-9][A-Za-z0-9.-]+(/[^/?#]+)*/?$",
+        description="Bucket and prefix that sealed shards are moved to; unset: none are.",
+    )
+    s3_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^@]+$",
+        description="Address of an S3-compatible server; unset: Amazon's.",
+    )
+    s3_region: str | None = Field(None, description="Region of the bucket; unset: AWS_REGION.")
+    s3_after_s: float = Field(
+        7 * 86_400.0,
+        ge=0,
+        description="Sealed shards that nothing was added to for this long go to RIS_S3_URL.",
+    )
+    s3_every_s: float = Field(
+        300.0, ge=0.2, le=86_400, description="How often beat looks for shards to move."
+    )
+    s3_cache_bytes: int = Field(
+        2 * 1024**3, ge=0, description="Disk space for what was read from object storage last."
+    )
     statement_timeout_ms: int = Field(60_000, ge=100, description="Postgres statement timeout.")
     lock_timeout_ms: int = Field(10_000, ge=100, description="Postgres lock timeout.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

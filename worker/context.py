@@ -18,6 +18,7 @@ from worker.index.compact_cache import CompactCache
 from worker.index.damage import KnownDamage
 from worker.index.store import IndexStore
 from worker.messages import JobKind
+from worker.objects.store import ObjectStore
 from worker.pinning import FMapCache
 from worker.video.frame_store import FrameStore
 from worker.video.upload_store import UploadStore
@@ -57,6 +58,7 @@ class Context:
     ``backbone(name)`` loads once and raises :class:`WeightsMissing` or :class:`NotFound`.
     ``ring(job_id, kind)`` wakes a worker and never raises: the sweeper rings again.
     ``fan_out``: how searches are spread over scan workers; None: they are not.
+    ``objects``: where old shards are moved to, if anywhere.
     """
 
     settings: Settings
@@ -67,6 +69,7 @@ class Context:
     f_maps: FMapCache
     backbone: Callable[[str], Backbone]
     ring: Callable[[uuid.UUID, JobKind], None]
+    objects: ObjectStore | None = None
     backgrounds: BackgroundCache = field(default_factory=BackgroundCache)
     compact: CompactCache = field(default_factory=CompactCache)
     damage: KnownDamage = field(default_factory=KnownDamage)
@@ -85,7 +88,7 @@ class Context:
         compact = self.compact
         return replace(
             self,
-            index=IndexStore(self.index.root),
+            index=IndexStore(self.index.root, self.index.parts),
             f_maps=FMapCache(),
             backgrounds=BackgroundCache(),
             compact=CompactCache(compact.max_bytes, compact.threads, compact.max_mapped),

@@ -13,7 +13,7 @@ from worker.core.geometry import roi_box, roi_cells
 from worker.core.search_params import SearchParams
 from worker.core.similarity import l2_normalise
 from worker.core.types import FloatArray, ImageArray, Roi
-from worker.errors import IndexDamaged, InputInvalid, NotFound
+from worker.errors import IndexDamaged, InputInvalid, NotFound, ObjectStoreUnavailable
 from worker.generations import backbone_of
 from worker.index.layout import KINDS
 from worker.index.shard import read_blocks
@@ -73,7 +73,8 @@ def _example(context: Context, generation: IndexGeneration, example: Example) ->
 def _stored_descriptors(
     context: Context, generation: IndexGeneration, frame_id: int
 ) -> tuple[FloatArray, FloatArray]:
-    """Descriptors of an indexed frame; from its kept picture where they are damaged."""
+    """Descriptors of an indexed frame; from its kept picture where they are damaged, or
+    cannot be reached."""
     revision = None
     while True:
         with context.db.transaction() as session:
@@ -90,14 +91,23 @@ def _stored_descriptors(
         sums_n2 = np.array([[known, run.crc32]], dtype=np.int64)
         try:
             global_nd, patches_ncd = (read_blocks(layout, kind, at, sums_n2) for kind in KINDS)
+        except ObjectStoreUnavailable as error:
+            log.warning("described_from_picture", frame_id=frame_id, detail=str(error))
+            return _embedded(context, generation, frame_id)
         except IndexDamaged as error:
             if shard.revision != revision:  # a repair may just have replaced the files
                 revision = shard.revision
                 continue
             log.error("index_damaged", folder=error.folder, frame_id=frame_id, detail=str(error))
-            embedded = backbone_of(context, generation).embed([frame_picture(context, frame_id)])
-            global_nd, patches_ncd = embedded.global_nd, embedded.patches_ncd
+            return _embedded(context, generation, frame_id)
         return global_nd[0], patches_ncd[0]
+
+
+def _embedded(
+    context: Context, generation: IndexGeneration, frame_id: int
+) -> tuple[FloatArray, FloatArray]:
+    embedded = backbone_of(context, generation).embed([frame_picture(context, frame_id)])
+    return embedded.global_nd[0], embedded.patches_ncd[0]
 
 
 def _mean_descriptor(patches_qd: FloatArray, global_dim: int) -> FloatArray:

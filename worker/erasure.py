@@ -35,8 +35,9 @@ from worker.index.revision import RevisionWriter, stored_blocks
 from worker.index.shard import NO_CHECKSUM, damaged_blocks, hold_shard
 from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
-from worker.leftovers import remove_leftovers, remove_strays
+from worker.leftovers import remove_leftovers, remove_strays, remove_what_can_be
 from worker.messages import INGEST_QUEUE
+from worker.moved import objects_of_shard
 from worker.pinning import FMapCache, pin_shard
 from worker.recording import bucket_of
 
@@ -115,7 +116,7 @@ def run_erase(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
             raise NotFound(f"job {job.id} has no erasure")
         unfinished = erasure_record.with_leftovers(session, erasure.camera_id)
     for earlier in unfinished:
-        remove_leftovers(context, earlier.id, earlier.leftovers)
+        remove_what_can_be(context, earlier.id, earlier.leftovers)
     while True:
         with context.db.transaction() as session:
             first = erasure_record.first_frame_utc(
@@ -124,9 +125,12 @@ def run_erase(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         if first is None:
             break
         leftovers = _erase_window(context, lease, erasure, first)
-        remove_leftovers(context, erasure.id, leftovers)
+        remove_what_can_be(context, erasure.id, leftovers)
         if lease.slice_over():
             return "yield"
+    with context.db.transaction() as session:
+        noted = erasure_record.of_job(session, job.id)
+    remove_leftovers(context, erasure.id, {} if noted is None else noted.leftovers)
     if erasure.reason != "retention":  # reads every folder of pictures: not every hour
         remove_strays(context)
     with context.db.transaction() as session:
@@ -163,12 +167,13 @@ def _erase_window(
             removed = erasure_record.remove_frames(
                 session, list(pictures), sorted(set(pictures.values()))
             )
-            leftovers = {
+            leftovers: dict[str, Any] = {
                 "shards": done.folders,
                 "pictures": sorted(set(pictures.values())),
                 "uploads": removed.uploads,
             }
             erasure = erasure_record.of_job(session, erasure.job_id) or erasure
+            leftovers["objects"] = erasure.leftovers.get("objects", {}) | done.objects
             erasure_record.change(
                 session,
                 erasure.id,
@@ -193,9 +198,11 @@ def _shards(session: Session, window: Span) -> list[tuple[Shard, int]]:
 
 @dataclass(slots=True)
 class _Done:
-    """What one window did to shards. ``folders``: without rows now, relative to the index."""
+    """What one window did to shards. ``folders``, ``objects``: without rows now, relative to the
+    index, and as :func:`objects_of_shard` gives them."""
 
     folders: list[str] = field(default_factory=list)
+    objects: dict[str, int] = field(default_factory=dict)
     removed: int = 0
     rewritten: int = 0
 
@@ -298,6 +305,7 @@ def _erase_from_shard(
     """Under the generation lock: a shard goes whole, or is what its copy beside holds."""
     shard = index_record.lock_shard_by_id(session, shard.id)
     old = _pin(context, session, shard)
+    done.objects |= objects_of_shard(context, shard)
     kept_folder = None
     if inside == shard.frame_count:
         index_record.remove_shard(session, shard.id)
@@ -339,6 +347,7 @@ def receipt(erasure: Erasure, state: str) -> dict[str, Any]:
         "pictures": erasure.pictures,
         "shards_removed": erasure.shards_removed,
         "shards_rewritten": erasure.shards_rewritten,
+        "objects": erasure.objects,
         "queries": erasure.queries,
         "hits": erasure.hits,
     }

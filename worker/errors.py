@@ -117,6 +117,13 @@ class ServiceUnavailable(RisError):
     retryable = True
 
 
+class ObjectStoreUnavailable(RisError):
+    """Object storage that holds part of the index cannot be reached, or refuses."""
+
+    code = "object_store_unavailable"
+    retryable = True
+
+
 class GenerationSwitched(RisError):
     """The live generation was switched, or removed, under a batch or a search; it is redone."""
 
@@ -150,7 +157,7 @@ class AlreadyRunning(RisError):
 
 
 class SetupFailed(RisError):
-    """A bundled service could not be started."""
+    """A bundled service could not be started, or a package that a setting asks for is missing."""
 
     code = "setup_failed"
 

@@ -27,7 +27,13 @@ from worker.core.trail import moved_box, shifted_box
 from worker.core.types import BoolArray, Box, FloatArray, GridSize, IntArray, Region
 from worker.core.zone import only_inside
 from worker.index.candidates import Candidates
-from worker.index.scorer import CandidateChunk, candidate_chunks, read_chunk
+from worker.index.scorer import (
+    CandidateChunk,
+    candidate_chunks,
+    read_chunk,
+    read_chunks,
+    reads_at_once,
+)
 from worker.kernels.region_growing import grow_seedless_chunk
 from worker.kernels.threads import thread_pool
 from worker.scenes import CameraScenes, Place
@@ -205,6 +211,7 @@ def gather_evidence(
     def look(chunk: CandidateChunk) -> tuple[FloatArray, list[Region | None]]:
         return _look(subject, chunk, level_q, growth)
 
+    threads = max(threads, reads_at_once(subject.scenes.shards, chunks))
     share = map if threads == 1 else thread_pool(threads).map
     for chunk, (seen_n, grown) in zip(chunks, share(look, chunks), strict=True):
         appearance_n[chunk.position] = seen_n
@@ -296,8 +303,7 @@ def _levels(subject: Subject, candidates: Candidates) -> FloatArray:
     count = min(LEVEL_SAMPLE_FRAMES, candidates.count)
     chosen = np.linspace(0, candidates.count - 1, count).round().astype(np.int64)
     sample = []
-    for chunk in candidate_chunks(candidates.take(chosen)):
-        patches_ncd = read_chunk(subject.scenes.shards, chunk)
+    for chunk, patches_ncd in read_chunks(subject.scenes.shards, candidates.take(chosen)):
         background_cd = subject.background(subject.camera_of(chunk))
         cosine_mqc = _similarity(subject.query.patches_qd, patches_ncd)
         novel_mqc = novel_similarity(cosine_mqc, novelty(patches_ncd, background_cd))

@@ -14,11 +14,14 @@ import structlog
 from models.index import Shard
 from models.repositories import erasures as erasure_record
 from models.repositories import index as index_record
+from models.repositories import offloading as offload_record
 from models.repositories import search as search_record
 from models.session import DatabaseUnavailable
 from worker.context import Context
-from worker.errors import StorageFailed
+from worker.errors import ObjectStoreUnavailable, StorageFailed
+from worker.index.moved_file import url_in_map
 from worker.index.shard import NO_CHECKSUM, is_held
+from worker.moved import place_of, remove_objects, remove_objects_up_to
 from worker.recording import discard_pictures
 
 log = structlog.get_logger()
@@ -29,7 +32,11 @@ _AT_ONCE = 1000
 
 
 def remove_leftovers(context: Context, erasure_id: int, leftovers: dict[str, Any]) -> None:
-    """Remove what an erasure noted once its rows were gone; then take it off the note."""
+    """Remove what an erasure noted once its rows were gone; then take it off the note.
+
+    Raises :class:`StorageFailed`, and :class:`ObjectStoreUnavailable` when all is removed but what
+    lies on object storage, which stays noted.
+    """
     if not leftovers:
         return
     for name in leftovers["shards"]:
@@ -37,13 +44,27 @@ def remove_leftovers(context: Context, erasure_id: int, leftovers: dict[str, Any
     pictures = discard_pictures(context, leftovers["pictures"])
     _discard_uploads(context, leftovers["uploads"])
     left = [name for name in leftovers["shards"] if (context.index.root / name).exists()]
+    objects = leftovers.get("objects", {})
     os.sync()  # thousands of folder entries: one call for all
     with context.db.transaction() as session:
         erasure_record.count_pictures(session, erasure_id, pictures)
-        rest = {"shards": left, "pictures": [], "uploads": []} if left else {}
-        erasure_record.change(session, erasure_id, leftovers=rest)
+        rest = {"shards": left, "pictures": [], "uploads": [], "objects": objects}
+        erasure_record.change(session, erasure_id, leftovers=rest if left or objects else {})
     if left:
         raise StorageFailed(f"{context.index.root / left[0]} cannot be removed; check the disk")
+    if objects:
+        removed = remove_objects_up_to(context, objects)
+        with context.db.transaction() as session:
+            erasure_record.count_objects(session, erasure_id, removed)
+            erasure_record.change(session, erasure_id, leftovers={})
+
+
+def remove_what_can_be(context: Context, erasure_id: int, leftovers: dict[str, Any]) -> None:
+    """What lies on object storage may wait until it can be reached; the next rows must not."""
+    try:
+        remove_leftovers(context, erasure_id, leftovers)
+    except ObjectStoreUnavailable as error:
+        log.warning("objects_not_removed_yet", erasure_id=erasure_id, detail=str(error))
 
 
 def remove_strays(context: Context, older_than_s: float = STRAY_AFTER_S) -> int:
@@ -62,6 +83,63 @@ def remove_strays(context: Context, older_than_s: float = STRAY_AFTER_S) -> int:
     removed += _remove_halves(context.uploads.root, before_s)
     os.sync()
     return removed
+
+
+def discard_former(context: Context, shard: Shard, folder: Path) -> None:
+    """Remove the files of a shard's former revision. What of it lies on object storage is left to
+    the sweep when that cannot be reached."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if shard.object_url is None:
+        return
+    try:
+        remove_objects(context, [shard.object_url])
+    except ObjectStoreUnavailable as error:
+        log.warning("object_left_to_the_sweep", url=shard.object_url, detail=str(error))
+
+
+def remove_stray_objects(context: Context, older_than_s: float = STRAY_AFTER_S) -> int:
+    """Remove objects of this index that no row names, and what is kept here of any such; returns
+    how many objects. Raises :class:`ObjectStoreUnavailable`.
+
+    An upload that was never recorded leaves one, or a former revision. What a repair keeps on
+    purpose stays: a folder's map names it.
+    """
+    index_url = None if context.objects is None else context.objects.index_url()
+    if context.objects is None or index_url is None:
+        return 0
+    before_s, removed, kept = time.time() - older_than_s, 0, list[str]()
+    for entries in context.objects.below(index_url):
+        with context.db.transaction() as session:
+            named = offload_record.object_urls(session)
+        for entry in entries:
+            if entry.url in named or _is_kept(context, entry.url) or entry.changed_s > before_s:
+                kept.append(entry.url)
+            elif _forsaken(context, entry.url):
+                removed += remove_objects(context, [entry.url])
+    if context.index.parts is not None:
+        with context.db.transaction() as session:
+            kept += offload_record.object_urls(session)
+        context.index.parts.discard_all_but(kept)
+    return removed
+
+
+def _forsaken(context: Context, url: str) -> bool:
+    """Whether no shard names an object, and none is about to."""
+    with context.db.transaction() as session:
+        shard = index_record.find_shard(session, place_of(url)[1], lock=True)
+        return shard is None or shard.object_url != url
+
+
+def _is_kept(context: Context, url: str) -> bool:
+    """Whether a folder needs an object for its patches, which are not in it."""
+    generation_id, shard_id, revision = place_of(url)
+    for folder in context.index.folders_of(
+        context.index.generation_folder(generation_id), max(0, shard_id)
+    ):
+        own = _named(folder)[1] == revision and url_in_map(folder) == url
+        if own and not (folder / "patch.runs").exists():
+            return True
+    return False
 
 
 def remove_stray_shards(context: Context, older_than_s: float = STRAY_AFTER_S) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-JobKind = Literal["ingest", "query", "reindex", "erase", "compact", "seal"]
+JobKind = Literal["ingest", "query", "reindex", "erase", "compact", "seal", "offload"]
 Queue = Literal["ingest", "query", "admin"]
 
 INGEST_QUEUE: Final[Queue] = "ingest"
@@ -19,6 +19,7 @@ SWEEP_TASK: Final = "ris.sweep"
 RETAIN_TASK: Final = "ris.retain"
 COMPACT_TASK: Final = "ris.compact"
 SEAL_TASK: Final = "ris.seal"
+OFFLOAD_TASK: Final = "ris.offload"
 SCAN_TASK: Final = "ris.scan"
 
 SCAN_QUEUE_PREFIX: Final = "scan"
@@ -39,4 +40,5 @@ QUEUE_OF_KIND: Final[dict[JobKind, Queue]] = {
     "erase": INGEST_QUEUE,
     "compact": INGEST_QUEUE,
     "seal": INGEST_QUEUE,
+    "offload": INGEST_QUEUE,
 }

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
+from typing import NamedTuple
 
 import numpy as np
 
@@ -46,6 +47,15 @@ def layout_of(store: IndexStore, generation: IndexGeneration, shard: Shard) -> S
     )
 
 
+class _Lengths(NamedTuple):
+    """How far a shard is pinned, and whether its sealed patches lie elsewhere or are left out."""
+
+    frames: int
+    coded: int
+    moved: bool
+    away: bool
+
+
 @dataclass(frozen=True, slots=True)
 class FMapCache:
     """f_map runs this process has already read, by shard and revision: within one, committed runs
@@ -62,7 +72,7 @@ class FMapCache:
             self._pinned.clear()
 
     def pinned(
-        self, shard_id: int, layout: ShardLayout, lost: frozenset[int], frames: int, coded: int
+        self, shard_id: int, layout: ShardLayout, lost: frozenset[int], lengths: _Lengths
     ) -> PinnedShard | None:
         """The shard as it was pinned last, if nothing has changed since."""
         with self._lock:
@@ -70,9 +80,10 @@ class FMapCache:
         unchanged = (
             known is not None
             and known.layout == layout
-            and known.blocks + len(lost) == frames
+            and known.blocks + len(lost) == lengths.frames
             and set(known.lost) == lost
-            and known.coded == coded
+            and known.coded == lengths.coded
+            and (known.moved, known.away) == (lengths.moved, lengths.away)
         )
         return known if unchanged else None
 
@@ -150,10 +161,13 @@ def pin_shards(
     generation: IndexGeneration,
     params: SearchParams,
     damage: KnownDamage | None = None,
+    *,
+    local_only: bool = False,
 ) -> list[PinnedShard]:
     """The shards a search with these filters may look into, each with its valid length.
 
-    Frames of known ``damage`` are left out; a shard of which nothing is left is still listed.
+    Frames of known ``damage`` are left out, and with ``local_only`` those whose patches lie on
+    object storage; a shard of which nothing is left is still listed.
     """
     shards = index_record.select_shards(
         session,
@@ -163,7 +177,8 @@ def pin_shards(
         t_to_utc=params.t_to_utc,
     )
     cache.fetch(session, shards)
-    return [pin_shard(session, store, cache, generation, shard, damage) for shard in shards]
+    given = (session, store, cache, generation)
+    return [pin_shard(*given, shard, damage, local_only=local_only) for shard in shards]
 
 
 def pin_scene(
@@ -173,6 +188,8 @@ def pin_scene(
     generation: IndexGeneration,
     frame: Frame,
     damage: KnownDamage | None = None,
+    *,
+    local_only: bool = False,
 ) -> list[PinnedShard]:
     """Shards of a frame's camera around its time, to learn from and to follow through only."""
     around = timedelta(seconds=SCENE_S)
@@ -184,7 +201,8 @@ def pin_scene(
         t_to_utc=frame.t_utc + around,
     )
     cache.fetch(session, shards)
-    pinned = [pin_shard(session, store, cache, generation, shard, damage) for shard in shards]
+    given = (session, store, cache, generation)
+    pinned = [pin_shard(*given, shard, damage, local_only=local_only) for shard in shards]
     return [replace(shard, searched=False) for shard in pinned]
 
 
@@ -195,12 +213,18 @@ def pin_shard(
     generation: IndexGeneration,
     shard: Shard,
     damage: KnownDamage | None = None,
+    *,
+    local_only: bool = False,
 ) -> PinnedShard:
-    """One shard as this transaction sees it, without the frames of known damage."""
+    """One shard as this transaction sees it, without the frames of known damage, and with
+    ``local_only`` without those on object storage."""
     layout = layout_of(store, generation, shard)
     lost = frozenset[int]() if damage is None else damage.lost(layout.folder)
     lost = frozenset(block for block in lost if block < shard.frame_count)
-    return _pin(session, cache, shard, layout, lost, (shard.frame_count, shard.coded_count))
+    away = local_only and shard.object_only
+    lost |= frozenset(range(shard.sealed_count if away else 0))
+    lengths = _Lengths(shard.frame_count, shard.coded_count, shard.object_only, away)
+    return _pin(session, cache, shard, layout, lost, lengths)
 
 
 def pin_as_told(
@@ -224,7 +248,8 @@ def pin_as_told(
     ):
         return None
     lost = frozenset(told.lost)
-    return _pin(session, cache, shard, layout, lost, (told.frames, told.coded))
+    lengths = _Lengths(told.frames, told.coded, shard.object_only, False)
+    return _pin(session, cache, shard, layout, lost, lengths)
 
 
 def _pin(
@@ -233,15 +258,14 @@ def _pin(
     shard: Shard,
     layout: ShardLayout,
     lost: frozenset[int],
-    lengths: tuple[int, int],
+    lengths: _Lengths,
 ) -> PinnedShard:
     """The first so many frames of a shard, of which so many are coded, without the lost ones."""
-    frames, coded = lengths
-    known = cache.pinned(shard.id, layout, lost, frames, coded)
+    known = cache.pinned(shard.id, layout, lost, lengths)
     if known is not None:
         return known
-    runs = _first(cache.read(session, shard), frames)
-    kept = np.flatnonzero(sound(lost, frames)).astype(np.int64)
+    runs = _first(cache.read(session, shard), lengths.frames)
+    kept = np.flatnonzero(sound(lost, lengths.frames)).astype(np.int64)
     pinned = PinnedShard(
         shard_id=shard.id,
         camera_id=shard.camera_id,
@@ -255,7 +279,9 @@ def _pin(
         sums_n2=np.stack((runs.global_crc32, runs.crc32), axis=1)[kept],
         lost=tuple(sorted(lost)),
         lost_t_epoch_s=tuple(runs.t_epoch_s[sorted(lost)].tolist()),
-        coded=coded,
+        coded=lengths.coded,
+        moved=lengths.moved,
+        away=lengths.away,
     )
     cache.keep(pinned)
     return pinned

@@ -24,10 +24,11 @@ from worker.backbones.base import Backbone
 from worker.backbones.embedder import embed_batched
 from worker.context import Context
 from worker.core.comparison import DEFAULT_GATE, Gate, ShadowOptions, options_from_json
-from worker.errors import IndexDamaged, InputInvalid, NotFound
+from worker.errors import IndexDamaged, InputInvalid, NotFound, ObjectStoreUnavailable
 from worker.generations import backbone_of
 from worker.jobs import Lease, Outcome
 from worker.messages import INGEST_QUEUE
+from worker.moved import remove_objects
 from worker.recording import IndexedFrames, append_frames
 from worker.shadow import compare_generations
 from worker.verify import verify_generation
@@ -109,7 +110,7 @@ def remove_generation(context: Context, generation_id: int) -> int:
     """Remove the vectors of a generation that is not in use; returns how many shards.
 
     Its row stays, as ``removed``: queries say what answered them. Repeat it after a crash. Raises
-    :class:`NotFound` or :class:`InputInvalid`.
+    :class:`NotFound`, :class:`InputInvalid`, or :class:`ObjectStoreUnavailable`: then repeat it.
     """
     with context.db.transaction() as session:
         index_record.lock_generations(session, exclusive=True)
@@ -121,10 +122,18 @@ def remove_generation(context: Context, generation_id: int) -> int:
             index_record.set_generation_state(session, generation_id, "removed")
     with context.db.transaction() as session:
         shards = index_record.select_shards(session, generation_id)
+    if context.objects is None and any(shard.object_url for shard in shards):
+        raise ObjectStoreUnavailable(
+            f"shards of generation {generation_id} lie on object storage: set RIS_S3_URL"
+        )
     for shard in shards:
         with context.db.transaction() as session:
             index_record.remove_shard(session, shard.id)
     shutil.rmtree(context.index.generation_folder(generation_id), ignore_errors=True)
+    index_url = None if context.objects is None else context.objects.index_url()
+    if context.objects is not None and index_url is not None:
+        for entries in context.objects.below(f"{index_url}g{generation_id}/"):
+            remove_objects(context, [entry.url for entry in entries])
     return len(shards)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +20,8 @@ from worker.index.layout import ShardLayout
 from worker.index.revision import RevisionWriter, stored_blocks
 from worker.index.shard import NO_CHECKSUM, check_headers, damaged_blocks, hold_shard
 from worker.index.store import PinnedShard
-from worker.leftovers import discard_revision, is_current, remove_former_files
+from worker.leftovers import discard_former, discard_revision, is_current, remove_former_files
+from worker.moved import restore_map
 from worker.pinning import FMapCache, pin_shard
 from worker.query_picture import frame_picture
 from worker.verify import codes_problems
@@ -86,6 +86,7 @@ def _repair_shard(context: Context, generation: IndexGeneration, shard_id: int) 
             return _Repaired()  # erased meanwhile
         pinned = _pin(context, session, generation, shard)
     done = _Repaired()
+    _restore_map(pinned.layout, shard)
     damaged = damaged_blocks(pinned.layout, pinned.sums_n2)
     if codes_problems(context, pinned, generation, damaged):
         with context.db.transaction() as session:
@@ -111,9 +112,22 @@ def _repair_shard(context: Context, generation: IndexGeneration, shard_id: int) 
     if done.switched and done.left:
         done.problems.append(f"shard {shard_id}: what could not be repaired is kept in {old}")
     elif done.switched:
-        shutil.rmtree(old, ignore_errors=True)
+        discard_former(context, shard, old)
     log.info("shard_repaired", shard_id=shard_id, frames=done.frames, left=len(done.left))
     return done
+
+
+def _restore_map(layout: ShardLayout, shard: Shard) -> None:
+    """What says where moved patches lie is made from what Postgres says and the object; where that
+    fails they are made anew, as any that are damaged."""
+    there = layout.path_of("patch", 0).exists() or not layout.folder.exists()
+    if shard.object_url is None or there:
+        return
+    try:
+        with hold_shard(layout):
+            restore_map(layout, shard)
+    except IndexDamaged as error:
+        log.warning("map_not_restored", shard_id=shard.id, detail=str(error))
 
 
 def _has_headers(layout: ShardLayout) -> bool:

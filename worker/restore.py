@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from models.repositories import backups as backup_record
+from models.repositories import offloading as offload_record
 from worker.backup_folder import Copier, Manifest, check_folder, read_manifest
 from worker.context import Context
 from worker.embedded.children import MIGRATE_COMMAND
@@ -117,6 +118,7 @@ def restore(
         )
     with context.db.transaction() as session:
         backup_record.forget_codes(session)  # made again behind ingest; not in the backup
+        offload_record.forget_objects(session)  # all files are here
     again = order_again(context, orders)
     if again:
         on_progress(f"carrying out {len(again)} erasures again")

@@ -4,29 +4,42 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import structlog
+
 from models.repositories import erasures as erasure_record
 from models.repositories import videos as video_record
 from worker.context import Context
 from worker.erasure import Span, submit_erasure
-from worker.errors import NotFound
-from worker.leftovers import STRAY_AFTER_S, remove_stray_shards, remove_strays
+from worker.errors import NotFound, ObjectStoreUnavailable
+from worker.leftovers import (
+    STRAY_AFTER_S,
+    remove_stray_objects,
+    remove_stray_shards,
+    remove_strays,
+)
 from worker.recording import bucket_of
+
+log = structlog.get_logger()
 
 
 def submit_due(context: Context) -> int:
     """Order the erasure of what has outlived its retention; returns for how many cameras.
 
     Whole shard spans only, so that shards go as files and are not written anew. What writers that
-    died left behind goes as well: folders of vectors each time, pictures, which take a walk through
-    all of them, once an erasure is so long over that they count as strays.
+    died left behind goes as well: folders of vectors and objects each time, pictures, which take a
+    walk through all of them, once an erasure is so long over that they count as strays.
     """
     with context.db.transaction() as session:
         last, now = erasure_record.last_finished(session), erasure_record.database_time(session)
-    if last is not None and (now - last).total_seconds() > STRAY_AFTER_S:
-        if context.swept.is_news(last):
-            remove_strays(context)
+    long_over = last is not None and (now - last).total_seconds() > STRAY_AFTER_S
+    if long_over and context.swept.is_news(last):
+        remove_strays(context)
     else:
         remove_stray_shards(context)
+    try:
+        remove_stray_objects(context)
+    except ObjectStoreUnavailable as error:  # what outlived its time must go all the same
+        log.warning("objects_not_swept", detail=str(error))
     due = []
     with context.db.transaction() as session:
         now_utc = erasure_record.database_time(session)

@@ -23,9 +23,11 @@ from worker.embedded.state import refuse_unfinished_restore
 from worker.errors import ServiceUnavailable
 from worker.fan_out import FanOut
 from worker.index.compact_cache import CompactCache
+from worker.index.part_cache import PartCache
 from worker.index.store import IndexStore
 from worker.kernels.threads import keep_products_single
 from worker.messages import QUEUE_OF_KIND, RUN_JOB_TASK, SCAN_TASK, JobKind
+from worker.objects.store import ObjectStore, open_store
 from worker.pinning import FMapCache
 from worker.scan_message import Json
 from worker.services import database_url
@@ -118,9 +120,26 @@ def _forget(sent: Any) -> None:
         log.warning("scan_results_not_forgotten", detail=repr(error))
 
 
+def object_store(configured: Settings) -> ObjectStore | None:
+    """Where shards are moved to; None without ``RIS_S3_URL``. Raises :class:`SetupFailed`."""
+    if configured.s3_url is None:
+        return None
+    return open_store(
+        configured.s3_url,
+        configured.data_dir.resolve() / "objects.id",
+        endpoint=configured.s3_endpoint,
+        region=configured.s3_region,
+    )
+
+
 def make_context(configured: Settings, database: str, *, application_name: str) -> Context:
-    """A context on the given database; connects to nothing yet."""
+    """A context on the given database; connects to nothing yet. Raises :class:`SetupFailed` when
+    the settings ask for object storage and its package is missing."""
     keep_products_single()
+    data_dir, objects = configured.data_dir.resolve(), object_store(configured)
+    parts = None
+    if objects is not None:
+        parts = PartCache(data_dir / "cache" / "objects", configured.s3_cache_bytes, objects.read)
     return Context(
         settings=configured,
         db=connect(
@@ -129,13 +148,14 @@ def make_context(configured: Settings, database: str, *, application_name: str) 
             statement_timeout_ms=configured.statement_timeout_ms,
             lock_timeout_ms=configured.lock_timeout_ms,
         ),
-        index=IndexStore(configured.data_dir.resolve() / "index"),
-        pictures=FrameStore(configured.data_dir.resolve() / "pictures", configured.picture_quality),
-        uploads=UploadStore(configured.data_dir.resolve() / "uploads"),
+        index=IndexStore(data_dir / "index", parts),
+        pictures=FrameStore(data_dir / "pictures", configured.picture_quality),
+        uploads=UploadStore(data_dir / "uploads"),
         f_maps=FMapCache(),
         backbone=BackboneCache(configured),
         ring=ring,
         fan_out=_fan_out(configured),
+        objects=objects,
         compact=CompactCache(
             configured.compact_max_bytes,
             configured.threads or os.cpu_count() or 1,

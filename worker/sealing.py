@@ -7,7 +7,6 @@ Frames that come late are appended behind, and sealed with the next time.
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,16 +27,23 @@ from worker.compacting import code_rows
 from worker.context import Context
 from worker.core.compact import CODE_DIM
 from worker.core.types import IntArray
-from worker.errors import IndexDamaged, LeaseLost, RisError, ServiceUnavailable, StorageFull
+from worker.errors import (
+    IndexDamaged,
+    LeaseLost,
+    ObjectStoreUnavailable,
+    RisError,
+    ServiceUnavailable,
+    StorageFull,
+)
 from worker.generations import basis_of
 from worker.index.layout import ShardLayout
 from worker.index.revision import RevisionWriter, stored_blocks
 from worker.index.run_codes_file import MAX_FRAMES
-from worker.index.runs_file import RunsWriter, open_runs
+from worker.index.runs_file import RunsWriter, open_runs, runs_bytes
 from worker.index.shard import checksums, hold_shard, read_stored
 from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
-from worker.leftovers import discard_revision, is_current, remove_former_files
+from worker.leftovers import discard_former, discard_revision, is_current, remove_former_files
 from worker.messages import INGEST_QUEUE
 from worker.pinning import FMapCache, layout_of, pin_shard
 
@@ -99,7 +105,7 @@ def sealed_cameras(context: Context, generation: IndexGeneration) -> list[Sealed
             shard.sealed_count,
             shard.sealed_count * layout.cells,
             open_runs(layout).rows,
-            layout.path_of("patch", 0).stat().st_size,
+            runs_bytes(layout),
         )
         found[own.camera] = own if known is None else _added(known, own)
     return [found[name] for name in sorted(found)]
@@ -130,7 +136,7 @@ def run_seal(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
             _put_off(context, shard)
         try:
             frames += _seal_shard(context, lease, generations[shard.generation_id], shard.id)
-        except (LeaseLost, StorageFull, ServiceUnavailable):
+        except (LeaseLost, StorageFull, ServiceUnavailable, ObjectStoreUnavailable):
             raise
         except RisError as error:  # what is damaged waits for a repair
             log.warning("shard_not_sealed", shard_id=shard.id, detail=str(error))
@@ -182,7 +188,7 @@ def _seal_shard(context: Context, lease: Lease, generation: IndexGeneration, sha
                 discard_revision(context, shard_id, shard.revision + 1, new.folder)
     if not switched:
         return 0
-    shutil.rmtree(pinned.layout.folder, ignore_errors=True)
+    discard_former(context, shard, pinned.layout.folder)
     log.info("shard_sealed", shard_id=shard_id, frames=pinned.blocks, rows=sealed.rows)
     return pinned.blocks
 

@@ -30,7 +30,13 @@ from worker.core.roi_json import roi_from_json, roi_to_json
 from worker.core.search_params import SearchParams, search_params_from_json
 from worker.core.types import GridSize, Roi
 from worker.describe import describe_query
-from worker.errors import GenerationSwitched, IndexDamaged, InputInvalid, NotFound
+from worker.errors import (
+    GenerationSwitched,
+    IndexDamaged,
+    InputInvalid,
+    NotFound,
+    ObjectStoreUnavailable,
+)
 from worker.fan_out import FannedScan
 from worker.generations import require_live_generation
 from worker.index.store import PinnedShard
@@ -165,6 +171,7 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         "look_ms": round(1000 * (time.perf_counter() - searched_s), 3),
         "frames_searched": searched.frames,
         "frames_lost": searched.frames_lost,
+        "frames_away": searched.frames_away,
         "candidates": len(searched.ranked),
         "query_patches": int(descriptors.patches_qd.shape[0]),
     }
@@ -259,11 +266,13 @@ def _hit_row(place: int, shown: _Shown, grid: GridSize) -> dict[str, Any]:
 @dataclass(frozen=True, slots=True)
 class Searched:
     """A search's outcome: every candidate in order, how many frames were searched, and how many
-    that the filters let in could not be, because their vectors are damaged."""
+    that the filters let in could not be: because their vectors are damaged, and because they lie on
+    object storage that cannot be reached."""
 
     ranked: list[RankedFrame]
     frames: int
     frames_lost: int
+    frames_away: int
 
 
 def search_generation(
@@ -274,48 +283,76 @@ def search_generation(
     *,
     exclude_frame_id: int | None = None,
     regions_for: int | None = None,
+    allow_away: bool = True,
 ) -> Searched:
     """Pin, search, rank. A shard in which damage turns up is examined, and searched again without
-    its damaged frames: no hit is computed from one. Raises what :func:`search_shards` raises."""
+    its damaged frames: no hit is computed from one. When object storage cannot be reached, what
+    lies there is left out; without ``allow_away`` :class:`ObjectStoreUnavailable` is raised. Raises
+    what :func:`search_shards` raises.
+    """
     spec = spec_of(generation)
     examined: set[str] = set()
+    away = False
     while True:
         with context.db.snapshot() as session:
             context.let_go_since(erasure_record.last_finished(session))
             learn_basis(context, session, generation)
             scan = _scan(context, session, generation)
-            pinned = _pinned(context, session, generation, params, exclude_frame_id)
+            pinned = _pinned(context, session, generation, params, exclude_frame_id, away)
         shards = [shard for shard in pinned if shard.blocks]
         if not shards:
             _require_there(context, generation)
         try:
-            ranked = search_shards(
-                context.index,
-                shards,
-                descriptors,
-                params,
-                tau=spec.tau,
-                grid=spec.grid,
-                exclude_frame_id=exclude_frame_id,
-                regions_for=regions_for,
-                backgrounds=context.backgrounds,
-                compact=context.compact,
-                scan=scan,
-            )
-        except IndexDamaged as error:
-            if error.folder is None or error.folder in examined:
-                raise
-            if _replaced(context, generation, params, exclude_frame_id, error.folder):
-                _require_there(context, generation)
+            try:
+                ranked = search_shards(
+                    context.index,
+                    shards,
+                    descriptors,
+                    params,
+                    tau=spec.tau,
+                    grid=spec.grid,
+                    exclude_frame_id=exclude_frame_id,
+                    regions_for=regions_for,
+                    backgrounds=context.backgrounds,
+                    compact=context.compact,
+                    scan=scan,
+                )
+            except IndexDamaged as error:
+                if error.folder is None or error.folder in examined:
+                    raise
+                if _replaced(context, generation, params, exclude_frame_id, error.folder):
+                    _require_there(context, generation)
+                    continue
+                _examine(context, shards, error)
+                examined.add(error.folder)
                 continue
-            examined.add(error.folder)
-            damaged = next(shard for shard in shards if str(shard.layout.folder) == error.folder)
-            found = context.damage.examine(damaged, error.blocks)
-            log.error("index_damaged", folder=error.folder, frames=found, detail=str(error))
+        except ObjectStoreUnavailable as error:
+            if away or not allow_away:
+                raise
+            log.warning("searched_without_object_storage", detail=str(error))
+            away = True
             continue
-        asked = [shard for shard in pinned if shard.searched]
-        lost = sum(_in_span(t_s, params) for shard in asked for t_s in shard.lost_t_epoch_s)
-        return Searched(ranked, sum(shard.blocks for shard in asked), lost)
+        return _searched(pinned, ranked, params)
+
+
+def _examine(context: Context, shards: list[PinnedShard], error: IndexDamaged) -> None:
+    damaged = next(shard for shard in shards if str(shard.layout.folder) == error.folder)
+    found = context.damage.examine(damaged, error.blocks)
+    log.error("index_damaged", folder=error.folder, frames=found, detail=str(error))
+
+
+def _searched(
+    pinned: list[PinnedShard], ranked: list[RankedFrame], params: SearchParams
+) -> Searched:
+    asked = [shard for shard in pinned if shard.searched]
+    lost = away = 0
+    for shard in asked:
+        for block, t_s in zip(shard.lost, shard.lost_t_epoch_s, strict=True):
+            inside = _in_span(t_s, params)
+            is_away = shard.away and block < shard.layout.sealed
+            away += inside and is_away
+            lost += inside and not is_away
+    return Searched(ranked, sum(shard.blocks for shard in asked), lost, away)
 
 
 def _scan(context: Context, session: Session, generation: IndexGeneration) -> ShardScan:
@@ -359,14 +396,15 @@ def _pinned(
     generation: IndexGeneration,
     params: SearchParams,
     frame_id: int | None,
+    local_only: bool = False,
 ) -> list[PinnedShard]:
     """What the filters let in, and beside it the scene of the query's own frame."""
     given = (session, context.index, context.f_maps, generation)
-    pinned = pin_shards(*given, params, context.damage)
+    pinned = pin_shards(*given, params, context.damage, local_only=local_only)
     filtered = params.camera_ids or params.t_from_utc or params.t_to_utc
     frame = video_record.find_frame(session, frame_id) if frame_id and filtered else None
     if frame is None:
         return pinned
     inside = {shard.shard_id for shard in pinned}
-    scene = pin_scene(*given, frame, context.damage)
+    scene = pin_scene(*given, frame, context.damage, local_only=local_only)
     return [*pinned, *(shard for shard in scene if shard.shard_id not in inside)]

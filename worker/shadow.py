@@ -205,6 +205,7 @@ def _answered(
             params,
             exclude_frame_id=query.frame_id,
             regions_for=MAX_PROOFS,
+            allow_away=False,
         )
     except RisError as error:
         if error.retryable:
@@ -287,7 +288,9 @@ def _found(
         descriptors = describe_query(
             shadow.context, generation, box, CANARY_PARAMS, frame_id=frame.id, anew=True
         )
-        ranked = search_generation(shadow.context, generation, descriptors, CANARY_PARAMS).ranked
+        ranked = search_generation(
+            shadow.context, generation, descriptors, CANARY_PARAMS, allow_away=False
+        ).ranked
     except RisError as error:
         if error.retryable:
             raise

@@ -7,7 +7,7 @@ from typing import Any
 
 from celery.signals import worker_ready
 
-from worker import compacting, erasure, retention, scanning, sealing
+from worker import compacting, erasure, offloading, retention, scanning, sealing
 from worker.app import app
 from worker.errors import NotFound
 from worker.generations import require_live_generation
@@ -17,6 +17,7 @@ from worker.jobs import sweep as sweep_jobs
 from worker.kernels.region_growing import warm_up
 from worker.messages import (
     COMPACT_TASK,
+    OFFLOAD_TASK,
     QUERY_QUEUE,
     RETAIN_TASK,
     RUN_JOB_TASK,
@@ -37,6 +38,7 @@ HANDLERS = {
     "erase": Handler(erasure.run_erase),
     "compact": Handler(compacting.run_compact),
     "seal": Handler(sealing.run_seal),
+    "offload": Handler(offloading.run_offload),
 }
 
 
@@ -74,6 +76,12 @@ def seal_task() -> None:
 def scan_task(message: dict[str, Any]) -> dict[str, Any]:
     """Score a group of shards for a query that waits. Taken is done: nobody waits for it twice."""
     return scanning.answer_scan(process_context(), message)
+
+
+@app.task(name=OFFLOAD_TASK)  # type: ignore[untyped-decorator]
+def offload_task() -> None:
+    """Order the moving of old sealed shards to object storage."""
+    offloading.submit_due(process_context())
 
 
 def queue_length(queue: str) -> int:

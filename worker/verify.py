@@ -20,6 +20,7 @@ from worker.generations import basis_of
 from worker.index.candidates import global_candidates
 from worker.index.codes_file import damaged_codes, empty_codes, map_codes
 from worker.index.compact_cache import codes_layout, run_codes_layout
+from worker.index.moved_file import MAP_NAME, url_in_map
 from worker.index.run_codes_file import map_run_codes
 from worker.index.shard import check_headers, damaged_blocks
 from worker.index.store import PinnedShard
@@ -167,6 +168,9 @@ def _problems(
             rows = f"{shard.row_count} rows for {shard.frame_count} x {cells} cells"
             problems.append(f"{name}: {rows} in {pinned.layout.folder}")
         check_headers(pinned.layout)
+        if shard.object_only and url_in_map(pinned.layout.folder) != shard.object_url:
+            named = pinned.layout.folder / MAP_NAME
+            problems.append(f"{name}: {named} does not name {shard.object_url}; run `ris repair`")
         wrong = damaged_blocks(pinned.layout, pinned.sums_n2)
         problems += [
             f"{name}: block {block} (frame {pinned.f_map.frame_id[block]}) in"

@@ -81,6 +81,11 @@ def count_pictures(session: Session, erasure_id: int, pictures: int) -> None:
     change(session, erasure_id, pictures=Erasure.pictures + pictures)
 
 
+def count_objects(session: Session, erasure_id: int, objects: int) -> None:
+    """Add to the count of objects removed."""
+    change(session, erasure_id, objects=Erasure.objects + objects)
+
+
 def list_all(session: Session) -> list[tuple[Erasure, Job]]:
     """Every erasure with its camera and its job, oldest first."""
     rows = session.execute(

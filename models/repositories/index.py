@@ -33,6 +33,13 @@ from models.video import Frame
 
 # Ingest commits hold it shared, the switch of the live generation holds it exclusively.
 GENERATION_LOCK = 7_268_143_002
+NO_OBJECT: dict[str, Any] = {
+    "object_url": None,
+    "object_bytes": None,
+    "object_crc32s": None,
+    "object_only": False,
+}
+"""Columns of a shard that is on no object storage, as are files written anew."""
 _FRESH = {"populate_existing": True}
 
 
@@ -183,6 +190,7 @@ def replace_files(
             coded_count=0,
             sealed_count=0,
             merged_count=func.least(Shard.merged_count, merged_count),
+            **NO_OBJECT,
         )
         .execution_options(synchronize_session=False)
     )
@@ -231,6 +239,7 @@ def rewrite_runs(session: Session, shard: Shard, runs: Sequence[NewRun], merged_
             merged_count=0,
             last_utc=None,
             revision=Shard.revision + 1,
+            **NO_OBJECT,
         )
         .execution_options(synchronize_session=False)
     )

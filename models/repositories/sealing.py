@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from models.index import IndexGeneration, Shard
 from models.jobs import Job
-from models.repositories.index import record_checksums
+from models.repositories.index import NO_OBJECT, record_checksums
 
 _USED = ("live", "building")
 
@@ -66,6 +66,7 @@ def record_seal(
             sealed_count=len(crc32s),
             merged_count=len(crc32s),
             coded_count=coded,
+            **NO_OBJECT,
         )
         .execution_options(synchronize_session=False)
     )

@@ -95,6 +95,40 @@ def test_hits_of_the_first_schema_live_on(empty_database: str) -> None:
     assert rows(empty_database, "select * from search_hits") == before
 
 
+MOVED_SHARD = """
+    with generation as (
+        insert into index_generations (backbone, spec_hash, spec, codec, state)
+        values ('b', 'h', '{}', 'int8', 'live') returning id),
+    camera as (insert into cameras (name) values ('gate') returning id)
+    insert into shards (generation_id, camera_id, bucket_utc, object_url, object_bytes,
+        object_crc32s, object_only)
+    select generation.id, camera.id, now(), 's3://b/x', 1, '', true from generation, camera
+    """
+
+
+def test_a_downgrade_leaves_no_shard_on_object_storage_behind(empty_database: str) -> None:
+    config = alembic_config(empty_database)
+    command.upgrade(config, "head")
+    with psycopg.connect(psycopg_url(empty_database)) as connection:
+        connection.execute(MOVED_SHARD)
+    with pytest.raises(RuntimeError, match="ris offload --back"):
+        command.downgrade(config, "0007")
+    with psycopg.connect(psycopg_url(empty_database)) as connection:
+        connection.execute(
+            "update shards set object_url = null, object_bytes = null, object_crc32s = null,"
+            " object_only = false"
+        )
+    command.downgrade(config, "0007")
+    command.upgrade(config, "head")
+    refused = ("object_only = true", "object_bytes = 5", "object_url = 's3://b/x'")
+    for half in refused:
+        with (
+            pytest.raises(psycopg.errors.CheckViolation),
+            psycopg.connect(psycopg_url(empty_database)) as connection,
+        ):
+            connection.execute(f"update shards set {half}")
+
+
 def test_there_is_one_head() -> None:
     output = io.StringIO()
     config = Config(str(REPO / "alembic.ini"), stdout=output)

@@ -1,4 +1,5 @@
-"""`ris backbones`, `ris reindex`, `ris generations`, `ris seal`, `ris verify`, `ris repair`."""
+"""`ris backbones`, `ris reindex`, `ris generations`, `ris seal`, `ris offload`,
+`ris verify`, `ris repair`."""
 
 from __future__ import annotations
 
@@ -18,6 +19,8 @@ from worker.context import Context
 from worker.core.comparison import DEFAULT_GATE, Gate
 from worker.errors import InputInvalid
 from worker.generations import require_live_generation
+from worker.offloading import bring_back, moved_cameras, require_objects
+from worker.offloading import submit_due as submit_offload
 from worker.reindex import (
     ReindexSubmission,
     remove_generation,
@@ -248,6 +251,43 @@ def seal(
         )
         if job_id is None:
             notes.print("nothing to seal, or it is under way")
+    if state is not None and state["state"] == "failed":
+        notes.print(f"failed ({state['error_code']}): {state['error_detail']}", markup=False)
+        raise SystemExit(1)
+
+
+def offload(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also shards that were just sealed.")
+    ] = False,
+    back: Annotated[
+        bool, typer.Option("--back", help="Instead: bring everything back from object storage.")
+    ] = False,
+    wait: Annotated[bool, typer.Option(help="Wait until they are moved.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Move sealed shards to object storage (RIS_S3_URL) now, or bring them back."""
+    context = process_context()
+    require_objects(context)
+    if back and everything:
+        raise InputInvalid("--all and --back: give one of them")
+    job_id = None
+    if back:
+        notes.print(f"{bring_back(context)} shards brought back")
+    else:
+        job_id = submit_offload(context, after_s=0.0 if everything else None)
+    state = wait_for_jobs(context, [job_id])[0] if wait and job_id is not None else None
+    cameras = moved_cameras(context)
+    if as_json:
+        emit_json({"job": state, "cameras": [asdict(camera) for camera in cameras]})
+    else:
+        table(
+            None,
+            ["camera", "shards away", "frames", "size"],
+            [(c.camera, c.shards, c.frames, size(c.object_bytes)) for c in cameras],
+        )
+        if job_id is None and not back:
+            notes.print("nothing to move, or it is under way")
     if state is not None and state["state"] == "failed":
         notes.print(f"failed ({state['error_code']}): {state['error_detail']}", markup=False)
         raise SystemExit(1)

@@ -152,7 +152,7 @@ def show_result(state: QueryState, picture: Path | None, *, as_json: bool) -> No
             {
                 "query_id": str(state.query.id),
                 "stats": state.query.stats,
-                "degraded": _frames_lost(state) > 0,
+                "degraded": _count(state, "frames_lost") + _count(state, "frames_away") > 0,
                 "picture": None if picture is None else str(picture),
                 "hits": [_hit_json(hit) for hit in state.hits],
             }
@@ -178,10 +178,15 @@ def show_result(state: QueryState, picture: Path | None, *, as_json: bool) -> No
             "chance alone brings frames as alike as these" if rows else "no frame matched anywhere"
         )
         console.print(f"no convincing match: {why}")
-    if lost := _frames_lost(state):
+    if lost := _count(state, "frames_lost"):
         console.print(
             f"degraded: the vectors of {lost} frames are damaged, they were not searched;"
             " `ris verify` names them, `ris repair` makes them anew"
+        )
+    if away := _count(state, "frames_away"):
+        console.print(
+            f"degraded: {away} frames lie on object storage, which could not be reached, they were"
+            " not searched; `ris doctor` says why"
         )
     if len(state.hits) > len(rows):
         console.print(f"... and {len(state.hits) - len(rows)} more (--json shows all)")
@@ -189,8 +194,8 @@ def show_result(state: QueryState, picture: Path | None, *, as_json: bool) -> No
         console.print(f"picture: {picture}", markup=False, soft_wrap=True)
 
 
-def _frames_lost(state: QueryState) -> int:
-    return int((state.query.stats or {}).get("frames_lost", 0))
+def _count(state: QueryState, name: str) -> int:
+    return int((state.query.stats or {}).get(name, 0))
 
 
 def _span(hit: SearchHit) -> str:

@@ -13,7 +13,7 @@ from worker.config import Settings, settings
 from worker.embedded.state import ServiceState
 from worker.embedded.supervisor import start_supervisor, stop_supervisor
 from worker.errors import RisError
-from worker.runtime import make_context
+from worker.runtime import make_context, object_store
 from worker.services import broker_url, database_url
 
 _PACKAGES = ("av", "celery", "numpy", "psycopg", "redis", "sqlalchemy", "torch", "transformers")
@@ -32,6 +32,7 @@ def start_services(configured: Settings, *, detach: bool) -> ServiceState:
 
 def up(as_json: Json = False) -> None:
     """Start RIS on the data folder: services, schema, workers. Returns when all are ready."""
+    object_store(settings())  # what it asks for must be installed
     state = start_services(settings(), detach=True)
     if as_json:
         emit_json({"data_dir": state.data_dir, "phase": state.phase, "pids": dict(state.pids)})
@@ -60,6 +61,7 @@ def doctor(as_json: Json = False) -> None:
         _service_check("postgres", lambda: _ping_postgres(configured)),
         _service_check("redis", lambda: _ping_redis(configured)),
         _backbone_check(configured),
+        *_object_store_checks(configured),
     ]
     if as_json:
         emit_json([{"check": c, "ok": ok, "detail": detail} for c, ok, detail in checks])
@@ -120,6 +122,19 @@ def _ping_redis(configured: Settings) -> str:
     with Connection(url, connect_timeout=3) as connection:  # type: ignore[no-untyped-call]
         client = connection.default_channel.client
         return f"Redis {client.info('server')['redis_version']}"
+
+
+def _object_store_checks(configured: Settings) -> list[tuple[str, bool, str]]:
+    if configured.s3_url is None:
+        return []
+    return [_service_check("object storage", lambda: _ask_object_store(configured))]
+
+
+def _ask_object_store(configured: Settings) -> str:
+    objects = object_store(configured)
+    assert objects is not None
+    objects.check()
+    return f"{objects.url} answers"
 
 
 def _backbone_check(configured: Settings) -> tuple[str, bool, str]:

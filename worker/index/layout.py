@@ -8,7 +8,7 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from worker.errors import FormatNewer, IndexDamaged, StorageFailed, StorageFull
 from worker.index.codec import Codec
+from worker.index.part_cache import PartCache
 
 FORMAT_VERSION = 1
 HEADER_BYTES = 4096
@@ -37,6 +38,8 @@ class ShardLayout:
     cells: int
     sealed: int = 0
     """Leading frames whose patches are in ``patch.runs``."""
+    parts: PartCache | None = field(default=None, compare=False, repr=False)
+    """How parts of ``patch.runs`` are read when it lies on object storage; None: not at all."""
 
     def path(self, kind: FileKind) -> Path:
         """The file of one kind that is appended to."""

@@ -14,6 +14,7 @@ import mmap
 import os
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +24,7 @@ from isal import isal_zlib
 
 from worker.core.cell_runs import CellRuns, RunFinder
 from worker.core.types import BoolArray, IntArray
-from worker.errors import IndexDamaged
+from worker.errors import IndexDamaged, ObjectStoreUnavailable
 from worker.index.layout import (
     HEADER_BYTES,
     ShardLayout,
@@ -31,14 +32,16 @@ from worker.index.layout import (
     header_fields,
     header_page,
     newer_format,
-    open_file,
     storage_errors,
     write_all,
 )
+from worker.index.moved_file import MAP_NAME, MovedRuns, open_map, part_crc32s, write_map
+from worker.index.part_cache import PART_BYTES, StoredObject
 
 RUNS_VERSION = 1
 MAX_OPEN = 128
 """Files whose runs stay mapped, each of which takes a file descriptor."""
+_PARTS_AT_ONCE = 64
 _GAP_ROWS = 48
 """Rows that nobody asked for are read along when fewer lie between two that are wanted."""
 _MAGIC = b"RISRUNS\n"
@@ -128,16 +131,7 @@ def read_made_up(layout: ShardLayout, at: IntArray) -> tuple[np.ndarray, BoolArr
     runs = open_runs(layout)
     rows_nc = runs.rows_of(at)
     wanted, place = np.unique(rows_nc, return_inverse=True)
-    stored = np.zeros((wanted.size, layout.patch_dim), dtype=layout.codec.dtype)
-    sound = np.zeros(wanted.size, dtype=np.bool_)
-    descriptor = open_file(layout.path_of("patch", 0), os.O_RDONLY)
-    try:
-        edges = np.flatnonzero(np.diff(wanted) > _GAP_ROWS) + 1
-        for first, end in pairwise([0, *edges.tolist(), wanted.size]):
-            part = slice(first, end)
-            _fill_rows(descriptor, layout, wanted[part], stored[part], sound[part])
-    finally:
-        os.close(descriptor)
+    stored, sound = _read_rows(layout, wanted)
     place_nc = place.reshape(rows_nc.shape)
     whole_n: BoolArray = np.logical_and.reduce(sound[place_nc], axis=1)
     return stored[place_nc], whole_n
@@ -145,15 +139,128 @@ def read_made_up(layout: ShardLayout, at: IntArray) -> tuple[np.ndarray, BoolArr
 
 def read_rows(layout: ShardLayout, first: int, end: int) -> tuple[np.ndarray, BoolArray]:
     """Rows as they lie in the file, stored type (n, patch_dim), and which could be read."""
-    stored = np.zeros((end - first, layout.patch_dim), dtype=layout.codec.dtype)
-    sound = np.zeros(end - first, dtype=np.bool_)
     with storage_errors(layout.path_of("patch", 0)):
-        descriptor = open_file(layout.path_of("patch", 0), os.O_RDONLY)
+        return _read_rows(layout, np.arange(first, end))
+
+
+def _read_rows(layout: ShardLayout, wanted: IntArray) -> tuple[np.ndarray, BoolArray]:
+    """Ascending rows, from the file or from the object that it was moved to."""
+    stored = np.zeros((wanted.size, layout.patch_dim), dtype=layout.codec.dtype)
+    sound = np.zeros(wanted.size, dtype=np.bool_)
+    descriptor, _, moved = _opened(layout)
+    try:
+        if moved is not None:
+            _fill_moved(layout, moved.stored, wanted, stored, sound)
+            return stored, sound
+        edges = np.flatnonzero(np.diff(wanted) > _GAP_ROWS) + 1
+        for first, end in pairwise([0, *edges.tolist(), wanted.size]):
+            part = slice(first, end)
+            _fill_rows(descriptor, layout, wanted[part], stored[part], sound[part])
+    finally:
+        os.close(descriptor)
+    return stored, sound
+
+
+def _opened(layout: ShardLayout) -> tuple[int, Path, MovedRuns | None]:
+    """A descriptor of the file if it is here, else of the map that says where it was moved to."""
+    path = layout.path_of("patch", 0)
+    for _ in range(2):  # between the two looks it may have been brought back
         try:
-            _fill_rows(descriptor, layout, np.arange(first, end), stored, sound)
+            return os.open(path, os.O_RDONLY), path, None
+        except FileNotFoundError:
+            with suppress(FileNotFoundError):
+                descriptor, moved = open_map(layout.folder)
+                return descriptor, layout.folder / MAP_NAME, moved
+    raise IndexDamaged(f"{path} is missing; run `ris verify`")
+
+
+def _fill_moved(
+    layout: ShardLayout, of: StoredObject, rows: IntArray, stored: np.ndarray, sound: BoolArray
+) -> None:
+    """Read ascending rows of an object into place: its parts that they lie in, at once."""
+    if not rows.size:
+        return
+    row_bytes = layout.patch_dim * layout.codec.item_bytes
+    first_n = HEADER_BYTES + rows * row_bytes
+    first_part_n, last_part_n = first_n // PART_BYTES, (first_n + row_bytes - 1) // PART_BYTES
+    inside = last_part_n < len(of.crc32s)
+    wanted = np.unique(np.concatenate([first_part_n[inside], last_part_n[inside]]))
+    found = _parts(layout, of, wanted.tolist())
+    # Parts one behind the other: those that a row lies across are neighbours here as well.
+    bodies = [found.get(part, b"").ljust(PART_BYTES, b"\0") for part in wanted.tolist()]
+    body = np.frombuffer(b"".join(bodies), dtype=np.uint8)
+    here = np.isin(wanted, list(found))
+    place_n = np.searchsorted(wanted, first_part_n[inside])
+    end_n = np.searchsorted(wanted, last_part_n[inside])
+    at_n = place_n * PART_BYTES + first_n[inside] % PART_BYTES
+    read = body[at_n[:, None] + np.arange(row_bytes)]
+    stored[inside] = read.view(layout.codec.dtype).reshape(-1, layout.patch_dim)
+    sound[inside] = here[place_n] & here[end_n]
+
+
+def _parts(layout: ShardLayout, of: StoredObject, wanted: list[int]) -> dict[int, bytes]:
+    if layout.parts is None:
+        raise ObjectStoreUnavailable(
+            f"patches of {layout.folder} lie at {of.url}: set RIS_S3_URL to read them"
+        )
+    return layout.parts.parts(of, wanted)
+
+
+def has_runs(layout: ShardLayout) -> bool:
+    """Whether the sealed patches are here, or known where."""
+    return layout.path_of("patch", 0).exists() or (layout.folder / MAP_NAME).exists()
+
+
+def runs_bytes(layout: ShardLayout) -> int:
+    """Bytes of the sealed patches, wherever they lie. Raises :class:`IndexDamaged`."""
+    descriptor, _, moved = _opened(layout)
+    try:
+        return os.fstat(descriptor).st_size if moved is None else moved.stored.byte_count
+    finally:
+        os.close(descriptor)
+
+
+def map_of(layout: ShardLayout, stored: StoredObject) -> None:
+    """Write the map to the object that ``patch.runs`` was copied to, from it, or from the object if
+    it is not here. Raises :class:`IndexDamaged` when neither is sound."""
+    path = layout.path_of("patch", 0)
+    if path.exists() and part_crc32s(path) == stored.crc32s:
+        body = path.read_bytes()
+    else:
+        found = _parts(layout, stored, list(range(len(stored.crc32s))))
+        body = b"".join(found[part] for part in sorted(found))
+        if len(body) != stored.byte_count:
+            raise IndexDamaged(f"{stored.url} is damaged or missing; run `ris repair`")
+    fields = header_fields(_MAGIC, body[:HEADER_BYTES])
+    if fields is None:
+        raise IndexDamaged(f"{path}: header is damaged; run `ris repair`")
+    runs = body[_runs_offset(layout, fields["rows"]) :]
+    write_map(layout.folder, stored, body[:HEADER_BYTES], runs)
+
+
+def write_whole(layout: ShardLayout, target: Path, *, holes: bool = False) -> None:
+    """Write all of a moved ``patch.runs`` to a file, synced. Raises :class:`IndexDamaged` when its
+    object is not sound, unless ``holes`` may be left where it is not."""
+    descriptor, moved = open_map(layout.folder)
+    os.close(descriptor)
+    stored = moved.stored
+    part = target.with_suffix(".tmp")
+    with storage_errors(target):
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
+        try:
+            for first in range(0, len(stored.crc32s), _PARTS_AT_ONCE):
+                wanted = range(first, min(first + _PARTS_AT_ONCE, len(stored.crc32s)))
+                found = _parts(layout, stored, list(wanted))
+                if len(found) < len(wanted) and not holes:
+                    raise IndexDamaged(f"{stored.url} is damaged or missing; run `ris repair`")
+                for number, body in found.items():
+                    write_all(descriptor, body, number * PART_BYTES)
+            os.ftruncate(descriptor, stored.byte_count)
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    return stored, sound
+        part.replace(target)
+        fsync_folder(target.parent)
 
 
 def _fill_rows(
@@ -187,16 +294,18 @@ _open_lock = threading.Lock()
 def open_runs(layout: ShardLayout) -> CellRuns:
     """The runs of a sealed shard, checked once and kept mapped. Raises :class:`IndexDamaged` or
     :class:`StorageFailed`."""
-    path = layout.path_of("patch", 0)
-    with storage_errors(path):
-        return _open_runs(layout, path)
+    with storage_errors(layout.path_of("patch", 0)):
+        descriptor, path, moved = _opened(layout)
+        try:
+            return _known_runs(layout, descriptor, path, moved)
+        finally:
+            os.close(descriptor)
 
 
-def _open_runs(layout: ShardLayout, path: Path) -> CellRuns:
-    try:
-        found = path.stat()
-    except FileNotFoundError as error:
-        raise IndexDamaged(f"{path} is missing; run `ris verify`") from error
+def _known_runs(
+    layout: ShardLayout, descriptor: int, path: Path, moved: MovedRuns | None
+) -> CellRuns:
+    found = os.fstat(descriptor)
     identity = (found.st_ino, found.st_size, found.st_mtime_ns)
     # By shard, not by revision: what is replaced makes way.
     key = layout.folder.with_name(layout.folder.name.partition(".")[0])
@@ -205,7 +314,7 @@ def _open_runs(layout: ShardLayout, path: Path) -> CellRuns:
         if known is not None and known.identity == identity:
             _open.move_to_end(key)
             return known.runs
-    runs = _map_runs(layout, path)
+    runs = _map_runs(layout, descriptor, path, moved)
     with _open_lock:
         _open[key] = SealedRuns(runs, identity)
         _open.move_to_end(key)
@@ -220,24 +329,23 @@ def let_go_of_runs() -> None:
         _open.clear()
 
 
-def _map_runs(layout: ShardLayout, path: Path) -> CellRuns:
+def _map_runs(
+    layout: ShardLayout, descriptor: int, path: Path, moved: MovedRuns | None
+) -> CellRuns:
     damaged = f"{path}: header or runs are damaged, or of another spec or codec"
-    descriptor = open_file(path, os.O_RDONLY)
-    try:
-        page = _read(descriptor, HEADER_BYTES, 0)
-        newer = newer_format(path, _MAGIC, page, RUNS_VERSION)
-        if newer is not None:
-            raise newer
-        fields = header_fields(_MAGIC, page)
-        if fields is None:
-            raise IndexDamaged(f"{damaged}; run `ris verify`")
-        offset, size = _runs_offset(layout, fields["rows"]), 8 * fields["runs"]
-        body = _read(descriptor, size, offset)  # read, not mapped: a bad sector is an error here
-        if len(body) != size or isal_zlib.crc32(body) != fields["runs_crc32"]:
-            raise IndexDamaged(f"{damaged}; run `ris verify`")
-        mapped = mmap.mmap(descriptor, offset + size, prot=mmap.PROT_READ)
-    finally:
-        os.close(descriptor)
+    page = _read(descriptor, HEADER_BYTES, 0) if moved is None else moved.page
+    newer = newer_format(path, _MAGIC, page, RUNS_VERSION)
+    if newer is not None:
+        raise newer
+    fields = header_fields(_MAGIC, page)
+    if fields is None:
+        raise IndexDamaged(f"{damaged}; run `ris verify`")
+    offset, size = _runs_offset(layout, fields["rows"]), 8 * fields["runs"]
+    offset = offset if moved is None else moved.runs_offset
+    body = _read(descriptor, size, offset)  # read, not mapped: a bad sector is an error here
+    if len(body) != size or isal_zlib.crc32(body) != fields["runs_crc32"]:
+        raise IndexDamaged(f"{damaged}; run `ris verify`")
+    mapped = mmap.mmap(descriptor, offset + size, prot=mmap.PROT_READ)
     both = np.frombuffer(mapped, dtype="<u4", offset=offset).reshape(2, -1)
     runs = CellRuns(fields["frames"], layout.cells, fields["rows"], both[0], both[1])
     if _header(layout, runs, fields["runs_crc32"]) != page or runs.frames != layout.sealed:

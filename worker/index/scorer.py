@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +12,9 @@ import numpy as np
 from worker.core.types import FloatArray, IntArray
 from worker.index.candidates import Candidates
 from worker.index.store import PinnedShard
+
+READS_AHEAD = 8
+"""Chunks that are fetched over the network at a time; each is held in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +38,7 @@ def candidate_similarities(
     Raises :class:`IndexDamaged` when a shard's file does not hold what Postgres says.
     """
     q = query_qd.shape[0]
-    for chunk in candidate_chunks(candidates, frames_per_chunk):
-        patches = read_chunk(shards, chunk)
+    for chunk, patches in read_chunks(shards, candidates, frames_per_chunk):
         flat = query_qd @ patches.reshape(-1, patches.shape[2]).T
         similarity = flat.reshape(q, chunk.position.size, patches.shape[1]).transpose(1, 0, 2)
         yield ScoredChunk(chunk.position, np.ascontiguousarray(similarity))
@@ -65,3 +69,28 @@ def candidate_chunks(
 def read_chunk(shards: Sequence[PinnedShard], chunk: CandidateChunk) -> FloatArray:
     """Patches of a chunk, float32 (m, cells, d). Raises as above."""
     return shards[chunk.shard_position].read("patch", chunk.block)
+
+
+def reads_at_once(shards: Sequence[PinnedShard], chunks: Iterable[CandidateChunk]) -> int:
+    """How many chunks are best read at a time: several where some lie on object storage."""
+    return READS_AHEAD if any(shards[chunk.shard_position].moved for chunk in chunks) else 1
+
+
+def read_chunks(
+    shards: Sequence[PinnedShard], candidates: Candidates, frames_per_chunk: int = 64
+) -> Iterator[tuple[CandidateChunk, FloatArray]]:
+    """Every chunk with its patches; where some lie on object storage, the next are read meanwhile.
+    Reads and errors as above."""
+    chunks = list(candidate_chunks(candidates, frames_per_chunk))
+    if reads_at_once(shards, chunks) == 1:
+        yield from ((chunk, read_chunk(shards, chunk)) for chunk in chunks)
+        return
+    with ThreadPoolExecutor(READS_AHEAD, thread_name_prefix="parts") as pool:
+        waiting = deque[tuple[CandidateChunk, Future[FloatArray]]]()
+        for chunk in chunks:
+            waiting.append((chunk, pool.submit(read_chunk, shards, chunk)))
+            if len(waiting) == READS_AHEAD:
+                first, read = waiting.popleft()
+                yield first, read.result()
+        for first, read in waiting:
+            yield first, read.result()

@@ -20,6 +20,7 @@ from worker.errors import StorageFull
 from worker.index.codec import codec_named
 from worker.index.global_cache import GlobalCache
 from worker.index.layout import FileKind, ShardLayout
+from worker.index.part_cache import PartCache
 from worker.index.runs_file import let_go_of_runs
 from worker.index.shard import read_blocks
 
@@ -34,7 +35,8 @@ class PinnedShard:
     list; ``stored_n`` int64 (blocks,) says which block of the files it is. ``sums_n2``: int64
     (blocks, 2), their checksums. ``lost``: the file blocks left out, and their times. ``searched``:
     False for a shard that the filters leave out: it is learnt from and followed through, and gives
-    no hits. ``coded``: how many file blocks have their compact codes on disk.
+    no hits. ``coded``: how many file blocks have their compact codes on disk. ``moved``: patches of
+    sealed frames lie on object storage. ``away``: those frames are left out too for that.
     """
 
     shard_id: int
@@ -50,6 +52,8 @@ class PinnedShard:
     lost_t_epoch_s: tuple[float, ...] = ()
     searched: bool = True
     coded: int = 0
+    moved: bool = False
+    away: bool = False
 
     @property
     def contents(self) -> Contents:
@@ -68,6 +72,7 @@ class IndexStore:
     """Vector files under ``root``. Building one does no I/O; safe to share between threads."""
 
     root: Path
+    parts: PartCache | None = None
     _globals: GlobalCache = field(default_factory=GlobalCache)
 
     def layout(
@@ -88,6 +93,7 @@ class IndexStore:
             patch_dim=spec.patch_dim,
             cells=spec.grid.cells,
             sealed=sealed,
+            parts=self.parts,
         )
 
     def at_revision(
