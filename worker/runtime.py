@@ -5,27 +5,20 @@ from __future__ import annotations
 import os
 import resource
 import threading
-import uuid
 from functools import cache
-
-import structlog
-from kombu.exceptions import KombuError, OperationalError
 
 from models.session import connect
 from worker.backbones.base import Backbone
+from worker.bell import ring
 from worker.config import Settings, settings
 from worker.context import Context
 from worker.embedded.state import refuse_unfinished_restore
-from worker.errors import ServiceUnavailable
 from worker.index.compact_cache import CompactCache
 from worker.index.store import IndexStore
-from worker.messages import QUEUE_OF_KIND, RUN_JOB_TASK, JobKind
 from worker.pinning import FMapCache
 from worker.services import database_url
 from worker.video.frame_store import FrameStore
 from worker.video.upload_store import UploadStore
-
-log = structlog.get_logger()
 
 MAX_FILES = 32_768
 """A mapped file of compact codes is an open one; a process has some 65,000 mappings at most."""
@@ -53,21 +46,6 @@ class BackboneCache:
                     backbones_dir=self._settings.backbones_dir,
                 )
             return self._loaded[name]
-
-
-def ring(job_id: uuid.UUID, kind: JobKind) -> None:
-    """Send the bell for a committed job. The broker's absence is no error: the sweeper rings."""
-    try:
-        from worker.app import app
-
-        app.send_task(
-            RUN_JOB_TASK,
-            args=[str(job_id)],
-            queue=QUEUE_OF_KIND[kind],
-            retry=False,
-        )
-    except (OperationalError, KombuError, OSError, ServiceUnavailable) as error:
-        log.warning("bell_not_rung", job_id=str(job_id), detail=str(error))
 
 
 def make_context(configured: Settings, database: str, *, application_name: str) -> Context:

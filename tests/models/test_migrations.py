@@ -150,7 +150,7 @@ def test_migrators_at_once_take_turns(empty_database: str) -> None:
     for migrator in migrators:
         _, errors = migrator.communicate(timeout=60)
         assert migrator.returncode == 0, errors
-    assert rows(empty_database, "select version_num from alembic_version") == [("0007",)]
+    assert rows(empty_database, "select version_num from alembic_version") == [("0009",)]
 
 
 def test_a_failing_migration_leaves_nothing(empty_database: str) -> None:
