@@ -124,6 +124,23 @@ def frames_per_bucket(
     return [(row[0], int(row[1])) for row in rows]
 
 
+def shard_frames_per_bucket(
+    session: Session, camera_id: int, from_utc: datetime, to_utc: datetime, bucket_s: int
+) -> list[tuple[datetime, int]]:
+    """The same from the shards of the live generation: for buckets of whole shard spans, however
+    many frames there are."""
+    bucket = func.date_bin(timedelta(seconds=bucket_s), Shard.bucket_utc, EPOCH_UTC)
+    rows = session.execute(
+        select(bucket, func.sum(Shard.frame_count))
+        .join(IndexGeneration, IndexGeneration.id == Shard.generation_id)
+        .where(IndexGeneration.state == "live", Shard.camera_id == camera_id)
+        .where(Shard.bucket_utc >= from_utc, Shard.bucket_utc < to_utc, Shard.frame_count > 0)
+        .group_by(bucket)
+        .order_by(bucket)
+    )
+    return [(row[0], int(row[1])) for row in rows]
+
+
 def _queries() -> Select[Any]:
     hits = (
         select(func.count())
