@@ -1,1 +1,1 @@
-"""HTTP API of RIS. Of worker/ it imports only messages, errors and config."""
+"""The HTTP API. It accepts and shows; torch, FAISS and PyAV stay in the workers."""

@@ -31,6 +31,7 @@ from benchmarks.scratch import reader
 from models.repositories import codes as codes_record
 from models.session import DatabaseUnavailable
 from worker import compacting, sealing
+from worker.accepting.queries import submit_query
 from worker.admin.demo import packaged_footage
 from worker.backbones.base import Backbone
 from worker.backbones.registry import seal_distance
@@ -50,7 +51,6 @@ from worker.jobs import Handler, run_job
 from worker.query_picture import frame_picture
 from worker.reindex import fail_reindex, remove_generation, run_reindex, submit_reindex
 from worker.repair import repair_index
-from worker.search import submit_query
 
 CLIP = next(clip.path for clip in packaged_footage() if clip.camera == "street")
 EVERY_S = 2.5

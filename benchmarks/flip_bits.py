@@ -31,6 +31,7 @@ from benchmarks.disturbed import START, compact, seal, small_limits
 from benchmarks.machine import machine
 from benchmarks.scratch import reader, scratch_context
 from models.repositories import videos as video_record
+from worker.accepting.queries import QueryState, query_state, submit_query
 from worker.admin.demo import packaged_footage
 from worker.context import Context
 from worker.core.sampling import IntervalPolicy
@@ -39,7 +40,7 @@ from worker.core.types import Box
 from worker.ingest import fail_ingest, run_ingest, submit_file
 from worker.jobs import Handler, run_job
 from worker.logs import configure_logging
-from worker.search import QueryState, query_state, run_query, submit_query
+from worker.search import run_query
 from worker.verify import verify_index
 
 HANDLERS = {"ingest": Handler(run_ingest, fail_ingest), "query": Handler(run_query)}

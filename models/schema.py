@@ -1,5 +1,6 @@
 """Every table, imported once, so that ``Base.metadata`` is complete."""
 
+from models.access import ApiKey, AuditEntry, RequestKey
 from models.base import Base
 from models.erasure import Erasure
 from models.index import CompactBasis, FMapRun, IndexGeneration, Shard
@@ -10,6 +11,8 @@ from models.video import Camera, Frame, VideoSegment
 metadata = Base.metadata
 
 __all__ = [
+    "ApiKey",
+    "AuditEntry",
     "Camera",
     "CompactBasis",
     "Erasure",
@@ -17,6 +20,7 @@ __all__ = [
     "Frame",
     "IndexGeneration",
     "Job",
+    "RequestKey",
     "SearchHit",
     "SearchQuery",
     "Shard",

@@ -17,13 +17,15 @@ from models.video import Frame
 class SearchQuery(Base):
     """An ROI query: on an uploaded picture (by content hash) or on an indexed frame.
 
-    Its state is its job's state; there is no second copy.
+    Its state is its job's state; there is no second copy. ``key_id``: the API key that asked; null
+    where the command line did.
     """
 
     __tablename__ = "search_queries"
     __table_args__ = (
         CheckConstraint("num_nonnulls(frame_id, picture_sha256) = 1", name="one_source"),
         Index(None, "frame_id"),
+        Index(None, "key_id", "created_at", "id"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
@@ -32,6 +34,7 @@ class SearchQuery(Base):
     picture_sha256: Mapped[str | None]
     roi: Mapped[dict[str, Any]]
     params: Mapped[dict[str, Any]]
+    key_id: Mapped[int | None] = mapped_column(ForeignKey("api_keys.id"))
     generation_id: Mapped[int | None] = mapped_column(ForeignKey("index_generations.id"))
     stats: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = created_at_column()

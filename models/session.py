@@ -72,6 +72,8 @@ def connect(
     statement_timeout_ms: int = 60_000,
     lock_timeout_ms: int = 10_000,
     pool_size: int = 5,
+    connect_timeout_s: int = 5,
+    pool_timeout_s: float = 30.0,
 ) -> Database:
     """Describe a database; the first connection is made on first use.
 
@@ -83,9 +85,10 @@ def connect(
         pool_pre_ping=True,
         pool_size=pool_size,
         max_overflow=pool_size,
+        pool_timeout=pool_timeout_s,
         connect_args={
             "application_name": application_name,
-            "connect_timeout": 5,
+            "connect_timeout": connect_timeout_s,
             "options": options + " -c timezone=UTC",
         },
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.parts import HANDLERS, sql
+from worker.accepting.queries import QueryState, query_state, submit_query
 from worker.context import Context
 from worker.core.search_params import SearchParams
 from worker.core.types import Box
 from worker.index.runs_file import let_go_of_runs
 from worker.jobs import run_job
-from worker.search import QueryState, query_state, submit_query
 
 
 def fresh(context: Context) -> Context:

@@ -14,6 +14,7 @@ from PIL import Image
 from models.repositories import videos as video_record
 from tests.conftest import Services
 from tests.parts import HANDLERS, fresh_context, ingested, sql
+from worker.accepting.queries import query_state, submit_query
 from worker.backbones.base import Backbone
 from worker.closer_look import look_closer
 from worker.context import Context
@@ -26,7 +27,6 @@ from worker.generations import require_live_generation
 from worker.jobs import run_job
 from worker.query_picture import cut_out, frame_picture
 from worker.ranked_frame import RankedFrame
-from worker.search import query_state, submit_query
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CYCLIST = Box(0.30, 0.35, 0.55, 0.85)

@@ -32,6 +32,7 @@ from tests.parts import (
     with_settings,
 )
 from tests.searching import asked, flip, fresh, lost, scores
+from worker.accepting.queries import query_state, submit_query
 from worker.admin.query import show_result
 from worker.backbones.base import Backbone
 from worker.context import Context
@@ -48,7 +49,6 @@ from worker.jobs import run_job
 from worker.leftovers import remove_former_files
 from worker.repair import repair_index
 from worker.runtime import make_context
-from worker.search import query_state, submit_query
 from worker.verify import verify_index
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)

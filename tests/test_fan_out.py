@@ -16,6 +16,7 @@ import pytest
 from tests.parts import ingested, loaded, run_jobs, sql, with_settings
 from tests.searching import asked, flip, fresh, lost
 from worker import compacting, sealing
+from worker.accepting.queries import QueryState
 from worker.context import Context
 from worker.core.coarse import CoarseQuery
 from worker.core.compact import CODE_DIM
@@ -35,7 +36,6 @@ from worker.scan_message import (
     request_from_json,
 )
 from worker.scanning import answer_scan
-from worker.search import QueryState
 from worker.shard_scan import ShardScores
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)

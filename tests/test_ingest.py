@@ -34,6 +34,7 @@ from tests.parts import (
     with_settings,
 )
 from tests.video.clips import FPS, make_audio, make_clip
+from worker.accepting.segments import Submission
 from worker.backbones.base import Backbone
 from worker.context import Context
 from worker.core.backbone_spec import BackboneSpec
@@ -43,7 +44,7 @@ from worker.core.types import Descriptors, ImageArray
 from worker.errors import GenerationSwitched, InputInvalid, LeaseLost, VideoUnreadable
 from worker.generations import ensure_live_generation
 from worker.index.layout import HEADER_BYTES
-from worker.ingest import Submission, run_ingest, submit_file
+from worker.ingest import run_ingest, submit_file
 from worker.jobs import Handler, Lease, run_job
 from worker.pinning import pin_shards, spec_of
 from worker.recording import PictureBatch, bucket_of, prepare_batch, record_batch

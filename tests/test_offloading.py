@@ -36,6 +36,7 @@ from tests.parts import (
 )
 from tests.searching import asked, flip, fresh, lost, scores
 from worker import compacting, offloading, sealing
+from worker.accepting.queries import QueryState
 from worker.backup import back_up
 from worker.context import Context
 from worker.core.search_params import SearchParams, Strategy
@@ -59,7 +60,7 @@ from worker.reindex import remove_generation, submit_reindex
 from worker.repair import repair_index
 from worker.restore import restore
 from worker.runtime import make_context
-from worker.search import QueryState, search_generation
+from worker.search import search_generation
 from worker.verify import verify_index
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -24,6 +24,7 @@ from tests.parts import (
     sql,
     with_settings,
 )
+from worker.accepting.queries import query_state, submit_query
 from worker.context import Context
 from worker.core.search_params import SearchParams
 from worker.core.types import Box
@@ -40,7 +41,7 @@ from worker.reindex import (
     submit_reindex,
     submit_return,
 )
-from worker.search import query_state, search_generation, submit_query
+from worker.search import search_generation
 from worker.verify import verify_index
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)

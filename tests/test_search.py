@@ -20,6 +20,7 @@ from models.repositories import jobs as job_record
 from models.schema import SearchHit
 from tests.conftest import Services
 from tests.parts import HANDLERS, fresh_context, ingested, job, loaded, run_jobs, sql, with_settings
+from worker.accepting.queries import QueryState, query_state, submit_query
 from worker.admin.query import show_result
 from worker.backbones.base import Backbone
 from worker.context import Context
@@ -29,7 +30,7 @@ from worker.core.search_params import SearchParams, Strategy
 from worker.core.types import Box, GridSize, Point, Polygon, Roi
 from worker.errors import InputInvalid, LeaseLost, NotFound, PictureInvalid, RoiInvalid
 from worker.jobs import Lease, run_job
-from worker.search import QueryState, query_state, run_query, submit_query
+from worker.search import run_query
 
 STREET = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CALL = STREET + timedelta(hours=2)

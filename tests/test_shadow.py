@@ -24,6 +24,7 @@ from tests.parts import (
     with_settings,
 )
 from tests.searching import asked, fresh
+from worker.accepting.queries import query_state, submit_query
 from worker.admin.index import _in_short, _show
 from worker.config import Settings
 from worker.context import Context
@@ -35,7 +36,6 @@ from worker.errors import LeaseLost
 from worker.jobs import Lease, job_state, run_job
 from worker.reindex import ReindexSubmission, submit_reindex, submit_return
 from worker.runtime import BackboneCache
-from worker.search import query_state, submit_query
 from worker.shadow import compare_generations
 from worker.verify import verify_index
 

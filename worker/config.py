@@ -149,6 +149,29 @@ class Settings(BaseSettings):
     s3_cache_bytes: int = Field(
         2 * 1024**3, ge=0, description="Disk space for what was read from object storage last."
     )
+    footage_dir: Path | None = Field(
+        None,
+        description="Folder that the API takes recordings from, by path; unset: it takes none.",
+    )
+    api_host: str = Field("127.0.0.1", description="Address that the API listens on.")
+    api_port: int = Field(
+        8480, ge=0, le=65_535, description="Port that the API listens on; 0: any free one."
+    )
+    api_max_body_bytes: int = Field(
+        32 * 1024 * 1024, ge=1024, description="Largest body of a request to the API."
+    )
+    api_body_timeout_s: float = Field(
+        30.0, gt=0.05, le=3600, description="A request's body has arrived after this long."
+    )
+    api_requests_per_s: float = Field(
+        100.0, gt=0, le=100_000, description="Requests a second of one API key, on average."
+    )
+    api_open_queries: int = Field(
+        32, ge=1, le=100_000, description="Queries of one API key that are not answered yet."
+    )
+    api_events_s: float = Field(
+        300.0, gt=0.1, le=86_400, description="A stream of events ends after this long."
+    )
     statement_timeout_ms: int = Field(60_000, ge=100, description="Postgres statement timeout.")
     lock_timeout_ms: int = Field(10_000, ge=100, description="Postgres lock timeout.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

@@ -168,6 +168,66 @@ class Timeout(RisError):
     code = "timeout"
 
 
+class Cancelled(RisError):
+    """Whoever asked took the query back; it was not answered."""
+
+    code = "cancelled"
+
+
+class Unauthenticated(RisError):
+    """A request of the API has no key, or one that is unknown, expired or revoked."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(RisError):
+    """The API key does not allow this action."""
+
+    code = "forbidden"
+
+
+class KeyReused(RisError):
+    """An Idempotency-Key came with another request than the first time."""
+
+    code = "idempotency_key_reused"
+
+
+class AlreadyThere(RisError):
+    """Something of that name exists already."""
+
+    code = "already_there"
+
+
+class MethodNotAllowed(RisError):
+    """The address exists, but not for this method."""
+
+    code = "method_not_allowed"
+
+
+class MediaUnsupported(RisError):
+    """The body's Content-Type is none that this address reads."""
+
+    code = "media_unsupported"
+
+
+class BodyTooLarge(RisError):
+    """The body of a request is larger than allowed."""
+
+    code = "body_too_large"
+
+
+class BodyTooSlow(RisError):
+    """The body of a request did not arrive in time."""
+
+    code = "body_too_slow"
+
+
+class TooManyRequests(RisError):
+    """An API key asks more often, or has more queries open, than allowed."""
+
+    code = "too_many_requests"
+
+
 def error_of_code(code: str, detail: str) -> RisError:
     """The typed error a recorded failure stands for; unknown codes become :class:`RisError`."""
     kinds = {kind.code: kind for kind in RisError.__subclasses__()}

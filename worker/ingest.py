@@ -7,24 +7,24 @@ What a crash leaves behind is bytes nobody refers to.
 
 from __future__ import annotations
 
-import hashlib
+import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from unicodedata import category
 
 from models.index import IndexGeneration
-from models.repositories import erasures as erasure_record
-from models.repositories import jobs as job_record
 from models.repositories import videos as video_record
 from models.repositories.jobs import ClaimedJob
 from models.session import Session
 from models.video import VideoSegment
+from worker.accepting.desk import COMMAND_LINE
+from worker.accepting.names import checked_name
+from worker.accepting.segments import Recording, Submission, file_state, hash_file, record_segment
 from worker.backbones.base import Backbone
 from worker.context import Context
-from worker.core.sampling import SamplingPolicy, policy_from_json, policy_key, policy_to_json
+from worker.core.sampling import SamplingPolicy, policy_from_json
 from worker.errors import (
     ErasedMeanwhile,
     InputInvalid,
@@ -35,7 +35,6 @@ from worker.errors import (
 )
 from worker.generations import backbone_of, ensure_live_generation
 from worker.jobs import Lease, Outcome
-from worker.messages import INGEST_QUEUE
 from worker.recording import (
     PictureBatch,
     PreparedBatch,
@@ -46,18 +45,6 @@ from worker.recording import (
 )
 from worker.video.decode import DecodeReport, SampledFrame, sample_video
 from worker.video.probe import VideoInfo, probe
-
-_HASH_CHUNK_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """What was accepted: ids to follow, and whether the segment was already known."""
-
-    segment_id: int
-    job_id: str
-    camera_id: int
-    is_new: bool
 
 
 def submit_file(
@@ -72,83 +59,19 @@ def submit_file(
     A file that cannot be read is refused here with :class:`VideoUnreadable`; one that is not a
     video is accepted and ends as a recorded failure. Raises :class:`InputInvalid` for a bad name.
     """
-    name = camera_name.strip()
-    if not 1 <= len(name) <= 200 or any(category(letter) in ("Cc", "Cs") for letter in name):
-        raise InputInvalid(f"camera name {camera_name!r}: use 1 to 200 characters, no controls")
+    name = checked_name("camera name", camera_name)
     if start_utc is not None and start_utc.tzinfo is None:
         raise InputInvalid(f"start time {start_utc} has no time zone: add one, e.g. +00:00")
     path = path.resolve()
-    content_sha256 = _hash_file(path)
+    content_sha256 = hash_file(path)
     start, source = _start_time(context, path, start_utc)
+    recording = Recording(path, content_sha256, start, source, policy)
     with context.db.transaction() as session:
         camera = video_record.ensure_camera(session, name)
-        if start_utc is None:
-            # A copied or touched file has another modification time and is the same recording.
-            known = video_record.segment_of_content(
-                session, camera.id, content_sha256, policy_key(policy)
-            )
-            if known is not None:
-                start, source = known.start_utc, known.start_source
-        segment, is_new = video_record.ensure_segment(
-            session,
-            {
-                "camera_id": camera.id,
-                "source_path": str(path),
-                "content_sha256": content_sha256,
-                "start_utc": start,
-                "start_source": source,
-                "policy": policy_to_json(policy),
-                "policy_key": policy_key(policy),
-            },
-        )
-        erased = _erased_since(session, segment)
-        if erased:
-            # What was erased is wanted back: from the start again, with what is still there kept.
-            video_record.renew_segment(session, segment.id)
-        if segment.job_id is None or segment.outcome == "failed" or erased:
-            payload = {"segment_id": segment.id, "file": _file_state(path)}
-            job_id = job_record.submit(session, "ingest", INGEST_QUEUE, payload)
-            video_record.set_segment(
-                session, segment.id, job_id=job_id, outcome=None, source_path=str(path)
-            )
-            is_new = True
-        else:
-            job_id = segment.job_id
-    if is_new:
-        context.ring(job_id, "ingest")
-    return Submission(segment.id, str(job_id), camera.id, is_new)
-
-
-def _erased_since(session: Session, segment: VideoSegment) -> bool:
-    """Whether frames that the segment can have were erased since it was accepted.
-
-    Raises :class:`InputInvalid` while such an erasure is under way: it would take what comes in.
-    """
-    reaching = erasure_record.reaching(session, segment.camera_id, segment.start_utc)
-    open_ids = [erasure.id for erasure, state in reaching if state in ("queued", "running")]
-    if open_ids:
-        raise InputInvalid(
-            f"erasure {open_ids[0]} of this camera and time is under way: submit the file again"
-            " when `ris erasures` says that it is done"
-        )
-    return any(erasure.created_at >= segment.created_at for erasure, _ in reaching)
-
-
-def _hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    if path.exists() and not path.is_file():  # opening a pipe or a device could wait for ever
-        raise VideoUnreadable(f"{path} is not a regular file; name a readable video file")
-    if any(category(letter) == "Cs" for letter in str(path)):
-        raise VideoUnreadable(f"{str(path)!r} is not a UTF-8 name; rename the file")
-    try:
-        with path.open("rb") as stream:
-            while chunk := stream.read(_HASH_CHUNK_BYTES):
-                digest.update(chunk)
-    except OSError as error:
-        raise VideoUnreadable(
-            f"{path}: {error.strerror or error}; name a readable video file"
-        ) from error
-    return digest.hexdigest()
+        submission = record_segment(session, camera.id, recording, COMMAND_LINE)
+    if submission.is_new:
+        context.ring(uuid.UUID(submission.job_id), "ingest")
+    return submission
 
 
 def _start_time(context: Context, path: Path, given: datetime | None) -> tuple[datetime, str]:
@@ -172,20 +95,14 @@ def _start_time(context: Context, path: Path, given: datetime | None) -> tuple[d
     return ended - timedelta(seconds=duration_s), "file-mtime"
 
 
-def _file_state(path: Path) -> dict[str, int]:
-    """What tells cheaply that a file is still the one that was accepted."""
-    found = path.stat()
-    return {"size_bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
-
-
 def _require_unchanged(segment: VideoSegment, accepted: dict[str, int] | None) -> None:
     """Raise :class:`VideoUnreadable` when the path now holds another recording, or none."""
     path = Path(segment.source_path)
     try:
-        same = accepted is None or _file_state(path) == accepted
+        same = accepted is None or file_state(path) == accepted
     except OSError as error:
         raise VideoUnreadable(f"{path}: {error.strerror or error}; restore the file") from error
-    if not same and _hash_file(path) != segment.content_sha256:
+    if not same and hash_file(path) != segment.content_sha256:
         raise VideoUnreadable(
             f"{path} has changed since it was accepted: restore it, or ingest it anew"
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import threading
-import uuid
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
@@ -13,20 +12,19 @@ from typing import Any
 import structlog
 from celery import group
 from celery.exceptions import TimeoutError as CeleryTimeout
-from kombu.exceptions import KombuError, OperationalError
 
 from models.session import connect
 from worker.backbones.base import Backbone
+from worker.bell import ring
 from worker.config import Settings, settings
 from worker.context import Context
 from worker.embedded.state import refuse_unfinished_restore
-from worker.errors import ServiceUnavailable
 from worker.fan_out import FanOut
 from worker.index.compact_cache import CompactCache
 from worker.index.part_cache import PartCache
 from worker.index.store import IndexStore
 from worker.kernels.threads import keep_products_single
-from worker.messages import QUEUE_OF_KIND, RUN_JOB_TASK, SCAN_TASK, JobKind
+from worker.messages import SCAN_TASK
 from worker.objects.store import ObjectStore, open_store
 from worker.pinning import FMapCache
 from worker.scan_message import Json
@@ -62,21 +60,6 @@ class BackboneCache:
                     backbones_dir=self._settings.backbones_dir,
                 )
             return self._loaded[name]
-
-
-def ring(job_id: uuid.UUID, kind: JobKind) -> None:
-    """Send the bell for a committed job. The broker's absence is no error: the sweeper rings."""
-    try:
-        from worker.app import app
-
-        app.send_task(
-            RUN_JOB_TASK,
-            args=[str(job_id)],
-            queue=QUEUE_OF_KIND[kind],
-            retry=False,
-        )
-    except (OperationalError, KombuError, OSError, ServiceUnavailable) as error:
-        log.warning("bell_not_rung", job_id=str(job_id), detail=str(error))
 
 
 def ask_scan_workers(

@@ -1,9 +1,8 @@
-"""Queries: accept an ROI on a picture or an indexed frame, run the search, record the hits."""
+"""Queries: run the search that was accepted, and record its hits."""
 
 from __future__ import annotations
 
 import time
-import uuid
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -15,25 +14,23 @@ from models.index import IndexGeneration
 from models.repositories import codes as codes_record
 from models.repositories import erasures as erasure_record
 from models.repositories import index as index_record
-from models.repositories import jobs as job_record
 from models.repositories import search as search_record
 from models.repositories import videos as video_record
 from models.repositories.jobs import ClaimedJob
-from models.search import SearchHit, SearchQuery
+from models.search import SearchQuery
 from models.session import Session
 from worker.closer_look import look_closer
 from worker.compacting import learn_basis
 from worker.context import Context
 from worker.core.appearances import join_appearances
-from worker.core.geometry import cells_box, roi_box, validate_roi
-from worker.core.roi_json import roi_from_json, roi_to_json
+from worker.core.geometry import cells_box, roi_box
+from worker.core.roi_json import roi_from_json
 from worker.core.search_params import SearchParams, search_params_from_json
-from worker.core.types import GridSize, Roi
+from worker.core.types import GridSize
 from worker.describe import describe_query
 from worker.errors import (
     GenerationSwitched,
     IndexDamaged,
-    InputInvalid,
     NotFound,
     ObjectStoreUnavailable,
 )
@@ -41,98 +38,15 @@ from worker.fan_out import FannedScan
 from worker.generations import require_live_generation
 from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
-from worker.messages import QUERY_QUEUE
 from worker.pinning import pin_scene, pin_shards, spec_of
 from worker.ranked_frame import QueryDescriptors, RankedFrame
 from worker.shard_scan import LocalScan, ShardScan
 from worker.two_stage import search_shards
-from worker.video.picture import load_query_picture
 
 log = structlog.get_logger()
 
 MAX_PROOFS = 1000
 """Frames, from the top, that a proof is sought for; those without one are no hits."""
-_ID_LIMIT = 2**63  # ids are Postgres bigints; a larger number would be an error of its own
-
-
-@dataclass(frozen=True, slots=True)
-class QueryState:
-    """A query as it stands: its job's state, and its hits once done."""
-
-    query: SearchQuery
-    state: str
-    error_code: str | None
-    error_detail: str | None
-    retry_detail: str | None
-    hits: list[SearchHit]
-
-
-def submit_query(
-    context: Context,
-    roi: Roi,
-    params: SearchParams,
-    *,
-    frame_id: int | None = None,
-    picture: bytes | None = None,
-) -> uuid.UUID:
-    """Accept a query: check everything that can be checked, record it, commit, ring.
-
-    Give either the id of an indexed frame or the bytes of a picture. Raises
-    :class:`InputInvalid`, :class:`RoiInvalid`, :class:`PictureInvalid`, :class:`NotFound`,
-    :class:`StorageFull` or :class:`StorageFailed`.
-    """
-    roi = validate_roi(roi)
-    if (frame_id is None) == (picture is None):
-        raise InputInvalid("give either a frame id or a picture, not both or neither")
-    if picture is not None:
-        load_query_picture(picture, context.settings.query_picture_max_px)
-    with context.db.transaction() as session:
-        _require_known(session, frame_id, params)
-        picture_sha256 = None
-        if picture is not None:
-            # One that lay there unused must not be swept before this query names it.
-            search_record.lock_uploads(session, exclusive=False)
-            picture_sha256 = context.uploads.put(picture)
-        job_id = job_record.submit(session, "query", QUERY_QUEUE, {})
-        query_id = search_record.create_query(
-            session,
-            job_id=job_id,
-            frame_id=frame_id,
-            picture_sha256=picture_sha256,
-            roi=roi_to_json(roi),
-            params=params.to_json(),
-        )
-    context.ring(job_id, "query")
-    return query_id
-
-
-def _require_known(session: Session, frame_id: int | None, params: SearchParams) -> None:
-    if frame_id is not None and not (
-        0 < frame_id < _ID_LIMIT and video_record.find_frame(session, frame_id)
-    ):
-        raise NotFound(f"frame {frame_id} is not known")
-    for example in (*params.more, *params.less):
-        if not video_record.find_frame(session, example.frame_id):
-            raise NotFound(f"frame {example.frame_id} of an example is not known")
-    if params.camera_ids is not None:
-        unknown = sorted(set(params.camera_ids) - video_record.camera_ids(session))
-        if unknown:
-            raise NotFound(f"cameras {unknown} are not known; `ris cameras` lists them")
-
-
-def query_state(context: Context, query_id: uuid.UUID) -> QueryState:
-    """State and hits of a query. Raises :class:`NotFound`."""
-    with context.db.transaction() as session:
-        query = search_record.find_query(session, query_id)
-        if query is None:
-            raise NotFound(f"query {query_id} is not known")
-        job = job_record.find(session, query.job_id)
-        assert job is not None
-        session.refresh(query)  # its results are committed with the job's end: look after it
-        hits = search_record.list_hits(session, query_id) if job.state == "done" else []
-        return QueryState(
-            query, job.state, job.error_code, job.error_detail, job.retry_detail, hits
-        )
 
 
 def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:

@@ -150,6 +150,28 @@ def fail(session: Session, job_id: uuid.UUID, token: uuid.UUID, code: str, detai
     )
 
 
+def cancel(session: Session, job_id: uuid.UUID, code: str, detail: str) -> bool:
+    """End a job that is queued or running as failed; False when it had ended.
+
+    Whoever runs it has lost its lease and can record nothing any more.
+    """
+    result = session.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.state.in_(["queued", "running"]))
+        .values(
+            state="failed",
+            lease_token=None,
+            lease_until=None,
+            error_code=code,
+            error_detail=detail,
+            finished_at=func.now(),
+        )
+        .execution_options(synchronize_session=False)
+    )
+    assert isinstance(result, CursorResult)
+    return result.rowcount == 1
+
+
 def requeue(
     session: Session,
     job_id: uuid.UUID,

@@ -38,8 +38,9 @@ def create_query(
     picture_sha256: str | None,
     roi: dict[str, Any],
     params: dict[str, Any],
+    key_id: int | None = None,
 ) -> uuid.UUID:
-    """Record a query beside its job."""
+    """Record a query beside its job. ``key_id``: the API key that asks."""
     query_id = uuid.uuid4()
     session.add(
         SearchQuery(
@@ -49,6 +50,7 @@ def create_query(
             picture_sha256=picture_sha256,
             roi=roi,
             params=params,
+            key_id=key_id,
         )
     )
     session.flush()

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, func, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
 from models.bulk import unnested
@@ -47,6 +48,30 @@ def ensure_camera(session: Session, name: str) -> Camera:
     """The camera of that name, created if it is new."""
     session.execute(insert(Camera).values(name=name).on_conflict_do_nothing())
     return session.scalars(select(Camera).where(Camera.name == name)).one()
+
+
+def add_camera(session: Session, name: str, retention_days: int | None) -> Camera | None:
+    """A new camera; None when one of that name is there."""
+    values = {"name": name, "retention_days": retention_days}
+    made = session.scalars(
+        insert(Camera).values(**values).on_conflict_do_nothing().returning(Camera.id)
+    ).one_or_none()
+    return None if made is None else session.get(Camera, made)
+
+
+def change_camera(session: Session, camera_id: int, values: dict[str, Any]) -> bool:
+    """Set columns of a camera; False when another one has that name."""
+    try:
+        with session.begin_nested():
+            session.execute(
+                update(Camera)
+                .where(Camera.id == camera_id)
+                .values(**values)
+                .execution_options(synchronize_session=False)
+            )
+    except IntegrityError:
+        return False
+    return True
 
 
 def camera_ids(session: Session) -> set[int]:

@@ -46,7 +46,7 @@ class Ris:
 
     @property
     def env(self) -> dict[str, str]:
-        return clean_env({**self.settings, "RIS_DATA_DIR": str(self.data_dir)})
+        return clean_env({"RIS_API_PORT": "0", **self.settings, "RIS_DATA_DIR": str(self.data_dir)})
 
     def run(
         self, *arguments: str, expect: int = 0, changes: Mapping[str, str] | None = None

@@ -6,11 +6,11 @@ import json
 import select
 import sys
 
+from worker.accepting.queries import submit_query
 from worker.admin.query import wait_for_query
 from worker.core.geometry import roi_from_xyxy
 from worker.core.search_params import SearchParams
 from worker.runtime import process_context
-from worker.search import submit_query
 
 
 def main(frame_id: int) -> None:

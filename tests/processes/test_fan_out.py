@@ -24,12 +24,12 @@ from tests.parts import HANDLERS, backbones_folder, fresh_context, ingested, run
 from tests.processes.harness import REPO, clean_env
 from tests.searching import fresh
 from worker import compacting, sealing
+from worker.accepting.queries import query_state, submit_query
 from worker.context import Context
 from worker.core.search_params import SearchParams
 from worker.core.types import Box
 from worker.embedded.children import READY_FILE_VARIABLE, celery_children
 from worker.jobs import run_job
-from worker.search import query_state, submit_query
 
 pytestmark = pytest.mark.slow
 

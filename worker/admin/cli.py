@@ -12,7 +12,18 @@ import typer
 from pydantic import ValidationError
 
 from models.session import DatabaseUnavailable
-from worker.admin import backup, changes, demo, erase, evaluation, index, query, services, video
+from worker.admin import (
+    backup,
+    changes,
+    demo,
+    erase,
+    evaluation,
+    index,
+    keys,
+    query,
+    services,
+    video,
+)
 from worker.admin.output import notes
 from worker.config import settings
 from worker.errors import InputInvalid, RisError, ServiceUnavailable
@@ -31,6 +42,8 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(services.up)
 app.command()(services.down)
+app.command()(services.api)
+app.command()(keys.keys)
 app.command()(video.ingest)
 app.command()(query.query)
 app.command()(changes.changes)

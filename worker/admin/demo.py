@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from models.repositories import videos as video_record
+from worker.accepting.queries import submit_query
 from worker.admin.output import console, notes
 from worker.admin.query import draw_result, show_result, wait_for_query
 from worker.admin.services import start_services
@@ -29,7 +30,6 @@ from worker.embedded.supervisor import stop_supervisor
 from worker.errors import RoiInvalid, SetupFailed, VideoInvalid
 from worker.ingest import submit_file
 from worker.runtime import make_context
-from worker.search import submit_query
 
 DEMO_FOLDER = "demo"  # inside the data folder, so that it never mixes with a user's own index
 _EVERY_S = 0.25

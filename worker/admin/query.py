@@ -12,6 +12,7 @@ import typer
 
 from models.repositories import videos as video_record
 from models.search import SearchHit
+from worker.accepting.queries import QueryState, query_state, submit_query
 from worker.admin.output import Json, console, emit_json, notes, table, when
 from worker.context import Context
 from worker.core.geometry import cells_box, roi_from_xyxy
@@ -28,7 +29,6 @@ from worker.errors import (
 )
 from worker.query_picture import query_picture
 from worker.runtime import process_context
-from worker.search import QueryState, query_state, submit_query
 from worker.video.picture import HitPicture, draw_hits
 
 PICTURED_HITS = 12

@@ -3,41 +3,63 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
+import sys
 from typing import Any
 
+from worker.accepting.desk import COMMAND_LINE
+from worker.accepting.keys import create_first_key
 from worker.admin.output import Json, console, emit_json, notes, size, table
 from worker.config import Settings, settings
-from worker.embedded.state import ServiceState
+from worker.embedded.state import ServiceState, api_path
 from worker.embedded.supervisor import start_supervisor, stop_supervisor
 from worker.errors import RisError
-from worker.runtime import make_context, object_store
+from worker.runtime import make_context, object_store, process_context
 from worker.services import broker_url, database_url
 
 _PACKAGES = ("av", "celery", "numpy", "psycopg", "redis", "sqlalchemy", "torch", "transformers")
 _FAISS_PACKAGES = ("faiss-cpu", "faiss-gpu")
 
 
-def start_services(configured: Settings, *, detach: bool) -> ServiceState:
+def start_services(configured: Settings, *, detach: bool, with_api: bool = False) -> ServiceState:
     """Start everything on the data folder, telling each step."""
     return start_supervisor(
         configured.data_dir,
         env={"RIS_DATA_DIR": str(configured.data_dir.resolve())},
         detach=detach,
         on_progress=lambda step: notes.print(f"  {step}", style="dim"),
+        with_api=with_api,
     )
 
 
 def up(as_json: Json = False) -> None:
-    """Start RIS on the data folder: services, schema, workers. Returns when all are ready."""
+    """Start RIS on the data folder: services, schema, workers, API. Returns when all are ready.
+
+    At the very first start it makes an admin key of the API and prints it, this once.
+    """
     object_store(settings())  # what it asks for must be installed
-    state = start_services(settings(), detach=True)
+    state = start_services(settings(), detach=True, with_api=True)
+    url = json.loads(api_path(settings().data_dir).read_text())["url"]
+    with process_context().db.transaction() as session:
+        secret = create_first_key(session, COMMAND_LINE)
     if as_json:
-        emit_json({"data_dir": state.data_dir, "phase": state.phase, "pids": dict(state.pids)})
+        told = {"data_dir": state.data_dir, "phase": state.phase, "pids": dict(state.pids)}
+        emit_json({**told, "api_url": url, "admin_key": secret})
         return
     console.print(f"RIS runs on {state.data_dir} ({', '.join(state.pids)}). Stop: ris down")
+    console.print(f"API: {url}", markup=False, soft_wrap=True)
+    if secret is not None:
+        console.print(
+            f"first admin key of the API, shown this once: {secret}", markup=False, soft_wrap=True
+        )
+
+
+def api() -> None:
+    """Serve the HTTP API in the foreground, beside services that run: what `ris up` does itself."""
+    os.execv(sys.executable, [sys.executable, "-m", "api"])  # noqa: S606 - our own program
 
 
 def down(as_json: Json = False) -> None:

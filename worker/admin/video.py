@@ -13,11 +13,12 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from models.repositories import videos as video_record
+from worker.accepting.segments import Submission
 from worker.admin.output import Json, console, emit_json, notes, parse_time, table, when
 from worker.context import Context
 from worker.core.sampling import ChangePolicy, IntervalPolicy, KeyframePolicy, SamplingPolicy
 from worker.errors import InputInvalid
-from worker.ingest import Submission, submit_file
+from worker.ingest import submit_file
 from worker.jobs import job_state
 from worker.runtime import process_context
 

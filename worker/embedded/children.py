@@ -1,4 +1,4 @@
-"""The Celery processes of a single-box RIS, and one supervised child with its back-off."""
+"""The Celery processes and the API of one box, and one supervised child with its back-off."""
 
 from __future__ import annotations
 
@@ -60,6 +60,11 @@ def celery_children(settings: Settings, data_dir: Path) -> tuple[ChildSpec, ...]
         *scanners,
         ChildSpec("beat", (*celery, *beat)),
     )
+
+
+def api_child() -> ChildSpec:
+    """The HTTP API; it says where it listens in the file ``run/api.json``."""
+    return ChildSpec("api", (sys.executable, "-m", "api"), says_ready=True)
 
 
 @dataclass(slots=True)

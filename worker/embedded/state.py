@@ -50,6 +50,11 @@ def state_path(data_dir: Path) -> Path:
     return data_dir / "run" / "state.json"
 
 
+def api_path(data_dir: Path) -> Path:
+    """Where the API of ``data_dir`` writes its address, ``{"url", "pid"}``."""
+    return data_dir / "run" / "api.json"
+
+
 def restoring_path(data_dir: Path) -> Path:
     """There while a restore into ``data_dir`` is under way: what lies here is not whole."""
     return data_dir / "restoring"

@@ -35,6 +35,7 @@ from worker.embedded.children import (
     REPO_ROOT,
     ChildSpec,
     Supervised,
+    api_child,
     celery_children,
 )
 from worker.embedded.postgres import start_postgres, stop_postgres
@@ -77,12 +78,17 @@ class Plan:
     threads: int = 0
 
 
-def plan_from(settings: Settings, data_dir: Path, *, with_workers: bool = True) -> Plan:
-    """The plan of `ris up`; without workers only the services and the schema."""
+def plan_from(
+    settings: Settings, data_dir: Path, *, with_workers: bool = True, with_api: bool = False
+) -> Plan:
+    """The plan of `ris up`; without workers and API only the services and the schema."""
     data_dir = data_dir.resolve()
     return Plan(
         data_dir=data_dir,
-        children=celery_children(settings, data_dir) if with_workers else (),
+        children=(
+            *(celery_children(settings, data_dir) if with_workers else ()),
+            *((api_child(),) if with_api else ()),
+        ),
         database_url=settings.database_url,
         broker_url=settings.broker_url,
         threads=settings.threads,
@@ -303,6 +309,7 @@ def start_supervisor(
     detach: bool,
     on_progress: Callable[[str], None],
     with_workers: bool = True,
+    with_api: bool = False,
 ) -> ServiceState:
     """Start a supervisor process on ``data_dir`` and wait until it is ready.
 
@@ -317,8 +324,10 @@ def start_supervisor(
     data_dir.mkdir(parents=True, exist_ok=True)
     log_path = data_dir / "logs" / "supervisor.log"
     command = [sys.executable, "-m", "worker.embedded.supervisor", "--data-dir", str(data_dir)]
+    command += [] if with_workers else ["--no-workers"]
+    command += ["--api"] if with_api else []
     process = spawn(
-        command if with_workers else [*command, "--no-workers"],
+        command,
         log_path=log_path,
         cwd=REPO_ROOT,
         env=dict(os.environ) | dict(env),
@@ -380,10 +389,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ris-supervisor", description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--no-workers", action="store_true", help="services and schema only")
+    parser.add_argument("--api", action="store_true", help="serve the HTTP API as well")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        supervise(plan_from(Settings(), given.data_dir, with_workers=not given.no_workers))
+        wanted = {"with_workers": not given.no_workers, "with_api": given.api}
+        supervise(plan_from(Settings(), given.data_dir, **wanted))
     except AlreadyRunning as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_ALREADY_RUNNING

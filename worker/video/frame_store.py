@@ -93,7 +93,12 @@ class FrameStore:
         return self.path(sha256).is_file()
 
     def load(self, sha256: str) -> ImageArray:
-        """The picture, uint8 RGB (h, w, 3).
+        """The picture, uint8 RGB (h, w, 3). Raises as :meth:`read`."""
+        with Image.open(io.BytesIO(self.read(sha256)), formats=["JPEG"]) as picture:
+            return np.asarray(picture.convert("RGB"))
+
+    def read(self, sha256: str) -> bytes:
+        """The picture's JPEG bytes.
 
         Raises ``NotFound`` when it is missing and ``IndexDamaged`` when its bytes are not those
         that were stored.
@@ -113,8 +118,7 @@ class FrameStore:
                 f"picture file {path} does not hold the bytes that were stored; "
                 "restore it from a backup or index its video again"
             )
-        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as picture:
-            return np.asarray(picture.convert("RGB"))
+        return jpeg
 
     def names(self, before_s: float) -> Iterator[str]:
         """Content hashes of the pictures written before a time (epoch seconds)."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -128,6 +129,36 @@ def draw_hits(
     except OSError as error:
         raise storage_error(error, out_path) from error
     return SizePx(sheet.height, sheet.width)
+
+
+def thumbnail(jpeg: bytes, max_side_px: int) -> bytes:
+    """A kept picture as a JPEG no larger than ``max_side_px`` a side."""
+    with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as picture:
+        picture.draft(
+            "RGB", (max_side_px, max_side_px)
+        )  # decodes at an eighth where that is enough
+        small = picture.convert("RGB")
+        small.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
+        return _encoded(small, "JPEG")
+
+
+def draw_overlay(hit: HitPicture, max_side_px: int, form: Literal["JPEG", "PNG"]) -> bytes:
+    """A hit's picture with the matched region tinted and its box drawn, in that format.
+
+    Raises ``InputInvalid`` for a cell outside its grid.
+    """
+    picture = Image.fromarray(hit.img_hwc)
+    side_px = min(max_side_px, max(picture.size))
+    shown = _with_region(_fit(picture, side_px, side_px), hit)
+    if hit.box is not None:
+        _outline(shown, _corners(hit.box, shown), _BOX, width_px=2)
+    return _encoded(shown, form)
+
+
+def _encoded(picture: Image.Image, form: Literal["JPEG", "PNG"]) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, form, **({"quality": 88} if form == "JPEG" else {}))
+    return out.getvalue()
 
 
 def _draw_title(sheet: Image.Image, title: str, hits: Sequence[HitPicture]) -> None:

@@ -1,0 +1,133 @@
+"""What one process of the API holds: the record, the stores, the bell, and its limits."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import structlog
+from fastapi import Depends, Request
+
+from models.session import Database, connect
+from worker.bell import ring
+from worker.config import Settings
+from worker.errors import TooManyRequests
+from worker.messages import JobKind
+from worker.services import database_url
+from worker.video.frame_store import FrameStore
+from worker.video.upload_store import UploadStore
+
+log = structlog.get_logger()
+
+STATEMENT_TIMEOUT_MS = 15_000
+CONNECTIONS = 20
+_WAITING_BELLS = 1000
+_BURST_S = 2.0
+_PICTURES_AT_ONCE = max(2, os.cpu_count() or 1)
+
+
+class Pace:
+    """How often each key may ask: ``per_s`` on average, twice that at once."""
+
+    def __init__(self, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_s = per_s
+        self._burst = max(1.0, per_s * _BURST_S)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._left: dict[int, tuple[float, float]] = {}
+
+    def take(self, key_id: int) -> None:
+        """Count one request. Raises :class:`TooManyRequests`."""
+        with self._lock:
+            now_s = self._clock()
+            left, then_s = self._left.get(key_id, (self._burst, now_s))
+            left = min(self._burst, left + (now_s - then_s) * self._per_s)
+            allowed = left >= 1
+            self._left[key_id] = (left - 1 if allowed else left, now_s)
+        if not allowed:
+            raise TooManyRequests(
+                f"API key {key_id} asks more than {self._per_s:g} times a second"
+                " (RIS_API_REQUESTS_PER_S): ask again in a second"
+            )
+
+
+class BackgroundBell:
+    """Rings beside the request, which must not wait for a broker that is away. What is not rung
+    here, the sweeper rings."""
+
+    def __init__(self, ring_now: Callable[[uuid.UUID, JobKind], None]) -> None:
+        self._ring = ring_now
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="bell")
+        self._room = threading.BoundedSemaphore(_WAITING_BELLS)
+
+    def __call__(self, job_id: uuid.UUID, kind: JobKind) -> None:
+        """Ring soon."""
+        if not self._room.acquire(blocking=False):
+            log.warning("bell_left_to_the_sweeper", job_id=str(job_id))
+            return
+        self._thread.submit(self._ring, job_id, kind).add_done_callback(
+            lambda _: self._room.release()
+        )
+
+    def close(self) -> None:
+        """Ring what waits, if that is soon, and end."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiDesk:
+    """A :class:`worker.accepting.desk.Desk` with the limits of the API.
+
+    ``decoding``: large pictures are decoded by few at a time, whatever is asked.
+    """
+
+    settings: Settings
+    db: Database
+    pictures: FrameStore
+    uploads: UploadStore
+    ring: Callable[[uuid.UUID, JobKind], None]
+    pace: Pace
+    decoding: threading.BoundedSemaphore = field(
+        default_factory=lambda: threading.BoundedSemaphore(_PICTURES_AT_ONCE)
+    )
+
+
+def open_desk(
+    configured: Settings, ring_job: Callable[[uuid.UUID, JobKind], None] = ring
+) -> ApiDesk:
+    """A desk on the settings' database; connects to nothing yet.
+
+    Raises :class:`ServiceUnavailable` when no database is configured or running.
+    """
+    folder = configured.data_dir.resolve()
+    return ApiDesk(
+        settings=configured,
+        db=connect(
+            database_url(configured),
+            application_name="ris api",
+            statement_timeout_ms=min(STATEMENT_TIMEOUT_MS, configured.statement_timeout_ms),
+            lock_timeout_ms=configured.lock_timeout_ms,
+            pool_size=CONNECTIONS,
+            connect_timeout_s=2,
+            pool_timeout_s=2.0,
+        ),
+        pictures=FrameStore(folder / "pictures", configured.picture_quality),
+        uploads=UploadStore(folder / "uploads"),
+        ring=ring_job,
+        pace=Pace(configured.api_requests_per_s),
+    )
+
+
+def desk_of(request: Request) -> ApiDesk:
+    """The desk of the running application."""
+    desk: ApiDesk = request.app.state.desk
+    return desk
+
+
+Here = Annotated[ApiDesk, Depends(desk_of)]

@@ -1,0 +1,116 @@
+"""What every request passes first: an id, a bounded body, one log line, and no bare failure."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.problems import problem, problem_of
+from worker.errors import BodyTooLarge, BodyTooSlow, RisError
+
+log = structlog.get_logger()
+
+_GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Front:
+    """ASGI middleware. ``max_body_bytes`` and ``body_timeout_s`` bound what is read of a body."""
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, body_timeout_s: float) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+        self._body_timeout_s = body_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
+        scope["request_id"] = request_id
+        began_s, status = time.perf_counter(), 0
+        bounded = _Bounded(receive, self._max_body_bytes, self._body_timeout_s)
+
+        async def tell(message: Message) -> None:
+            nonlocal status
+            if bounded.refused is not None and not status:
+                raise bounded.refused  # whatever the application makes of a cut-off body
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        try:
+            bounded.refuse_announced(scope)
+            await self._app(scope, bounded.read, tell)
+        except Exception as error:
+            bounded.refused = None
+            answer = problem_of(error, request_id)
+            if answer is None:
+                log.exception("request_unexpected", request_id=request_id)
+                what = f"{type(error).__name__}; the log of the API says more"
+                answer = problem("internal", what, request_id)
+            if status == 0:  # else the answer is under way and can only be cut off
+                await answer(scope, receive, tell)
+        log.info(
+            "request",
+            request_id=request_id,
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            ms=round(1000 * (time.perf_counter() - began_s), 1),
+            key_id=scope.get("key_id"),
+        )
+
+
+class _Bounded:
+    """The body of one request, as far as it is read. ``refused``: why no more of it is."""
+
+    def __init__(self, receive: Receive, max_bytes: int, timeout_s: float) -> None:
+        self.refused: RisError | None = None
+        self._receive = receive
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+        self._until_s = time.monotonic() + timeout_s
+        self._read_bytes = 0
+        self._ended = False
+
+    def refuse_announced(self, scope: Scope) -> None:
+        """Raise :class:`BodyTooLarge` for a Content-Length that is."""
+        announced = Headers(scope=scope).get("content-length", "")
+        if announced.isdecimal() and int(announced) > self._max_bytes:
+            raise self._too_large()
+
+    async def read(self) -> Message:
+        """The next message. Raises :class:`BodyTooLarge` or :class:`BodyTooSlow`."""
+        if self._ended:  # what comes now is that the client went away: no limit
+            return await self._receive()
+        try:
+            left_s = max(0.0, self._until_s - time.monotonic())
+            message = await asyncio.wait_for(self._receive(), left_s)
+        except TimeoutError:
+            self.refused = BodyTooSlow(
+                f"the body did not arrive within {self._timeout_s:g} s (RIS_API_BODY_TIMEOUT_S)"
+            )
+            raise self.refused from None
+        self._read_bytes += len(message.get("body", b""))
+        self._ended = not message.get("more_body", False)
+        if self._read_bytes > self._max_bytes:
+            self.refused = self._too_large()
+            raise self.refused
+        return message
+
+    def _too_large(self) -> RisError:
+        return BodyTooLarge(
+            f"the body is larger than {self._max_bytes} bytes (RIS_API_MAX_BODY_BYTES)"
+        )

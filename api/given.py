@@ -1,0 +1,169 @@
+"""Bodies that requests bring."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.fields import IdField, Number, Time, Whole
+from worker.accepting.keys import Action
+from worker.core.examples import MAX_EXAMPLES
+from worker.core.region_growing import CoverageKind
+from worker.core.search_params import (
+    MAX_CAMERAS,
+    Grouping,
+    Lever,
+    QueryDescriptor,
+    Strategy,
+    VoteScope,
+)
+
+MAX_POINTS = 1000
+
+Share = Annotated[Number, Field(ge=0, le=1)]
+XyXy = Annotated[list[Share], Field(min_length=4, max_length=4)]
+Xy = Annotated[list[Share], Field(min_length=2, max_length=2)]
+Name = Annotated[str, Field(strict=True, min_length=1, max_length=200)]
+
+
+class Given(BaseModel):
+    """A body without fields that nobody knows."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class BoxGiven(Given):
+    """A box as shares of the picture, origin top left."""
+
+    box: Annotated[
+        XyXy, Field(description="x0, y0, x1, y1, 0 to 1.", examples=[[0.3, 0.2, 0.6, 0.9]])
+    ]
+
+
+class PolygonGiven(Given):
+    """A simple polygon as shares of the picture."""
+
+    polygon: Annotated[
+        list[Xy], Field(min_length=3, max_length=MAX_POINTS, description="x, y of each corner.")
+    ]
+
+
+RoiGiven = BoxGiven | PolygonGiven
+
+
+class BoxExample(BoxGiven):
+    """A box on an indexed frame."""
+
+    frame_id: IdField
+
+
+class PolygonExample(PolygonGiven):
+    """A polygon on an indexed frame."""
+
+    frame_id: IdField
+
+
+Examples = Annotated[list[BoxExample | PolygonExample], Field(max_length=MAX_EXAMPLES)]
+
+
+class ParamsGiven(Given):
+    """Parameters of a search; what is left out takes its default (docs/search.md)."""
+
+    strategy: Strategy = Strategy.DEFAULT
+    top_n: Annotated[Whole, Field(ge=1, le=10_000)] = 500
+    k: Annotated[Whole, Field(ge=1, le=256)] = 5
+    k_s: Annotated[Whole, Field(ge=1, le=256)] = 5
+    tau: Annotated[Number, Field(ge=-1, le=1)] | None = None
+    alpha: Annotated[Number, Field(ge=0, le=8)] = 1.0
+    epsilon: Annotated[Number, Field(ge=1e-6, le=1)] = 1e-3
+    query_descriptor: QueryDescriptor = "frame"
+    coverage: CoverageKind = "distinct"
+    vote_scope: VoteScope = "candidates"
+    limit: Annotated[Whole, Field(ge=1, le=1000, description="Frames in the answer.")] = 50
+    group: Grouping = "appearance"
+    appearance_gap_s: Annotated[Number, Field(ge=0, le=3600)] = 5.0
+    close_looks: Annotated[Whole, Field(ge=0, le=1000)] = 20
+    without: Annotated[list[Lever], Field(max_length=16)] = []
+    more: Examples = []
+    less: Examples = []
+    camera_ids: Annotated[list[IdField] | None, Field(min_length=1, max_length=MAX_CAMERAS)] = None
+    t_from_utc: Annotated[Time | None, Field(description="Only frames at or after.")] = None
+    t_to_utc: Annotated[Time | None, Field(description="Only frames before.")] = None
+
+    def to_fields(self) -> dict[str, Any]:
+        """What was given, as ``search_params_from_json`` reads it."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class QueryGiven(Given):
+    """A query drawn on an indexed frame; beside an uploaded picture `frame_id` is left out."""
+
+    frame_id: IdField | None = None
+    roi: RoiGiven
+    params: ParamsGiven = ParamsGiven()
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "frame_id": 1,
+                    "roi": {"box": [0.3, 0.2, 0.6, 0.9]},
+                    "params": {"limit": 20, "group": "frame"},
+                }
+            ]
+        },
+    )
+
+
+class CameraGiven(Given):
+    """A new camera."""
+
+    name: Name
+    retention_days: Annotated[Whole, Field(ge=0, le=36_500)] | None = None
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"name": "gate", "retention_days": 30}]}
+    )
+
+
+class CameraChange(Given):
+    """What is to change of a camera; what is left out stays. `retention_days` null: as
+    RIS_RETENTION_DAYS says."""
+
+    name: Name | None = None
+    retention_days: Annotated[Whole, Field(ge=0, le=36_500)] | None = None
+
+
+class SegmentGiven(Given):
+    """A recorded file to ingest, below the server's RIS_FOOTAGE_DIR."""
+
+    path: Annotated[str, Field(strict=True, min_length=1, max_length=4096)]
+    camera_id: IdField
+    start_utc: Annotated[Time, Field(description="When its first picture was taken.")]
+    policy: Literal["interval", "keyframe", "change"] = "interval"
+    every_s: Annotated[Number, Field(ge=0.001, le=86_400)] = 1.0
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"path": "yard/0800.mp4", "camera_id": 1, "start_utc": "2026-05-01T08:00:00Z"}
+            ]
+        },
+    )
+
+
+class KeyGiven(Given):
+    """A new key."""
+
+    name: Name
+    actions: Annotated[list[Action], Field(min_length=1, max_length=4)]
+    camera_ids: Annotated[list[IdField] | None, Field(min_length=1, max_length=MAX_CAMERAS)] = None
+    expires_at: Time | None = None
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"name": "desk 3", "actions": ["view", "search"]}]},
+    )

@@ -1,0 +1,175 @@
+"""Refusals as RFC 9457 problem documents with the stable codes of docs/errors.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import BaseModel, Field
+from pydantic_core import ErrorDetails
+from starlette.exceptions import HTTPException
+
+from models.session import DatabaseUnavailable
+from worker import errors
+from worker.errors import RisError
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 1
+
+STATUS_OF_CODE: Final[Mapping[str, int]] = {
+    "internal": 500,
+    "input_invalid": 422,
+    "roi_invalid": 422,
+    "picture_invalid": 422,
+    "video_unreadable": 422,
+    "video_invalid": 422,
+    "not_found": 404,
+    "backbone_mismatch": 409,
+    "weights_missing": 409,
+    "descriptor_invalid": 500,
+    "index_damaged": 500,
+    "format_newer": 503,
+    "backup_invalid": 503,
+    "storage_full": 503,
+    "storage_failed": 503,
+    "service_unavailable": 503,
+    "generation_switched": 503,
+    "shadow_mismatch": 409,
+    "erased_meanwhile": 409,
+    "lease_lost": 409,
+    "already_running": 409,
+    "setup_failed": 503,
+    "timeout": 504,
+    "cancelled": 409,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "idempotency_key_reused": 409,
+    "already_there": 409,
+    "method_not_allowed": 405,
+    "media_unsupported": 415,
+    "body_too_large": 413,
+    "body_too_slow": 408,
+    "too_many_requests": 429,
+}
+_CODE_OF_STATUS = {
+    400: "input_invalid",
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    415: "media_unsupported",
+    422: "input_invalid",
+}
+
+
+class Problem(BaseModel):
+    """A refusal (RFC 9457). Programs read `code`, people read `detail`."""
+
+    type: str = Field(description="`urn:ris:error:` and the code.")
+    title: str = Field(description="What the code means.")
+    status: int = Field(description="HTTP status.")
+    code: str = Field(description="Stable code, see docs/errors.md.")
+    detail: str = Field(description="What was refused, and what to do.")
+    request_id: str = Field(description="As in the header X-Request-ID.")
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of these statuses."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        status: {"description": _MEANING[status], "content": content} for status in sorted(statuses)
+    }
+
+
+_MEANING = {
+    401: "No key, or one that is unknown, expired or revoked.",
+    403: "The key does not allow this action.",
+    404: "Not known, or not for this key.",
+    408: "The body did not arrive in time.",
+    409: "It contradicts what is there already.",
+    413: "The body is too large.",
+    415: "The body's Content-Type is not read here.",
+    422: "A field is outside its bounds.",
+    429: "The key asks too often, or has too many open queries.",
+    500: "A stored file is damaged.",
+    503: "Postgres or the disk is away; try again after Retry-After seconds.",
+}
+READING = refusals(401, 403, 404, 422, 429, 503)
+WRITING = refusals(401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
+SHOWING = refusals(401, 403, 404, 422, 429, 500, 503)
+
+
+def problem(code: str, detail: str, request_id: str, status: int | None = None) -> Response:
+    """The problem document of a code."""
+    status = STATUS_OF_CODE[code] if status is None else status
+    kinds = {kind.code: kind for kind in RisError.__subclasses__()}
+    title = " ".join((kinds.get(code, RisError).__doc__ or "").split("\n\n")[0].split())
+    body = {
+        "type": f"urn:ris:error:{code}",
+        "title": title,
+        "status": status,
+        "code": code,
+        "detail": detail,
+        "request_id": request_id,
+    }
+    headers = {"Cache-Control": "no-store"}
+    if status in (429, 503):
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    text = json.dumps(body).encode()
+    return Response(text, status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def problem_of(error: Exception, request_id: str) -> Response | None:
+    """The answer to an error that we know; None for one that nobody foresaw."""
+    if isinstance(error, RisError):
+        return problem(error.code, str(error), request_id)
+    if isinstance(error, DatabaseUnavailable):
+        code = errors.ServiceUnavailable.code
+        return problem(code, f"Postgres: {error}; ask again soon", request_id)
+    return None
+
+
+async def refuse_known(request: Request, error: Exception) -> Response:
+    """Handler of typed errors."""
+    answer = problem_of(error, request_id_of(request))
+    assert answer is not None
+    return answer
+
+
+async def refuse_fields(request: Request, error: Exception) -> Response:
+    """Handler of fields that pydantic refuses: the first few, by name and without their values."""
+    assert isinstance(error, RequestValidationError)
+    detail = "; ".join(in_words(found) for found in error.errors()[:5])
+    return problem("input_invalid", detail, request_id_of(request))
+
+
+def in_words(found: ErrorDetails | Mapping[str, Any]) -> str:
+    """One of pydantic's findings."""
+    place = ".".join(str(part) for part in found["loc"])
+    return f"{place}: {found['msg']}"
+
+
+async def refuse_http(request: Request, error: Exception) -> Response:
+    """Handler of what the framework itself refuses: unknown addresses, methods."""
+    assert isinstance(error, HTTPException)
+    code = _CODE_OF_STATUS.get(error.status_code, "internal")
+    detail = {
+        "not_found": f"there is nothing at {request.url.path}; /openapi.json lists what is",
+        "method_not_allowed": f"{request.method} is not possible at {request.url.path}",
+    }.get(code, str(error.detail))
+    answer = problem(code, detail, request_id_of(request))
+    for name, value in (error.headers or {}).items():
+        answer.headers[name] = value
+    return answer
+
+
+def request_id_of(request: Request) -> str:
+    """The id that the front gave to a request."""
+    return str(request.scope.get("request_id", ""))

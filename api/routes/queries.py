@@ -1,0 +1,143 @@
+"""/v1/queries: ask, follow, take back."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from contextlib import nullcontext
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+
+from api.access import Searcher
+from api.bodies import QUERY_BODY, QueryBody, named, read_query
+from api.desk import ApiDesk, Here
+from api.events import EVENT_RESPONSES, query_events
+from api.fields import Cursor, IdempotencyKey, Limit, moment, next_cursor, read_cursor
+from api.pictures import decoding
+from api.problems import READING, WRITING
+from api.told import Page, QueryTold
+from models.repositories import browse
+from models.repositories.browse import QueryView
+from models.session import Session
+from worker.accepting.keys import Caller
+from worker.accepting.queries import AcceptedQuery, cancel_query, checked_order, record_query
+from worker.accepting.repeats import made_before, note_made
+from worker.core.roi_json import roi_from_json
+from worker.core.search_params import search_params_from_json
+from worker.errors import InputInvalid, NotFound, TooManyRequests
+
+router = APIRouter(prefix="/v1/queries", tags=["queries"])
+
+
+@router.post("", status_code=202, responses=WRITING, openapi_extra={"requestBody": QUERY_BODY})
+async def submit(
+    caller: Searcher,
+    desk: Here,
+    request: Request,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> QueryTold:
+    """Search for what is inside a box or polygon of an indexed frame (JSON) or of a picture
+    (multipart form). The answer comes at the address in Location."""
+    body = await read_query(request)
+    told = await run_in_threadpool(_accept, desk, caller, body, idempotency_key)
+    response.headers["Location"] = f"/v1/queries/{told.query_id}"
+    return told
+
+
+def _accept(
+    desk: ApiDesk, caller: Caller, body: QueryBody, idempotency_key: str | None
+) -> QueryTold:
+    given = body.given
+    if given.frame_id is None and body.picture is None:
+        raise InputInvalid("frame_id: name an indexed frame, or send a form with a picture")
+    roi = roi_from_json(given.roi.model_dump())
+    params = search_params_from_json(given.params.to_fields())
+    with nullcontext() if body.picture is None else decoding(desk):
+        order = checked_order(desk, roi, params, frame_id=given.frame_id, picture=body.picture)
+    picture_sha256 = None if body.picture is None else hashlib.sha256(body.picture).hexdigest()
+    asked = named(idempotency_key, "query", given.model_dump(mode="json"), picture_sha256)
+    accepted: AcceptedQuery | None = None
+    with desk.db.transaction() as session:
+        made = made_before(session, caller.key_id, asked)
+        if made is None:
+            _require_room(session, desk, caller)
+            accepted = record_query(desk, session, order, caller.actor, caller.camera_ids)
+            made = str(accepted.query_id)
+            note_made(session, caller.key_id, asked, made)
+        told = QueryTold.of(known_query(session, caller, uuid.UUID(made)))
+    if accepted is not None:
+        desk.ring(accepted.job_id, "query")
+    return told
+
+
+def _require_room(session: Session, desk: ApiDesk, caller: Caller) -> None:
+    most = desk.settings.api_open_queries
+    if browse.count_open_queries(session, caller.key_id) >= most:
+        raise TooManyRequests(
+            f"API key {caller.key_id} has {most} queries that are not answered yet"
+            " (RIS_API_OPEN_QUERIES): wait for one, or cancel one"
+        )
+
+
+@router.get("", responses=READING)
+def list_queries(
+    caller: Searcher, desk: Here, limit: Limit = 50, cursor: Cursor = None
+) -> Page[QueryTold]:
+    """Queries of this key, newest first; an admin key sees those of all."""
+    after = read_cursor(cursor, moment, _uuid)
+    with desk.db.transaction() as session:
+        found = browse.list_queries(session, owner(caller), after, limit)
+    return Page(
+        items=[QueryTold.of(view) for view in found],
+        next_cursor=next_cursor(
+            found, limit, lambda view: [view.query.created_at, str(view.query.id)]
+        ),
+    )
+
+
+def _uuid(value: object) -> uuid.UUID:
+    return uuid.UUID(str(value))
+
+
+@router.get("/{query_id}", responses=READING)
+def get_query(caller: Searcher, desk: Here, query_id: uuid.UUID) -> QueryTold:
+    """A query as it stands."""
+    with desk.db.transaction() as session:
+        return QueryTold.of(known_query(session, caller, query_id))
+
+
+@router.delete("/{query_id}", responses=WRITING)
+def cancel(caller: Searcher, desk: Here, query_id: uuid.UUID) -> QueryTold:
+    """Take a query back: it ends as failed with `cancelled`. One that has ended stays as it is."""
+    with desk.db.transaction() as session:
+        cancel_query(session, caller.actor, known_query(session, caller, query_id).query)
+        session.expire_all()
+        return QueryTold.of(known_query(session, caller, query_id))
+
+
+@router.get("/{query_id}/events", responses=EVENT_RESPONSES, response_class=StreamingResponse)
+async def follow(caller: Searcher, desk: Here, query_id: uuid.UUID) -> StreamingResponse:
+    """Server-sent events: `state` now and at each change, until done or failed."""
+
+    def check() -> None:
+        with desk.db.transaction() as session:
+            known_query(session, caller, query_id)
+
+    await run_in_threadpool(check)
+    return StreamingResponse(query_events(desk, query_id), media_type="text/event-stream")
+
+
+def owner(caller: Caller) -> int | None:
+    """Whose queries the caller sees: its own, or everyone's."""
+    return None if caller.may("admin") else caller.key_id
+
+
+def known_query(session: Session, caller: Caller, query_id: uuid.UUID) -> QueryView:
+    """A query that exists for the caller. Raises :class:`NotFound`."""
+    view = browse.find_query(session, query_id, owner(caller))
+    if view is None:
+        raise NotFound(f"query {query_id} is not known")
+    return view

@@ -1,0 +1,116 @@
+"""/v1/segments: recorded files to ingest, and how that stands."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+from fastapi import APIRouter, Response
+
+from api.access import Feeder
+from api.bodies import named
+from api.desk import ApiDesk, Here
+from api.fields import Cursor, Id, IdempotencyKey, Limit, next_cursor, read_cursor, whole
+from api.given import SegmentGiven
+from api.problems import READING, WRITING
+from api.routes.cameras import known_camera
+from api.told import Page, SegmentTold
+from models.repositories import browse
+from models.session import Session
+from worker.accepting.keys import Caller
+from worker.accepting.repeats import made_before, note_made
+from worker.accepting.segments import Recording, Submission, hash_file, record_segment
+from worker.core.sampling import ChangePolicy, IntervalPolicy, KeyframePolicy, SamplingPolicy
+from worker.errors import InputInvalid, NotFound, VideoUnreadable
+
+router = APIRouter(prefix="/v1/segments", tags=["segments"])
+
+
+@router.post("", status_code=202, responses=WRITING)
+def submit(
+    caller: Feeder,
+    desk: Here,
+    given: SegmentGiven,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> SegmentTold:
+    """Ingest a recorded file that lies on the server. The same file again changes nothing. The
+    file is read once before the answer: allow a second for each 500 MB."""
+    with desk.db.transaction() as session:  # before anything is told about files
+        known_camera(session, caller, given.camera_id)
+    path = footage_path(desk, given.path)
+    recording = Recording(path, hash_file(path), given.start_utc, "given", _policy(given))
+    asked = named(idempotency_key, "segment", given.model_dump(mode="json"))
+    submission: Submission | None = None
+    with desk.db.transaction() as session:
+        made = made_before(session, caller.key_id, asked)
+        if made is None:
+            known_camera(session, caller, given.camera_id)
+            submission = record_segment(session, given.camera_id, recording, caller.actor)
+            made = str(submission.segment_id)
+            note_made(session, caller.key_id, asked, made)
+        told = _known_segment(session, caller, int(made))
+    if submission is not None and submission.is_new:
+        desk.ring(uuid.UUID(submission.job_id), "ingest")
+    response.headers["Location"] = f"/v1/segments/{told.segment_id}"
+    return told
+
+
+def footage_path(desk: ApiDesk, given: str) -> Path:
+    """A file below the footage folder. Raises :class:`InputInvalid` or
+    :class:`VideoUnreadable`; of files elsewhere nothing is told."""
+    if desk.settings.footage_dir is None:
+        raise InputInvalid(
+            "path: this server takes no files by path; set RIS_FOOTAGE_DIR to the folder that"
+            " recordings lie in"
+        )
+    folder = desk.settings.footage_dir.resolve()
+    try:
+        path = (folder / given).resolve()
+    except (ValueError, OSError, RuntimeError):  # a NUL, a name too long, a loop of links
+        raise InputInvalid(f"path {given[:80]!r} is no path") from None
+    if not path.is_relative_to(folder):
+        raise InputInvalid(f"path {given[:80]!r} is outside the footage folder of this server")
+    try:
+        missing = not path.exists()
+    except OSError:
+        missing = True
+    if missing:
+        raise VideoUnreadable(f"path {given[:80]!r} is not in the footage folder of this server")
+    return path
+
+
+def _policy(given: SegmentGiven) -> SamplingPolicy:
+    if given.policy == "interval":
+        return IntervalPolicy(given.every_s)
+    if given.policy == "keyframe":
+        return KeyframePolicy(min_gap_s=given.every_s)
+    return ChangePolicy(level=4.0, max_gap_s=max(60.0, given.every_s), min_gap_s=given.every_s)
+
+
+@router.get("", responses=READING)
+def list_segments(
+    caller: Feeder, desk: Here, limit: Limit = 100, cursor: Cursor = None
+) -> Page[SegmentTold]:
+    """Segments by id, each with the state of its ingest."""
+    after = read_cursor(cursor, whole) or (0,)
+    with desk.db.transaction() as session:
+        found = browse.list_segments(session, caller.cameras(), after[0], limit)
+    return Page(
+        items=[SegmentTold.of(segment, job) for segment, job in found],
+        next_cursor=next_cursor(found, limit, lambda row: [row[0].id]),
+    )
+
+
+@router.get("/{segment_id}", responses=READING)
+def get_segment(caller: Feeder, desk: Here, segment_id: Id) -> SegmentTold:
+    """A segment and how its ingest stands."""
+    with desk.db.transaction() as session:
+        return _known_segment(session, caller, segment_id)
+
+
+def _known_segment(session: Session, caller: Caller, segment_id: int) -> SegmentTold:
+    found = browse.list_segments(session, caller.cameras(), 0, 1, segment_id)
+    if not found:
+        raise NotFound(f"segment {segment_id} is not known")
+    return SegmentTold.of(*found[0])

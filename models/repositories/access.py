@@ -1,0 +1,114 @@
+"""API keys, and what requests with an Idempotency-Key made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import delete, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from models.access import ApiKey, RequestKey
+
+
+def add_key(
+    session: Session,
+    *,
+    name: str,
+    secret_sha256: str,
+    actions: Sequence[str],
+    camera_ids: Sequence[int] | None,
+    expires_at: datetime | None,
+) -> ApiKey:
+    """Record a key."""
+    key = ApiKey(
+        name=name,
+        secret_sha256=secret_sha256,
+        actions=list(actions),
+        camera_ids=None if camera_ids is None else list(camera_ids),
+        expires_at=expires_at,
+    )
+    session.add(key)
+    session.flush()
+    session.refresh(key)
+    return key
+
+
+def key_of_secret(session: Session, secret_sha256: str) -> tuple[ApiKey, bool] | None:
+    """The key of a secret and whether it is expired, by the database's clock."""
+    row = session.execute(
+        select(ApiKey, func.coalesce(ApiKey.expires_at <= func.now(), False)).where(
+            ApiKey.secret_sha256 == secret_sha256
+        )
+    ).one_or_none()
+    return None if row is None else (row[0], bool(row[1]))
+
+
+def find_key(session: Session, key_id: int) -> ApiKey | None:
+    """A key by id, as it stands."""
+    return session.get(ApiKey, key_id, populate_existing=True)
+
+
+def list_keys(session: Session, after_id: int, limit: int) -> list[ApiKey]:
+    """Keys by id, behind one."""
+    query = select(ApiKey).where(ApiKey.id > after_id).order_by(ApiKey.id).limit(limit)
+    return list(session.scalars(query))
+
+
+def any_key(session: Session) -> bool:
+    """Whether a key was ever made."""
+    return session.scalars(select(ApiKey.id).limit(1)).one_or_none() is not None
+
+
+def lock_keys(session: Session) -> None:
+    """Until the end of the transaction nobody else makes a key."""
+    session.execute(text("lock table api_keys in share row exclusive mode"))
+
+
+def revoke_key(session: Session, key_id: int) -> None:
+    """From now on the key opens nothing; the first revocation's time stays."""
+    session.execute(
+        update(ApiKey)
+        .where(ApiKey.id == key_id)
+        .values(revoked_at=func.coalesce(ApiKey.revoked_at, func.now()))
+        .execution_options(synchronize_session=False)
+    )
+
+
+def remember_request(
+    session: Session, key_id: int, idempotency_key: str, request_sha256: str, kept_s: float
+) -> RequestKey | None:
+    """Note a request, ``made`` still empty; the earlier one of that Idempotency-Key if there is.
+
+    Waits for a transaction that is noting the same one. Notes older than ``kept_s`` are forgotten.
+    """
+    session.execute(
+        delete(RequestKey)
+        .where(
+            RequestKey.key_id == key_id,
+            RequestKey.created_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, kept_s),
+        )
+        .execution_options(synchronize_session=False)
+    )
+    noted = session.scalars(
+        insert(RequestKey)
+        .values(
+            key_id=key_id, idempotency_key=idempotency_key, request_sha256=request_sha256, made=""
+        )
+        .on_conflict_do_nothing()
+        .returning(RequestKey.key_id)
+    ).one_or_none()
+    if noted is not None:
+        return None
+    return session.get(RequestKey, (key_id, idempotency_key), populate_existing=True)
+
+
+def record_made(session: Session, key_id: int, idempotency_key: str, made: str) -> None:
+    """Note what the request made."""
+    session.execute(
+        update(RequestKey)
+        .where(RequestKey.key_id == key_id, RequestKey.idempotency_key == idempotency_key)
+        .values(made=made)
+        .execution_options(synchronize_session=False)
+    )

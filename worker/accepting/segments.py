@@ -1,0 +1,138 @@
+"""Recorded files: segment and job are recorded before a worker reads a single picture."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from unicodedata import category
+
+from models.repositories import erasures as erasure_record
+from models.repositories import jobs as job_record
+from models.repositories import videos as video_record
+from models.session import Session
+from models.video import VideoSegment
+from worker.accepting.audit import record_act
+from worker.accepting.desk import Actor
+from worker.core.sampling import SamplingPolicy, policy_key, policy_to_json
+from worker.errors import InputInvalid, VideoUnreadable
+from worker.messages import INGEST_QUEUE
+
+_HASH_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What was accepted: ids to follow, and whether the segment was already known."""
+
+    segment_id: int
+    job_id: str
+    camera_id: int
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A file to ingest. ``start_source``: where the start comes from; ``given`` by whoever submits,
+    else a guess that gives way to what is known of the same content."""
+
+    path: Path
+    content_sha256: str
+    start_utc: datetime
+    start_source: str
+    policy: SamplingPolicy
+
+
+def record_segment(
+    session: Session, camera_id: int, recording: Recording, actor: Actor
+) -> Submission:
+    """Record segment and job in the caller's transaction, which rings for a new one after its
+    commit. Repeating it changes nothing. Raises :class:`InputInvalid` while an erasure of this
+    camera and time is under way."""
+    policy, start, source = recording.policy, recording.start_utc, recording.start_source
+    if source != "given":
+        # A copied or touched file has another modification time and is the same recording.
+        known = video_record.segment_of_content(
+            session, camera_id, recording.content_sha256, policy_key(policy)
+        )
+        if known is not None:
+            start, source = known.start_utc, known.start_source
+    segment, is_new = video_record.ensure_segment(
+        session,
+        {
+            "camera_id": camera_id,
+            "source_path": str(recording.path),
+            "content_sha256": recording.content_sha256,
+            "start_utc": start,
+            "start_source": source,
+            "policy": policy_to_json(policy),
+            "policy_key": policy_key(policy),
+        },
+    )
+    erased = _erased_since(session, segment)
+    if erased:
+        # What was erased is wanted back: from the start again, with what is still there kept.
+        video_record.renew_segment(session, segment.id)
+    if segment.job_id is not None and segment.outcome != "failed" and not erased:
+        return Submission(segment.id, str(segment.job_id), camera_id, is_new)
+    job_id = _submit_job(session, segment.id, recording.path)
+    record_act(
+        session,
+        actor,
+        "segment.submit",
+        segment_id=segment.id,
+        camera_id=camera_id,
+        content_sha256=recording.content_sha256,
+        start_utc=start.isoformat(),
+    )
+    return Submission(segment.id, str(job_id), camera_id, True)
+
+
+def _submit_job(session: Session, segment_id: int, path: Path) -> uuid.UUID:
+    payload = {"segment_id": segment_id, "file": file_state(path)}
+    job_id = job_record.submit(session, "ingest", INGEST_QUEUE, payload)
+    video_record.set_segment(
+        session, segment_id, job_id=job_id, outcome=None, source_path=str(path)
+    )
+    return job_id
+
+
+def _erased_since(session: Session, segment: VideoSegment) -> bool:
+    """Whether frames that the segment can have were erased since it was accepted.
+
+    Raises :class:`InputInvalid` while such an erasure is under way: it would take what comes in.
+    """
+    reaching = erasure_record.reaching(session, segment.camera_id, segment.start_utc)
+    open_ids = [erasure.id for erasure, state in reaching if state in ("queued", "running")]
+    if open_ids:
+        raise InputInvalid(
+            f"erasure {open_ids[0]} of this camera and time is under way: submit the file again"
+            " when `ris erasures` says that it is done"
+        )
+    return any(erasure.created_at >= segment.created_at for erasure, _ in reaching)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 (hex) of a file. Raises :class:`VideoUnreadable`."""
+    digest = hashlib.sha256()
+    if path.exists() and not path.is_file():  # opening a pipe or a device could wait for ever
+        raise VideoUnreadable(f"{path} is not a regular file; name a readable video file")
+    if any(category(letter) == "Cs" for letter in str(path)):
+        raise VideoUnreadable(f"{str(path)!r} is not a UTF-8 name; rename the file")
+    try:
+        with path.open("rb") as stream:
+            while chunk := stream.read(_HASH_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise VideoUnreadable(
+            f"{path}: {error.strerror or error}; name a readable video file"
+        ) from error
+    return digest.hexdigest()
+
+
+def file_state(path: Path) -> dict[str, int]:
+    """What tells cheaply that a file is still the one that was accepted."""
+    found = path.stat()
+    return {"size_bytes": found.st_size, "mtime_ns": found.st_mtime_ns}

@@ -1,0 +1,28 @@
+"""The bell: a Celery message that wakes a worker for a job that is committed."""
+
+from __future__ import annotations
+
+import uuid
+
+import structlog
+from kombu.exceptions import KombuError, OperationalError
+
+from worker.errors import ServiceUnavailable
+from worker.messages import QUEUE_OF_KIND, RUN_JOB_TASK, JobKind
+
+log = structlog.get_logger()
+
+
+def ring(job_id: uuid.UUID, kind: JobKind) -> None:
+    """Send the bell for a committed job. The broker's absence is no error: the sweeper rings."""
+    try:
+        from worker.app import app
+
+        app.send_task(
+            RUN_JOB_TASK,
+            args=[str(job_id)],
+            queue=QUEUE_OF_KIND[kind],
+            retry=False,
+        )
+    except (OperationalError, KombuError, OSError, ServiceUnavailable) as error:
+        log.warning("bell_not_rung", job_id=str(job_id), detail=str(error))
