@@ -99,7 +99,8 @@ def with_objects(context: Context, server: ObjectServer, cache_bytes: int = CACH
 @pytest.fixture
 def indexed(context: Context, server: ObjectServer, footage: dict[str, Path]) -> Context:
     """Two cameras, coded and sealed; the first shard has 10 frames."""
-    made = loaded(with_settings(context, backbone="tiny-a", seal_after_s=0.0, s3_after_s=0.0))
+    changes = {"seal_after_s": 0.0, "s3_after_s": 0.0, "job_lease_s": 60.0}
+    made = loaded(with_settings(context, backbone="tiny-a", **changes))
     made = with_objects(made, server)
     ingested(made, footage["car"], "call", 0.4, start_utc=START)
     ingested(made, footage["bikes"], "street", 2.0, start_utc=START)

@@ -30,12 +30,12 @@ from models.repositories.index import NewRun
 from models.repositories.jobs import ClaimedJob
 from models.session import Session
 from worker.context import Context
-from worker.errors import InputInvalid, NotFound, StorageFailed
+from worker.errors import InputInvalid, NotFound, ObjectStoreUnavailable, StorageFailed
 from worker.index.revision import RevisionWriter, stored_blocks
 from worker.index.shard import NO_CHECKSUM, damaged_blocks, hold_shard
 from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
-from worker.leftovers import remove_leftovers, remove_strays, remove_what_can_be
+from worker.leftovers import remove_leftovers, remove_strays
 from worker.messages import INGEST_QUEUE
 from worker.moved import objects_of_shard
 from worker.pinning import FMapCache, pin_shard
@@ -116,7 +116,7 @@ def run_erase(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
             raise NotFound(f"job {job.id} has no erasure")
         unfinished = erasure_record.with_leftovers(session, erasure.camera_id)
     for earlier in unfinished:
-        remove_what_can_be(context, earlier.id, earlier.leftovers)
+        _remove_what_can_be(context, earlier.id, earlier.leftovers)
     while True:
         with context.db.transaction() as session:
             first = erasure_record.first_frame_utc(
@@ -125,7 +125,7 @@ def run_erase(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         if first is None:
             break
         leftovers = _erase_window(context, lease, erasure, first)
-        remove_what_can_be(context, erasure.id, leftovers)
+        _remove_what_can_be(context, erasure.id, leftovers)
         if lease.slice_over():
             return "yield"
     with context.db.transaction() as session:
@@ -139,6 +139,14 @@ def run_erase(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         )
         lease.finish(session, {"frames": _frames_so_far(session, job.id)})
     return "finished"
+
+
+def _remove_what_can_be(context: Context, erasure_id: int, leftovers: dict[str, Any]) -> None:
+    """What lies on object storage may wait until it can be reached; the next rows must not."""
+    try:
+        remove_leftovers(context, erasure_id, leftovers)
+    except ObjectStoreUnavailable as error:
+        log.warning("objects_not_removed_yet", erasure_id=erasure_id, detail=str(error))
 
 
 def _frames_so_far(session: Session, job_id: uuid.UUID) -> int:

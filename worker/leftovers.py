@@ -59,14 +59,6 @@ def remove_leftovers(context: Context, erasure_id: int, leftovers: dict[str, Any
             erasure_record.change(session, erasure_id, leftovers={})
 
 
-def remove_what_can_be(context: Context, erasure_id: int, leftovers: dict[str, Any]) -> None:
-    """What lies on object storage may wait until it can be reached; the next rows must not."""
-    try:
-        remove_leftovers(context, erasure_id, leftovers)
-    except ObjectStoreUnavailable as error:
-        log.warning("objects_not_removed_yet", erasure_id=erasure_id, detail=str(error))
-
-
 def remove_strays(context: Context, older_than_s: float = STRAY_AFTER_S) -> int:
     """Remove pictures and uploads that no row names, and halves of files; returns how many.
 
