@@ -23,6 +23,8 @@ from models.repositories import videos as video_record
 from models.repositories.backups import Moment
 from models.session import Session
 from worker import VERSION
+from worker.accepting.audit import record_act
+from worker.accepting.desk import COMMAND_LINE
 from worker.backup_folder import (
     MANIFEST,
     Copier,
@@ -130,6 +132,8 @@ def back_up(
         with context.db.snapshot() as session:
             wanted = _wanted(session)
         _require_same_index(run, wanted)
+        with context.db.transaction() as session:  # footage leaves: said before it does
+            record_act(session, COMMAND_LINE, "backup.write", folder=str(folder))
         on_progress(f"copying {len(wanted.shards)} shards and {len(wanted.contents)} pictures")
         _copy(run, wanted, None)
         manifest = _finish(run, on_progress)

@@ -29,6 +29,8 @@ from models.repositories.erasures import SpanSummary
 from models.repositories.index import NewRun
 from models.repositories.jobs import ClaimedJob
 from models.session import Session
+from worker.accepting.audit import record_act
+from worker.accepting.desk import COMMAND_LINE, Actor
 from worker.context import Context
 from worker.errors import InputInvalid, NotFound, ObjectStoreUnavailable, StorageFailed
 from worker.index.revision import RevisionWriter, stored_blocks
@@ -88,7 +90,11 @@ def _in_utc(given: datetime | None) -> datetime | None:
 
 
 def submit_erasure(
-    context: Context, span: Span, reason: Reason = "request", note: str = ""
+    context: Context,
+    span: Span,
+    reason: Reason = "request",
+    note: str = "",
+    actor: Actor = COMMAND_LINE,
 ) -> uuid.UUID:
     """Accept an erasure; returns its job's id. It cannot be taken back."""
     with context.db.transaction() as session:
@@ -103,6 +109,16 @@ def submit_erasure(
             to_utc=span.to_utc,
             reason=reason,
             note=note,
+        )
+        record_act(
+            session,
+            actor,
+            "erasure.order",
+            job_id=str(job_id),
+            camera_id=span.camera_id,
+            from_utc=_text(span.from_utc),
+            to_utc=_text(span.to_utc),
+            reason=reason,
         )
     context.ring(job_id, "erase")
     return job_id

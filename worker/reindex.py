@@ -20,6 +20,8 @@ from models.repositories import jobs as job_record
 from models.repositories.jobs import ClaimedJob
 from models.session import Session
 from models.video import Frame
+from worker.accepting.audit import record_act
+from worker.accepting.desk import COMMAND_LINE
 from worker.backbones.base import Backbone
 from worker.backbones.embedder import embed_batched
 from worker.context import Context
@@ -74,7 +76,11 @@ def _submit_job(
     queries = context.settings.shadow_queries
     wanted = None if gate is None or queries == 0 else ShadowOptions(queries, gate).to_json()
     payload = {"generation_id": generation_id, "compare": wanted}
-    return job_record.submit(session, "reindex", INGEST_QUEUE, payload)
+    job_id = job_record.submit(session, "reindex", INGEST_QUEUE, payload)
+    record_act(
+        session, COMMAND_LINE, "reindex.order", job_id=str(job_id), generation_id=generation_id
+    )
+    return job_id
 
 
 def submit_return(
@@ -120,6 +126,7 @@ def remove_generation(context: Context, generation_id: int) -> int:
         if generation.state != "removed":
             _require_unused(generation)
             index_record.set_generation_state(session, generation_id, "removed")
+            record_act(session, COMMAND_LINE, "generation.remove", generation_id=generation_id)
     with context.db.transaction() as session:
         shards = index_record.select_shards(session, generation_id)
     if context.objects is None and any(shard.object_url for shard in shards):

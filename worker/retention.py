@@ -8,6 +8,8 @@ import structlog
 
 from models.repositories import erasures as erasure_record
 from models.repositories import videos as video_record
+from worker.accepting.audit import record_act
+from worker.accepting.desk import BEAT, COMMAND_LINE
 from worker.context import Context
 from worker.erasure import Span, submit_erasure
 from worker.errors import NotFound, ObjectStoreUnavailable
@@ -53,7 +55,7 @@ def submit_due(context: Context) -> int:
             if erasure_record.first_frame_utc(session, camera.id, None, until) is not None:
                 due.append(Span(camera.id, None, until))
     for span in due:
-        submit_erasure(context, span, "retention")
+        submit_erasure(context, span, "retention", actor=BEAT)
     return len(due)
 
 
@@ -64,3 +66,4 @@ def set_retention(context: Context, camera_name: str, days: int | None) -> None:
         if camera is None:
             raise NotFound(f"camera {camera_name!r} is not known; `ris cameras` lists them")
         erasure_record.set_retention(session, camera.id, days)
+        record_act(session, COMMAND_LINE, "retention.set", camera_id=camera.id, days=days)

@@ -14,6 +14,7 @@ from models.repositories import index as index_record
 from models.repositories import search as search_record
 from models.repositories import videos as video_record
 from models.session import Session
+from worker.accepting.audit import check_chain
 from worker.context import Context
 from worker.errors import IndexDamaged, RisError
 from worker.generations import basis_of
@@ -40,6 +41,9 @@ class Report:
     pictures: int
     uploads: int
     problems: tuple[str, ...]
+    audit_entries: int = 0
+    audit_sha256: str = ""
+    """Of the last entry."""
 
 
 def verify_index(context: Context, *, pictures: bool = True) -> Report:
@@ -54,6 +58,9 @@ def verify_index(context: Context, *, pictures: bool = True) -> Report:
     ]
     problems = [problem for report in reports for problem in report.problems]
     problems += _unfinished_erasures(context)
+    with context.db.snapshot() as session:
+        chain = check_chain(session)
+    problems += chain.problems
     kept, uploads = 0, 0
     if pictures:
         kept, harmed = _unreadable(context, video_record.picture_hashes, context.pictures.load)
@@ -66,6 +73,8 @@ def verify_index(context: Context, *, pictures: bool = True) -> Report:
         pictures=kept,
         uploads=uploads,
         problems=tuple(problems),
+        audit_entries=chain.entries,
+        audit_sha256=chain.last_sha256,
     )
 
 

@@ -15,18 +15,21 @@ from api.bodies import QUERY_BODY, QueryBody, named, read_query
 from api.desk import ApiDesk, Here
 from api.events import EVENT_RESPONSES, query_events
 from api.fields import Cursor, IdempotencyKey, Limit, moment, next_cursor, read_cursor
-from api.pictures import decoding
+from api.pictures import PICTURE_RESPONSES, decoding, picture_response, unchanged
 from api.problems import READING, WRITING
+from api.routes.frames import known_frame
 from api.told import Page, QueryTold
 from models.repositories import browse
 from models.repositories.browse import QueryView
 from models.session import Session
+from worker.accepting.audit import record_act
 from worker.accepting.keys import Caller
 from worker.accepting.queries import AcceptedQuery, cancel_query, checked_order, record_query
 from worker.accepting.repeats import made_before, note_made
 from worker.core.roi_json import roi_from_json
 from worker.core.search_params import search_params_from_json
 from worker.errors import InputInvalid, NotFound, TooManyRequests
+from worker.video.picture import as_jpeg, load_query_picture
 
 router = APIRouter(prefix="/v1/queries", tags=["queries"])
 
@@ -107,6 +110,28 @@ def get_query(caller: Searcher, desk: Here, query_id: uuid.UUID) -> QueryTold:
     """A query as it stands."""
     with desk.db.transaction() as session:
         return QueryTold.of(known_query(session, caller, query_id))
+
+
+@router.get("/{query_id}/picture", responses=PICTURE_RESPONSES, response_class=Response)
+def get_picture(caller: Searcher, desk: Here, query_id: uuid.UUID, request: Request) -> Response:
+    """The picture that the query was drawn on, as a JPEG; an upload is turned upright."""
+    with desk.db.transaction() as session:
+        query = known_query(session, caller, query_id).query
+        frame = None if query.frame_id is None else known_frame(session, caller, query.frame_id)
+    sha256 = str(query.picture_sha256 if frame is None else frame.picture_sha256)
+    if answer := unchanged(request, sha256):
+        return answer
+    if frame is None:
+        with decoding(desk):
+            most_px = desk.settings.query_picture_max_px
+            jpeg = as_jpeg(load_query_picture(desk.uploads.load(sha256), most_px))
+    else:
+        jpeg = desk.pictures.read(sha256)
+    with desk.db.transaction() as session:
+        record_act(
+            session, caller.actor, "picture.view", query_id=str(query_id), what="query picture"
+        )
+    return picture_response(jpeg, sha256)
 
 
 @router.delete("/{query_id}", responses=WRITING)

@@ -309,6 +309,11 @@ def verify(
             f"{verdict}: {report.frames} frames, {report.shards} shards, {report.rows} patch rows,"
             f" {report.pictures} pictures, {report.uploads} uploads"
         )
+        if report.audit_entries:
+            console.print(
+                f"audit: {report.audit_entries} entries, the last is {report.audit_sha256}",
+                soft_wrap=True,
+            )
     if report.problems:
         raise SystemExit(1)
 

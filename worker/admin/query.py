@@ -12,6 +12,8 @@ import typer
 
 from models.repositories import videos as video_record
 from models.search import SearchHit
+from worker.accepting.audit import record_act
+from worker.accepting.desk import COMMAND_LINE
 from worker.accepting.queries import QueryState, query_state, submit_query
 from worker.admin.output import Json, console, emit_json, notes, table, when
 from worker.context import Context
@@ -280,6 +282,15 @@ def draw_result(context: Context, state: QueryState, roi: Roi, out: Path) -> Pat
             )
         )
     out = out.resolve()
+    with context.db.transaction() as session:
+        record_act(
+            session,
+            COMMAND_LINE,
+            "picture.view",
+            what="result picture",
+            query_id=str(state.query.id),
+            ranks=[hit.rank for hit in hits],
+        )
     query_img_hwc = query_picture(context, state.query.frame_id, state.query.picture_sha256)
     draw_hits(query_img_hwc, roi, hits, out)
     return out

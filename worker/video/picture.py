@@ -142,6 +142,11 @@ def thumbnail(jpeg: bytes, max_side_px: int) -> bytes:
         return _encoded(small, "JPEG")
 
 
+def as_jpeg(img_hwc: ImageArray) -> bytes:
+    """A picture as a JPEG."""
+    return _encoded(Image.fromarray(img_hwc), "JPEG")
+
+
 def draw_overlay(hit: HitPicture, max_side_px: int, form: Literal["JPEG", "PNG"]) -> bytes:
     """A hit's picture with the matched region tinted and its box drawn, in that format.
 
