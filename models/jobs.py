@@ -22,7 +22,8 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         CheckConstraint(
-            "kind in ('ingest', 'query', 'reindex', 'erase', 'compact', 'seal')", name="kind_known"
+            "kind in ('ingest', 'query', 'reindex', 'erase', 'compact', 'seal', 'feed')",
+            name="kind_known",
         ),
         CheckConstraint("state in ('queued', 'running', 'done', 'failed')", name="state_known"),
         CheckConstraint("(state = 'running') = (lease_token is not null)", name="lease_running"),
