@@ -1,6 +1,6 @@
 """A small RTSP camera on loopback with fault knobs: H.264 over RTP, interleaved in the TCP stream.
 
-No packaged server has the knobs (stall, half-open, lying clock, corrupt RTP), so this is an own one.
+No packaged server has the knobs (stall, half-open, lying clock, corrupt RTP).
 """
 
 from __future__ import annotations
@@ -251,7 +251,11 @@ class _Connection:
     def _reply(self, number: str, status: str, headers: dict[str, str], body: bytes = b"") -> None:
         if body:
             headers = {**headers, "Content-Length": str(len(body))}
-        lines = [f"RTSP/1.0 {status}", f"CSeq: {number}", *(f"{k}: {v}" for k, v in headers.items())]
+        lines = [
+            f"RTSP/1.0 {status}",
+            f"CSeq: {number}",
+            *(f"{k}: {v}" for k, v in headers.items()),
+        ]
         with self.write_lock:
             self.socket.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
 
@@ -286,9 +290,9 @@ class _Connection:
                         "!BBHII", 0x80, _PAYLOAD_TYPE | 0x80 * last, sequence, ticks, _SSRC
                     )
                     sequence = (sequence + 1) & 0xFFFF
-                    if dice.random() < camera.faults.corrupt_share:
-                        piece = piece[:1] + dice.randbytes(len(piece) - 1)
-                    self._interleaved(0, head + piece)
+                    spoilt = dice.random() < camera.faults.corrupt_share
+                    body = piece[:1] + dice.randbytes(len(piece) - 1) if spoilt else piece
+                    self._interleaved(0, head + body)
             camera.sent += 1
             number += 1
 

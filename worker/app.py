@@ -17,6 +17,7 @@ from worker.logs import configure_logging
 from worker.messages import (
     ADMIN_QUEUE,
     COMPACT_TASK,
+    FEED_QUEUE,
     INGEST_QUEUE,
     QUERY_QUEUE,
     RETAIN_TASK,
@@ -76,7 +77,7 @@ def make_app() -> Celery:
         task_create_missing_queues=False,
         task_queues=[
             Queue(name, Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]
-            for name in (INGEST_QUEUE, QUERY_QUEUE, ADMIN_QUEUE)
+            for name in (INGEST_QUEUE, QUERY_QUEUE, ADMIN_QUEUE, FEED_QUEUE)
         ],
         task_default_queue=ADMIN_QUEUE,
         worker_prefetch_multiplier=1,

@@ -8,6 +8,7 @@ What a crash leaves behind is bytes nobody refers to.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from unicodedata import category
 
 from models.index import IndexGeneration
 from models.repositories import erasures as erasure_record
+from models.repositories import feeds as feed_record
 from models.repositories import jobs as job_record
 from models.repositories import videos as video_record
 from models.repositories.jobs import ClaimedJob
@@ -48,6 +50,8 @@ from worker.video.decode import DecodeReport, SampledFrame, sample_video
 from worker.video.probe import VideoInfo, probe
 
 _HASH_CHUNK_BYTES = 1 << 20
+_GIVE_WAY_S = 5.0
+"""How long a batch of a recording waits at most for live feeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,10 +234,22 @@ def run_ingest(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
                 pending.clear()
                 if lease.slice_over():
                     return "yield"
+                _give_way(context)
         if pending:
             _commit(run, pending, video.report)
     _finish(run, info, video.report)
     return "finished"
+
+
+def _give_way(context: Context) -> None:
+    """Let live feeds catch up first: what they miss is lost, a recording is not."""
+    deadline_s = time.monotonic() + _GIVE_WAY_S
+    while time.monotonic() < deadline_s:
+        with context.db.transaction() as session:
+            fresh_s = 3 * context.settings.feed_status_every_s
+            if not feed_record.frames_behind(session, fresh_s):
+                return
+        time.sleep(_GIVE_WAY_S / 10)
 
 
 def fail_ingest(session: Session, job: ClaimedJob, _code: str) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from celery.signals import worker_ready
+from celery.signals import worker_ready, worker_shutting_down
 
-from worker import compacting, erasure, retention, sealing
+from worker import compacting, erasure, feeds, retention, sealing
 from worker.app import app
 from worker.errors import NotFound
+from worker.feed_host import FeedHost
 from worker.generations import require_live_generation
 from worker.ingest import fail_ingest, run_ingest
 from worker.jobs import Handler, run_job
@@ -17,6 +18,7 @@ from worker.jobs import sweep as sweep_jobs
 from worker.kernels.region_growing import warm_up
 from worker.messages import (
     COMPACT_TASK,
+    FEED_QUEUE,
     QUERY_QUEUE,
     RETAIN_TASK,
     RUN_JOB_TASK,
@@ -27,6 +29,8 @@ from worker.reindex import fail_reindex, run_reindex
 from worker.runtime import process_context
 from worker.search import run_query
 
+FEEDS = FeedHost()
+
 HANDLERS = {
     "ingest": Handler(run_ingest, fail_ingest),
     "query": Handler(run_query),
@@ -34,6 +38,7 @@ HANDLERS = {
     "erase": Handler(erasure.run_erase),
     "compact": Handler(compacting.run_compact),
     "seal": Handler(sealing.run_seal),
+    "feed": Handler(FEEDS.run),
 }
 
 
@@ -45,7 +50,8 @@ def run_job_task(job_id: str) -> None:
 
 @app.task(name=SWEEP_TASK)  # type: ignore[untyped-decorator]
 def sweep_task() -> None:
-    """Ring again for forgotten jobs."""
+    """Make the jobs that feeds lack, and ring again for forgotten ones."""
+    feeds.reconcile(process_context())
     sweep_jobs(process_context(), queue_length)
 
 
@@ -77,6 +83,8 @@ def queue_length(queue: str) -> int:
 def _warm_up(sender: Any = None, **_: Any) -> None:
     """Load the live generation's backbone, and for queries the kernel, before the first job."""
     context = process_context()
+    if app.amqp.queues.consume_from.keys() == {FEED_QUEUE} and not feeds.any_running(context):
+        return  # a machine without cameras needs no third backbone in memory
     try:
         name = require_live_generation(context).backbone
     except NotFound:
@@ -84,3 +92,9 @@ def _warm_up(sender: Any = None, **_: Any) -> None:
     context.backbone(name)
     if QUERY_QUEUE in app.amqp.queues.consume_from:
         warm_up()
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _stop_feeds(**_: Any) -> None:
+    """Slices end at once, so that whoever comes next goes on without waiting for a lease."""
+    FEEDS.stop()

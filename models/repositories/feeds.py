@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import BigInteger, cast, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session, joinedload
 
 from models.feed import Feed, FeedDrop, FeedGap, FeedStatus
@@ -117,23 +116,25 @@ def set_status(session: Session, feed_id: int, **values: Any) -> str | None:
     return session.scalars(select(Feed.desired_state).where(Feed.id == feed_id)).one_or_none()
 
 
-def hold(session: Session, feed_id: int, holder: uuid.UUID, seconds: float) -> bool:
-    """Note who has the connection; False while another process holds it."""
-    result = session.execute(
+def is_free(session: Session, feed_id: int, holder: uuid.UUID) -> bool:
+    """Whether no other process than ``holder`` has the connection."""
+    free = or_(
+        FeedStatus.held_by.is_(None),
+        FeedStatus.held_by == holder,
+        FeedStatus.held_until < func.now(),
+    )
+    query = select(FeedStatus.feed_id).where(FeedStatus.feed_id == feed_id, free)
+    return session.scalars(query).first() is not None
+
+
+def hold(session: Session, feed_id: int, holder: uuid.UUID, seconds: float) -> None:
+    """Note who has the connection, and how long from now nobody else takes it."""
+    session.execute(
         update(FeedStatus)
-        .where(
-            FeedStatus.feed_id == feed_id,
-            or_(
-                FeedStatus.held_by.is_(None),
-                FeedStatus.held_by == holder,
-                FeedStatus.held_until < func.now(),
-            ),
-        )
+        .where(FeedStatus.feed_id == feed_id)
         .values(held_by=holder, held_until=func.now() + _seconds(seconds))
         .execution_options(synchronize_session=False)
     )
-    assert isinstance(result, CursorResult)
-    return result.rowcount == 1
 
 
 def _seconds(seconds: float) -> Any:
@@ -157,7 +158,8 @@ def jobless(session: Session) -> list[int]:
 
 def any_running(session: Session) -> bool:
     """Whether a feed is wanted to run."""
-    return session.scalars(select(Feed.id).filter_by(desired_state="running").limit(1)).first() is not None
+    query = select(Feed.id).filter_by(desired_state="running").limit(1)
+    return session.scalars(query).first() is not None
 
 
 def frames_behind(session: Session, within_s: float) -> int:
@@ -174,9 +176,7 @@ def open_gap(session: Session, camera_id: int, from_utc: datetime, reason: str) 
     session.execute(
         insert(FeedGap)
         .values(camera_id=camera_id, from_utc=from_utc, reason=reason)
-        .on_conflict_do_nothing(
-            index_elements=["camera_id"], index_where=FeedGap.to_utc.is_(None)
-        )
+        .on_conflict_do_nothing(index_elements=["camera_id"], index_where=FeedGap.to_utc.is_(None))
     )
 
 
@@ -184,17 +184,23 @@ def close_gap(session: Session, camera_id: int, to_utc: datetime) -> None:
     """End the open gap with the first frame after it; a frame of before leaves it open."""
     session.execute(
         update(FeedGap)
-        .where(
-            FeedGap.camera_id == camera_id, FeedGap.to_utc.is_(None), FeedGap.from_utc < to_utc
-        )
+        .where(FeedGap.camera_id == camera_id, FeedGap.to_utc.is_(None), FeedGap.from_utc < to_utc)
         .values(to_utc=to_utc)
         .execution_options(synchronize_session=False)
     )
 
 
-def add_drops(
-    session: Session, camera_id: int, counts: Mapping[tuple[datetime, str], int]
-) -> None:
+def end_gap(session: Session, camera_id: int) -> None:
+    """End the open gap now: nothing is expected of the camera any more."""
+    session.execute(
+        update(FeedGap)
+        .where(FeedGap.camera_id == camera_id, FeedGap.to_utc.is_(None))
+        .values(to_utc=func.greatest(FeedGap.from_utc, func.now()))
+        .execution_options(synchronize_session=False)
+    )
+
+
+def add_drops(session: Session, camera_id: int, counts: Mapping[tuple[datetime, str], int]) -> None:
     """Add numbers of dropped frames by (hour, reason)."""
     for (hour_utc, reason), frames in sorted(counts.items()):
         added = insert(FeedDrop).values(
@@ -240,7 +246,7 @@ def summarise(session: Session) -> list[FeedSummary]:
         select(FeedGap.camera_id, func.count().label("gaps")).group_by(FeedGap.camera_id).subquery()
     )
     dropped = (
-        select(FeedDrop.camera_id, func.sum(FeedDrop.frames).label("frames"))
+        select(FeedDrop.camera_id, cast(func.sum(FeedDrop.frames), BigInteger).label("frames"))
         .group_by(FeedDrop.camera_id)
         .subquery()
     )
@@ -266,11 +272,9 @@ def summarise(session: Session) -> list[FeedSummary]:
         )
         .join(Camera, Camera.id == Feed.camera_id)
         .join(FeedStatus, FeedStatus.feed_id == Feed.id)
-        .outerjoin(
-            FeedGap, (FeedGap.camera_id == Feed.camera_id) & FeedGap.to_utc.is_(None)
-        )
+        .outerjoin(FeedGap, (FeedGap.camera_id == Feed.camera_id) & FeedGap.to_utc.is_(None))
         .outerjoin(counted, counted.c.camera_id == Feed.camera_id)
         .outerjoin(dropped, dropped.c.camera_id == Feed.camera_id)
         .order_by(Camera.name)
     )
-    return [FeedSummary(*row[:15], int(row[15]), row[16]) for row in rows]
+    return [FeedSummary(*row) for row in rows.tuples()]

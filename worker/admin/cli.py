@@ -12,7 +12,18 @@ import typer
 from pydantic import ValidationError
 
 from models.session import DatabaseUnavailable
-from worker.admin import backup, changes, demo, erase, evaluation, index, query, services, video
+from worker.admin import (
+    backup,
+    changes,
+    demo,
+    erase,
+    evaluation,
+    feed,
+    index,
+    query,
+    services,
+    video,
+)
 from worker.admin.output import notes
 from worker.config import settings
 from worker.errors import InputInvalid, RisError, ServiceUnavailable
@@ -35,6 +46,7 @@ app.command()(video.ingest)
 app.command()(query.query)
 app.command()(changes.changes)
 app.command()(video.cameras)
+app.add_typer(feed.app, name="feed")
 app.command()(index.backbones)
 app.command()(index.reindex)
 app.command()(index.generations)

@@ -33,7 +33,7 @@ class ChildSpec:
 
 
 def celery_children(settings: Settings, data_dir: Path) -> tuple[ChildSpec, ...]:
-    """The workers of the ingest and query queues and the one beat.
+    """The workers of the ingest, query and feed queues and the one beat.
 
     Pools that never fork: a forked child of a process that has touched torch or FAISS hangs.
     """
@@ -43,10 +43,14 @@ def celery_children(settings: Settings, data_dir: Path) -> tuple[ChildSpec, ...]
     ingest = ("worker", "-Q", "ingest", "--pool=solo", "-n", "ingest@%h", *worker)
     threads = ("--pool=threads", f"--concurrency={settings.query_workers}")
     query = ("worker", "-Q", "query,admin", *threads, "-n", "query@%h", *worker)
+    slots = ("--pool=threads", f"--concurrency={settings.feed_slots}")
+    feed = ("worker", "-Q", "feed", *slots, "-n", "feed@%h", *worker)
+    feeds = (ChildSpec("worker-feed", (*celery, *feed), says_ready=True),)
     beat = ("beat", "--schedule", str(data_dir / "run" / "beat-schedule"), *level)
     return (
         ChildSpec("worker-ingest", (*celery, *ingest), says_ready=True),
         ChildSpec("worker-query", (*celery, *query), says_ready=True),
+        *(feeds if settings.feed_slots else ()),
         ChildSpec("beat", (*celery, *beat)),
     )
 
