@@ -96,7 +96,7 @@ def frame_times(context: Context, camera: str) -> list[float]:
 
 def gap_rows(context: Context, camera: str) -> list[tuple[float, float | None, str]]:
     """(from, to, reason) of a camera's gaps, oldest first, epoch seconds."""
-    return sql(  # type: ignore[return-value]
+    return sql(
         context,
         "select extract(epoch from from_utc)::float8, extract(epoch from to_utc)::float8, reason"
         " from feed_gaps g join cameras c on c.id = camera_id where c.name = %s order by g.id",

@@ -35,6 +35,7 @@ def shared(
         feed_stall_s=2.0,
         feed_status_every_s=0.5,
     ) as made:
+        made.backbone("tiny-a")  # once, before many threads ask for it
         yield made
 
 

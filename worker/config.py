@@ -103,7 +103,7 @@ class Settings(BaseSettings):
         8.0, ge=0.5, le=600, description="A feed that sends no picture for this long has stalled."
     )
     feed_retry_max_s: float = Field(
-        4.0, ge=0.1, le=3600, description="Longest wait between two attempts to reach a camera."
+        2.0, ge=0.1, le=3600, description="Longest wait between two attempts to reach a camera."
     )
     feed_status_every_s: float = Field(
         5.0, ge=0.1, le=600, description="How often a feed's status is written, and read anew."
@@ -115,7 +115,7 @@ class Settings(BaseSettings):
         description="Frames of one feed that wait at most; older ones are dropped.",
     )
     feed_clock_tolerance_s: float = Field(
-        60.0, ge=0, le=86_400, description="A camera's clock that is further off is not believed."
+        10.0, ge=0, le=86_400, description="A camera's clock that is further off is not believed."
     )
     query_workers: int = Field(2, ge=1, le=64, description="Threads of one query worker.")
     shadow_queries: int = Field(

@@ -22,13 +22,14 @@ from models.repositories import feeds as feed_record
 from models.repositories import videos as video_record
 from models.repositories.jobs import ClaimedJob
 from models.session import DatabaseUnavailable, Session
+from models.video import VideoSegment
 from worker.context import Context
 from worker.core.backoff import retry_delay_s
 from worker.core.feed_clock import FeedClock
 from worker.core.sampling import policy_from_json, sampler
 from worker.errors import AddressRefused, FeedFailed, LeaseLost, VideoInvalid
-from worker.feed_recorder import FeedRecorder, finish_segment, written
-from worker.feed_session import FeedSession, LiveFrame, Stretch, at_utc
+from worker.feed_recorder import FeedRecorder, finish_segment, record_missed
+from worker.feed_session import FeedSession, LiveFrame, Missed, Stretch, at_utc, taking
 from worker.feeds import rules_of
 from worker.generations import backbone_of, ensure_live_generation
 from worker.jobs import Lease, Outcome
@@ -227,7 +228,8 @@ class _Slice:
                 self.host.stopping.wait(min(wait_s, until_status_s))
                 return True
             feed.stretch, feed.connected_since = None, None
-            feed.video = open_live(feed.url, self._options(), feed.label)
+            feed.clock.reconnected()
+            feed.video = open_live(feed.url, self._options(), feed.label, again=feed.failures > 0)
         try:
             pictures = feed.video.step()
         except FeedFailed as error:
@@ -255,6 +257,9 @@ class _Slice:
         assert video is not None
         timed = feed.clock.at(live.stream_s, live.arrival_s, live.ntp_s)
         t_utc = at_utc(timed.t_s)
+        if timed.jumped and feed.connected_since is not None and timed.source != "held":
+            with self.host.locked():
+                feed.note_gap("clock", feed.last_seen_utc)  # no time between was ever shown
         if feed.stretch is None or feed.stretch.info is not live.info or timed.jumped:
             feed.stretch = Stretch(live.info, timed.source)
         if feed.connected_since is None:
@@ -262,7 +267,7 @@ class _Slice:
             self.next_status_s = 0.0
             log.info("feed_live", camera=feed.name)
         feed.last_seen_utc, feed.time_source = t_utc, timed.source
-        chosen = feed.sampler.keep(timed.t_s, live.keyframe, video.gray(live))
+        chosen = feed.sampler.keep(timed.sample_s, live.keyframe, video.gray(live))
         with self.host.locked():
             feed.decoded += 1
             feed.decode_errors += live.damaged + video.take_decode_errors()
@@ -315,22 +320,23 @@ class _Slice:
         """
         feed = self.feed
         self.next_status_s = time.monotonic() + self.context.settings.feed_status_every_s
-        with self.host.locked():
-            gap, drops, fields = feed.gap, dict(feed.drops), self._status() | changes
+        fields = self._status() | changes
         try:
-            with self.context.db.transaction() as session:
+            with (
+                taking(feed, self.host.locked()) as take,
+                self.context.db.transaction() as session,
+            ):
                 self.lease.record_progress(session, {"seen_utc": _text(feed.last_seen_utc)})
-                if gap is not None:
-                    feed_record.open_gap(session, feed.camera_id, *gap)
-                feed_record.add_drops(session, feed.camera_id, drops)
+                missed = take()
+                record_missed(session, feed, missed)
+                if feed.segment is not None:
+                    _count(session, feed.segment, missed)
                 feed_record.hold(session, feed.feed_id, self.host.id, hold_s)
                 wanted = feed_record.set_status(session, feed.feed_id, **fields)
         except DatabaseUnavailable as error:
             log.warning("feed_status_not_written", camera=feed.name, detail=str(error))
             self.recorded_status = False
             return ""
-        with self.host.locked():
-            written(feed, gap, drops)
         self.recorded_status = True
         return wanted or "removed"
 
@@ -380,6 +386,18 @@ class _Slice:
                 _finish_under_lease(session, self.lease, self.feed)
         except DatabaseUnavailable as error:
             log.warning("segment_left_open", camera=self.feed.name, detail=str(error))
+
+
+def _count(session: Session, segment: VideoSegment, missed: Missed) -> None:
+    """Add to a segment what was decoded since its last frame."""
+    segment.frames_decoded += missed.decoded
+    segment.decode_errors += missed.decode_errors
+    video_record.set_segment(
+        session,
+        segment.id,
+        frames_decoded=segment.frames_decoded,
+        decode_errors=segment.decode_errors,
+    )
 
 
 def _finish_under_lease(session: Session, lease: Lease, feed: FeedSession) -> None:

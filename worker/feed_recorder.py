@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
-from typing import Any
 
 import structlog
 
@@ -32,7 +31,7 @@ from worker.errors import (
     StorageFailed,
     StorageFull,
 )
-from worker.feed_session import FeedSession, LiveFrame
+from worker.feed_session import FeedSession, LiveFrame, Missed, taking
 from worker.generations import backbone_of, ensure_live_generation
 from worker.jobs import Lease
 from worker.recording import (
@@ -191,29 +190,27 @@ class FeedRecorder:
         """One transaction under the lease: segment, frames, status, and what was missed before."""
         feed, first, last = part.session, frames[0], frames[-1]
         assert self._generation is not None
-        with self._changed:
-            gap, drops = feed.gap, dict(feed.drops)
-            decoded, errors = feed.decoded, feed.decode_errors
-        with ExitStack() as held, context.db.transaction() as session:
+        with (
+            taking(feed, self._changed) as take,
+            ExitStack() as held,
+            context.db.transaction() as session,
+        ):
             part.lease.record_progress(session, {"t_utc": last.t_utc.isoformat()})
+            missed = take()
             segment = _segment_for(context, session, part, first)
             numbered = PreparedBatch(
-                [_numbered(frame, segment) for frame in batch.frames],
-                batch.descriptors,
+                [_numbered(frame, segment) for frame in batch.frames], batch.descriptors
             )
             record_batch(context, session, segment, self._generation, numbered, held)
-            frame_count = segment.frame_count + len(frames)
             counts = {
-                "frame_count": frame_count,
-                "frames_decoded": segment.frames_decoded + decoded,
-                "decode_errors": segment.decode_errors + errors,
+                "frame_count": segment.frame_count + len(frames),
+                "frames_decoded": segment.frames_decoded + missed.decoded,
+                "decode_errors": segment.decode_errors + missed.decode_errors,
                 "resume_pts": numbered.frames[-1].pts,
             }
             video_record.set_segment(session, segment.id, **counts)
-            if gap is not None:
-                feed_record.open_gap(session, feed.camera_id, *gap)
+            record_missed(session, feed, missed)
             feed_record.close_gap(session, feed.camera_id, first.t_utc)
-            feed_record.add_drops(session, feed.camera_id, drops)
             feed_record.set_status(
                 session,
                 feed.feed_id,
@@ -226,9 +223,6 @@ class FeedRecorder:
             feed.segment, feed.segment_stretch = segment, last.stretch
             for name, value in counts.items():
                 setattr(segment, name, value)
-            written(feed, gap, drops)
-            feed.decoded -= decoded
-            feed.decode_errors -= errors
             feed.last_frame_utc = last.t_utc
             feed.blocked = "busy"
 
@@ -259,13 +253,11 @@ class FeedRecorder:
                 log.warning("feeds_wait", detail=str(error))
 
 
-def written(feed: FeedSession, gap: object, drops: dict[Any, int]) -> None:
-    """Forget what a committed transaction has recorded; the caller holds the host's lock."""
-    if feed.gap == gap:
-        feed.gap = None
-    feed.drops.subtract(drops)
-    for key in [key for key, count in feed.drops.items() if count <= 0]:
-        del feed.drops[key]
+def record_missed(session: Session, feed: FeedSession, missed: Missed) -> None:
+    """Write a gap that began, and drops."""
+    if missed.gap is not None:
+        feed_record.open_gap(session, feed.camera_id, *missed.gap)
+    feed_record.add_drops(session, feed.camera_id, missed.drops)
 
 
 def _of_surroundings(error: Exception) -> bool:

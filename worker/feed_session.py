@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -18,8 +19,8 @@ from worker.video.probe import VideoInfo
 
 GAP_REASONS: Final = (
     "unreachable", "auth", "not_found", "refused", "not_allowed", "invalid", "stalled", "ended",
-    "connection_lost", "damaged", "storage_full", "storage_failed", "worker_lost", "stopped",
-    "paused", "internal",
+    "connection_lost", "damaged", "clock", "storage_full", "storage_failed", "worker_lost",
+    "stopped", "paused", "internal",
 )  # fmt: skip
 DROP_REASONS: Final = ("busy", "storage", "erased", "generation_switched", "internal", "stopped")
 
@@ -40,6 +41,16 @@ class LiveFrame:
     stretch: Stretch
     img_input_hwc: ImageArray
     img_picture_hwc: ImageArray
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """What is to be written of a feed beside its frames: a gap that began, drops, counts."""
+
+    gap: tuple[datetime, str] | None
+    drops: Counter[tuple[datetime, str]]
+    decoded: int
+    decode_errors: int
 
 
 @dataclass(slots=True, eq=False)
@@ -123,6 +134,36 @@ class FeedSession:
         """Frames are missing since then; the first reason stands until it was written."""
         if self.gap is None and from_utc is not None:
             self.gap = (from_utc, reason)
+
+
+@contextmanager
+def taking(
+    feed: FeedSession, lock: AbstractContextManager[object]
+) -> Iterator[Callable[[], Missed]]:
+    """Hands over what was missed, once asked; takes it back when the transaction inside fails.
+
+    Ask behind the fence: there only one transaction of a feed is at a time.
+    """
+    taken: list[Missed] = []
+
+    def take() -> Missed:
+        with lock:
+            missed = Missed(feed.gap, feed.drops, feed.decoded, feed.decode_errors)
+            feed.gap, feed.drops = None, Counter()
+            feed.decoded = feed.decode_errors = 0
+        taken.append(missed)
+        return missed
+
+    try:
+        yield take
+    except BaseException:
+        with lock:
+            for missed in taken:
+                feed.gap = missed.gap or feed.gap
+                feed.drops += missed.drops
+                feed.decoded += missed.decoded
+                feed.decode_errors += missed.decode_errors
+        raise
 
 
 def at_utc(t_s: float) -> datetime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -20,51 +21,62 @@ _OWN_CLOCK_S: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class FeedTime:
-    """``t_s``: seconds since the epoch. ``jumped``: not continuous with the picture before."""
+    """``t_s``: seconds since the epoch. ``jumped``: not continuous with the picture before.
+
+    ``sample_s``: what sampling goes by; it goes on evenly while time is held.
+    """
 
     t_s: float
+    sample_s: float
     source: TimeSource
     jumped: bool
 
 
 class FeedClock:
-    """Times of one connection's pictures, each later than the one before.
+    """Times of one camera's pictures, each later than the one before, over reconnections too.
 
-    ``last_s``: time of the camera's last picture of an earlier connection. ``tolerance_s``: a
-    camera's clock that differs more from this machine's is not believed.
+    ``last_s``: time of its last picture before this process had it. ``tolerance_s``: a camera's
+    clock that differs more from this machine's is not believed.
     """
 
     def __init__(self, last_s: float | None, tolerance_s: float) -> None:
         self._last_s = last_s
         self._tolerance_s = tolerance_s
+        self._sample_s = -math.inf
+        self._source: TimeSource = "arrival"
+        self.reconnected()
+
+    def reconnected(self) -> None:
+        """The next picture begins a stream with a clock of its own."""
         self._anchor_s: float | None = None  # epoch time of the stream's second 0, by arrival
         self._offset_s: float | None = None  # of the picture before, whatever its source
+        self._stream_s: float | None = None
         self._ntp = False
-        self._source: TimeSource = "arrival"
 
     def at(self, stream_s: float, arrival_s: float, ntp_s: float | None = None) -> FeedTime:
         """Time of the picture at ``stream_s`` of the stream's clock, which came at ``arrival_s``.
 
         ``ntp_s``: its time by the camera's clock, where the stream says it.
         """
-        wanted_s = self._wanted(stream_s, arrival_s, ntp_s)
+        t_s = self._wanted(stream_s, arrival_s, ntp_s)
         source: TimeSource = "ntp" if self._ntp else "arrival"
-        offset_s = wanted_s - stream_s
+        offset_s = t_s - stream_s
         jumped = self._offset_s is None or abs(offset_s - self._offset_s) > JUMP_S
-        self._offset_s = offset_s
         last_s = self._last_s
-        if last_s is not None and wanted_s <= last_s and last_s - arrival_s <= _OWN_CLOCK_S:
-            wanted_s, source = last_s + HELD_STEP_S, "held"
+        if last_s is not None and t_s <= last_s and last_s - arrival_s <= _OWN_CLOCK_S:
+            t_s, source = last_s + HELD_STEP_S, "held"
         jumped |= self._source != source and "held" not in (self._source, source)
-        self._last_s, self._source = wanted_s, source
-        return FeedTime(wanted_s, source, jumped)
+        elapsed_s = 0.0 if self._stream_s is None else max(0.0, stream_s - self._stream_s)
+        self._sample_s = max(t_s, self._sample_s + elapsed_s)
+        self._last_s, self._source = t_s, source
+        self._offset_s, self._stream_s = offset_s, stream_s
+        return FeedTime(t_s, self._sample_s, source, jumped)
 
     def _wanted(self, stream_s: float, arrival_s: float, ntp_s: float | None) -> float:
         # What is believed already may differ a little more, so that nothing flaps at the limit.
         limit_s = self._tolerance_s * (1.0 if self._ntp else 0.8)
         self._ntp = ntp_s is not None and abs(ntp_s - arrival_s) <= limit_s
-        if self._ntp:
-            assert ntp_s is not None
+        if self._ntp and ntp_s is not None:
             return ntp_s
         ahead_s = None if self._anchor_s is None else self._anchor_s + stream_s - arrival_s
         if ahead_s is None or not -self._tolerance_s <= ahead_s <= _AHEAD_S:

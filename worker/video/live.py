@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
+from urllib.parse import urlsplit
 
 import av
 import numpy as np
@@ -25,7 +27,8 @@ from worker.video.container import FILE_FORMATS, check_picture_size, packets, vi
 from worker.video.decode import Converter
 from worker.video.probe import VideoInfo, describe_stream
 
-_OPEN_TIMEOUT_S: Final = 5.0
+_OPEN_TIMEOUT_S: Final = 10.0
+_ANSWER_TIMEOUT_S: Final = 2.0
 _NO_PICTURE_S: Final = 60.0
 """Packets without one picture that can be decoded: longer than any usual keyframe distance."""
 _LOOP_GAP_S: Final = 0.04
@@ -223,12 +226,16 @@ class LiveVideo:
         return _failure(error, self._label, waited_s >= 0.9 * self._options.stall_s / 2)
 
 
-def open_live(url: str, options: LiveOptions, label: str) -> LiveVideo:
+def open_live(url: str, options: LiveOptions, label: str, *, again: bool = False) -> LiveVideo:
     """Connect to a feed's address. ``label`` names it in messages, which never show the address.
+
+    ``again``: it failed before, so ask shortly first whether it answers at all.
 
     Raises :class:`FeedFailed`, and :class:`AddressRefused` for what the settings do not allow.
     """
     kind, target = resolved(url, options.rules)
+    if again and target.startswith("rtsp:"):
+        _require_answer(target, label)
     began_s = time.monotonic()
     try:
         container = _open(target, kind, options.stall_s, options.max_px)
@@ -240,6 +247,26 @@ def open_live(url: str, options: LiveOptions, label: str) -> LiveVideo:
     except VideoInvalid as error:
         container.close()
         raise FeedFailed(str(error), reason="invalid") from error
+
+
+def _require_answer(target: str, label: str) -> None:
+    """Raise :class:`FeedFailed` unless an RTSP server answers a question soon.
+
+    A connection to a camera that hangs is waited for as long as a slow one may take to send its
+    first keyframe; this tells the two apart.
+    """
+    parts = urlsplit(target)
+    where = (parts.hostname or "", parts.port or 554)
+    question = f"OPTIONS rtsp://{parts.hostname}:{where[1]}/ RTSP/1.0\r\nCSeq: 1\r\n\r\n"
+    try:
+        with socket.create_connection(where, timeout=_ANSWER_TIMEOUT_S) as connection:
+            connection.sendall(question.encode())
+            answered = connection.recv(1) != b""
+    except OSError as error:
+        text = "does not answer" if isinstance(error, TimeoutError) else error.strerror
+        raise FeedFailed(f"{label} cannot be reached ({text})", reason="unreachable") from None
+    if not answered:
+        raise FeedFailed(f"{label} closed the connection", reason="connection_lost")
 
 
 def _open(target: str, kind: str, stall_s: float, max_px: int) -> InputContainer:
