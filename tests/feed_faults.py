@@ -95,7 +95,11 @@ def _half_open(trial: Trial) -> Callable[[], None]:
 
 def _restart(trial: Trial) -> Callable[[], None]:
     trial.camera.stop()
-    return lambda: trial.camera.start() and None
+    return lambda: _started(trial.camera)
+
+
+def _started(camera: Camera) -> None:
+    camera.start()
 
 
 def _auth(trial: Trial) -> Callable[[], None]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from tests.parts import sql
+from tests.parts import HANDLERS, sql
 from worker.context import Context
 from worker.feed_host import FeedHost
 from worker.feeds import reconcile
@@ -21,7 +21,7 @@ from worker.jobs import Handler, run_job, sweep
 class Worker:
     """One feed worker: a host, and threads that take bells from a queue it may share."""
 
-    def __init__(self, context: Context, bells: queue.Queue[uuid.UUID | None], slots: int) -> None:
+    def __init__(self, context: Context, bells: queue.Queue[uuid.UUID], slots: int) -> None:
         self.host = FeedHost()
         self.bells = bells
         self.context = replace(context, ring=lambda job_id, _kind: bells.put(job_id))
@@ -33,17 +33,16 @@ class Worker:
 
     def _run(self) -> None:
         while not self.ended.is_set():
-            job_id = self.bells.get()
-            if job_id is None:
-                return
-            run_job(self.context, job_id, {"feed": Handler(self.host.run)})
+            try:
+                job_id = self.bells.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            run_job(self.context, job_id, {**HANDLERS, "feed": Handler(self.host.run)})
 
     def stop(self) -> None:
         """As a worker does on SIGTERM: slices end, what was read is recorded."""
         self.ended.set()
         self.host.stop()
-        for _ in self.threads:
-            self.bells.put(None)
         for thread in self.threads:
             thread.join(20)
             assert not thread.is_alive()
@@ -52,7 +51,7 @@ class Worker:
 @contextmanager
 def feed_worker(context: Context, slots: int = 8, every_s: float = 0.5) -> Iterator[Worker]:
     """A worker and a sweeper."""
-    bells: queue.Queue[uuid.UUID | None] = queue.Queue()
+    bells: queue.Queue[uuid.UUID] = queue.Queue()
     worker = Worker(context, bells, slots)
     over = threading.Event()
 

@@ -274,7 +274,7 @@ class _Slice:
         if chosen:
             video.fit(feed.input_size)
             pictures = (video.input_picture(live), video.shown_picture(live))
-            self.host.offer(feed, LiveFrame(t_utc, feed.stretch, *pictures))
+            self.host.offer(feed, LiveFrame(t_utc, at_utc(live.arrival_s), feed.stretch, *pictures))
 
     def _failed(self, error: FeedFailed | VideoInvalid | AddressRefused) -> None:
         feed, settings = self.feed, self.context.settings

@@ -15,6 +15,7 @@ from itertools import groupby
 import structlog
 
 from models.index import IndexGeneration
+from models.repositories import erasures as erasure_record
 from models.repositories import feeds as feed_record
 from models.repositories import videos as video_record
 from models.session import DatabaseUnavailable, Session
@@ -137,14 +138,10 @@ class FeedRecorder:
         usable = []
         with context.db.transaction() as session:
             for part in parts:
-                frames = list(part.frames)
-                if part.session.segment is not None:
-                    times = [frame.t_utc for frame in frames]
-                    kept = not_erased(session, part.session.segment, times)
-                    if len(kept) < len(frames):
-                        _drop(part, [f for i, f in enumerate(frames) if i not in kept], "erased")
-                        part.session.segment_stretch = None  # what comes now is wanted
-                    frames = [frames[position] for position in kept]
+                frames = _not_erased(session, part)
+                if len(frames) < len(part.frames):
+                    _drop(part, [f for f in part.frames if f not in frames], "erased")
+                _leave_erased_segment(session, part, frames)
                 fitting = [f for f in frames if f.img_input_hwc.shape[:2] == tuple(input_size)]
                 if len(fitting) < len(frames):
                     part.session.input_size = input_size
@@ -272,6 +269,32 @@ def _of_surroundings(error: Exception) -> bool:
 def _is_later(frame: LiveFrame, feed: FeedSession) -> bool:
     """False for a frame of a part whose earlier stretch was recorded before the error."""
     return feed.last_frame_utc is None or frame.t_utc > feed.last_frame_utc
+
+
+def _not_erased(session: Session, part: _Part) -> list[LiveFrame]:
+    """Frames that no erasure covers which was ordered after they came."""
+    oldest_utc = min(frame.received_utc for frame in part.frames)
+    spans = erasure_record.spans_since(session, part.session.camera_id, oldest_utc)
+    return [
+        frame
+        for frame in part.frames
+        if not any(
+            (from_utc is None or frame.t_utc >= from_utc)
+            and (to_utc is None or frame.t_utc < to_utc)
+            for from_utc, to_utc in spans
+        )
+    ]
+
+
+def _leave_erased_segment(session: Session, part: _Part, frames: Sequence[LiveFrame]) -> None:
+    """Begin a new segment after an erasure: what is recorded for an older one counts as erased."""
+    feed = part.session
+    if feed.segment is None or not frames:
+        return
+    if len(not_erased(session, feed.segment, [frame.t_utc for frame in frames])) < len(frames):
+        part.lease.record_progress(session, {"t_utc": frames[-1].t_utc.isoformat()})
+        finish_segment(session, feed.segment)
+        feed.segment = feed.segment_stretch = None
 
 
 def _drop(part: _Part, frames: Sequence[LiveFrame], reason: str) -> None:

@@ -35,9 +35,13 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class LiveFrame:
-    """A sampled picture of a feed that is still to be embedded and recorded."""
+    """A sampled picture of a feed that is still to be embedded and recorded.
+
+    ``received_utc``: by this machine's clock; an erasure ordered later may cover it.
+    """
 
     t_utc: datetime
+    received_utc: datetime
     stretch: Stretch
     img_input_hwc: ImageArray
     img_picture_hwc: ImageArray
