@@ -65,7 +65,9 @@ class FeedStatus(Base):
     error_detail: Mapped[str | None]
     held_by: Mapped[uuid.UUID | None]
     held_until: Mapped[datetime | None]
-    segment_id: Mapped[int | None] = mapped_column(ForeignKey("video_segments.id"))
+    segment_id: Mapped[int | None] = mapped_column(
+        ForeignKey("video_segments.id", ondelete="SET NULL")
+    )
     behind_frames: Mapped[int] = mapped_column(server_default="0")
     updated_at: Mapped[datetime] = created_at_column()
 

@@ -60,7 +60,7 @@ def upgrade() -> None:
             name=op.f("ck_feed_status_phase_known"),
         ),
         _reference("feed_status", "feed_id", "feeds", ondelete="CASCADE"),
-        _reference("feed_status", "segment_id", "video_segments"),
+        _reference("feed_status", "segment_id", "video_segments", ondelete="SET NULL"),
         sa.PrimaryKeyConstraint("feed_id", name=op.f("pk_feed_status")),
     )
     op.create_table(
