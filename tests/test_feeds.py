@@ -141,7 +141,7 @@ def test_a_camera_is_indexed_slice_after_slice_over_one_connection(context: Cont
         assert camera.connections == 1
     times = frame_times(context, "yard")
     gaps_s = [after - before for before, after in pairwise(times)]
-    assert all(abs(gap_s - EVERY_S) < 0.25 for gap_s in gaps_s), gaps_s
+    assert all(abs(gap_s - EVERY_S) < 0.25 for gap_s in gaps_s[1:]), gaps_s  # in the slot it came
     assert abs(times[-1] - time.time()) < 5
     (slices,) = sql(context, "select count(*) from jobs")
     assert slices == (1,)
@@ -284,7 +284,7 @@ def test_a_file_is_a_camera_that_goes_round(
         add_feed(allowed, "loop", f"file:{clip}", IntervalPolicy(1.0))
         until(lambda: len(frame_times(context, "loop")) > length_s + 3, 60, "more than one round")
     gaps_s = [after - before for before, after in pairwise(frame_times(context, "loop"))]
-    assert all(abs(gap_s - 1) < 0.3 for gap_s in gaps_s), gaps_s
+    assert all(abs(gap_s - 1) < 0.3 for gap_s in gaps_s[1:]), gaps_s
     assert {gap[2] for gap in gap_rows(context, "loop")} == {"stopped"}
 
 

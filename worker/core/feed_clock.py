@@ -43,6 +43,7 @@ class FeedClock:
         self._last_s = last_s
         self._tolerance_s = tolerance_s
         self._sample_s = -math.inf
+        self._arrival_s = 0.0
         self._source: TimeSource = "arrival"
         self.reconnected()
 
@@ -66,10 +67,13 @@ class FeedClock:
         if last_s is not None and t_s <= last_s and last_s - arrival_s <= _OWN_CLOCK_S:
             t_s, source = last_s + HELD_STEP_S, "held"
         jumped |= self._source != source and "held" not in (self._source, source)
-        elapsed_s = 0.0 if self._stream_s is None else max(0.0, stream_s - self._stream_s)
-        self._sample_s = max(t_s, self._sample_s + elapsed_s)
+        # By the stream's clock, and over a reconnection, which starts it anew, by arrival.
+        elapsed_s = (
+            arrival_s - self._arrival_s if self._stream_s is None else stream_s - self._stream_s
+        )
+        self._sample_s = max(t_s, self._sample_s + max(HELD_STEP_S, elapsed_s))
         self._last_s, self._source = t_s, source
-        self._offset_s, self._stream_s = offset_s, stream_s
+        self._offset_s, self._stream_s, self._arrival_s = offset_s, stream_s, arrival_s
         return FeedTime(t_s, self._sample_s, source, jumped)
 
     def _wanted(self, stream_s: float, arrival_s: float, ntp_s: float | None) -> float:

@@ -42,6 +42,8 @@ def redacted(url: str) -> str:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         return f"{url.split(':', 1)[0][:10]}:..." if re.match(r"[a-z]{1,10}:", url) else "..."
+    if parts.scheme not in _KINDS:
+        return "..."
     login = "***@" if "@" in parts.netloc else ""
     where = f"[{host}]" if ":" in host else host
     where += f":{port}" if port is not None else ""
