@@ -22,7 +22,7 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         CheckConstraint(
-            "kind in ('ingest', 'query', 'reindex', 'erase', 'compact', 'seal', 'offload')",
+            "kind in ('ingest', 'query', 'reindex', 'erase', 'compact', 'seal', 'offload', 'feed')",
             name="kind_known",
         ),
         CheckConstraint("state in ('queued', 'running', 'done', 'failed')", name="state_known"),

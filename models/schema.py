@@ -3,6 +3,7 @@
 from models.access import ApiKey, AuditEntry, RequestKey
 from models.base import Base
 from models.erasure import Erasure
+from models.feed import Feed, FeedDrop, FeedGap, FeedStatus
 from models.index import CompactBasis, FMapRun, IndexGeneration, Shard
 from models.jobs import Job
 from models.search import SearchHit, SearchQuery
@@ -17,6 +18,10 @@ __all__ = [
     "CompactBasis",
     "Erasure",
     "FMapRun",
+    "Feed",
+    "FeedDrop",
+    "FeedGap",
+    "FeedStatus",
     "Frame",
     "IndexGeneration",
     "Job",

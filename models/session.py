@@ -83,6 +83,7 @@ def connect(
     engine = create_engine(
         normalised_url(url),
         pool_pre_ping=True,
+        hide_parameters=True,  # they may be a camera's password, and errors are logged
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_timeout=pool_timeout_s,

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -73,7 +74,9 @@ def test_every_command_is_documented():
     assert documented == set(commands())
 
 
-@pytest.mark.parametrize("name", ["demo", "ingest", "query", "eval", "verify", "up", "reindex"])
+@pytest.mark.parametrize(
+    "name", ["demo", "ingest", "query", "eval", "verify", "up", "reindex", "feed add"]
+)
 def test_the_test_of_options_sees_options(name: str):
     assert options(name)
 
@@ -88,12 +91,21 @@ def test_every_option_is_documented():
 
 
 @cache
-def commands() -> tuple[str, ...]:
-    return tuple(typer.main.get_group(app).commands)
+def commands() -> dict[str, Any]:
+    """Commands by name; those of a group as `feed add`."""
+    return dict(_commands(typer.main.get_group(app), ""))
+
+
+def _commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix}{name} ")
+        else:
+            yield prefix + name, command
 
 
 def options(name: str) -> set[str]:
-    command = typer.main.get_group(app).commands[name]
+    command = commands()[name]
     return {
         option
         for parameter in command.params

@@ -17,6 +17,7 @@ from worker.logs import configure_logging
 from worker.messages import (
     ADMIN_QUEUE,
     COMPACT_TASK,
+    FEED_QUEUE,
     INGEST_QUEUE,
     OFFLOAD_TASK,
     QUERY_QUEUE,
@@ -96,6 +97,7 @@ def make_app() -> Celery:
                 INGEST_QUEUE,
                 QUERY_QUEUE,
                 ADMIN_QUEUE,
+                FEED_QUEUE,
                 *map(scan_queue, range(configured.scan_groups)),
             )
         ],

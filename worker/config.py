@@ -85,6 +85,38 @@ class Settings(BaseSettings):
     retain_every_s: float = Field(
         900.0, ge=0.2, le=86_400, description="How often beat looks for footage to erase."
     )
+    feed_slots: int = Field(
+        64, ge=0, le=1000, description="Cameras one feed worker serves; 0: `ris up` starts none."
+    )
+    feed_schemes: str = Field(
+        "rtsp,rtsps,http,https", description="URL schemes a feed may have, separated by commas."
+    )
+    feed_hosts: str | None = Field(
+        None,
+        description="Hosts a feed may have: names, *.suffixes, networks, separated by commas."
+        " Unset: all but this machine's and link-local addresses.",
+    )
+    feed_files_dir: Path | None = Field(
+        None, description="Folder below which `file:` feeds lie; unset: there are none."
+    )
+    feed_stall_s: float = Field(
+        8.0, ge=0.5, le=600, description="A feed that sends no picture for this long has stalled."
+    )
+    feed_retry_max_s: float = Field(
+        2.0, ge=0.1, le=3600, description="Longest wait between two attempts to reach a camera."
+    )
+    feed_status_every_s: float = Field(
+        5.0, ge=0.1, le=600, description="How often a feed's status is written, and read anew."
+    )
+    feed_queue_frames: int = Field(
+        8,
+        ge=1,
+        le=1000,
+        description="Frames of one feed that wait at most; older ones are dropped.",
+    )
+    feed_clock_tolerance_s: float = Field(
+        10.0, ge=0, le=86_400, description="A camera's clock that is further off is not believed."
+    )
     query_workers: int = Field(2, ge=1, le=64, description="Threads of one query worker.")
     scan_groups: int = Field(
         0,

@@ -144,6 +144,23 @@ class ErasedMeanwhile(RisError):
     retryable = True
 
 
+class AddressRefused(RisError):
+    """A feed's address has a scheme, host or folder that the settings do not allow."""
+
+    code = "address_refused"
+
+
+class FeedFailed(RisError):
+    """A live camera cannot be read now; ``reason`` says why in one word (docs/operation.md)."""
+
+    code = "feed_failed"
+    retryable = True
+
+    def __init__(self, message: str, *, reason: str = "connection_lost") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class LeaseLost(RisError):
     """Another worker took the job over; this one must stop without recording anything."""
 

@@ -7,6 +7,7 @@ What a crash leaves behind is bytes nobody refers to.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from models.index import IndexGeneration
+from models.repositories import feeds as feed_record
 from models.repositories import videos as video_record
 from models.repositories.jobs import ClaimedJob
 from models.session import Session
@@ -45,6 +47,9 @@ from worker.recording import (
 )
 from worker.video.decode import DecodeReport, SampledFrame, sample_video
 from worker.video.probe import VideoInfo, probe
+
+_GIVE_WAY_S = 5.0
+"""How long a batch of a recording waits at most for live feeds."""
 
 
 def submit_file(
@@ -147,10 +152,22 @@ def run_ingest(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
                 pending.clear()
                 if lease.slice_over():
                     return "yield"
+                _give_way(context)
         if pending:
             _commit(run, pending, video.report)
     _finish(run, info, video.report)
     return "finished"
+
+
+def _give_way(context: Context) -> None:
+    """Let live feeds catch up first: what they miss is lost, a recording is not."""
+    deadline_s = time.monotonic() + _GIVE_WAY_S
+    while time.monotonic() < deadline_s:
+        with context.db.transaction() as session:
+            fresh_s = 3 * context.settings.feed_status_every_s
+            if not feed_record.frames_behind(session, fresh_s):
+                return
+        time.sleep(_GIVE_WAY_S / 10)
 
 
 def fail_ingest(session: Session, job: ClaimedJob, _code: str) -> None:

@@ -205,7 +205,7 @@ def sweep(context: Context, queue_length: Callable[[str], int]) -> int:
         due = job_record.take_due(
             session,
             ring_again_s=context.settings.sweep_every_s,
-            busy_queues=[q for q in ("ingest", "query") if queue_length(q) > 0],
+            busy_queues=[q for q in ("ingest", "query", "feed") if queue_length(q) > 0],
         )
     for job in due:
         context.ring(job.id, job.kind)  # type: ignore[arg-type]

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-JobKind = Literal["ingest", "query", "reindex", "erase", "compact", "seal", "offload"]
-Queue = Literal["ingest", "query", "admin"]
+JobKind = Literal["ingest", "query", "reindex", "erase", "compact", "seal", "offload", "feed"]
+Queue = Literal["ingest", "query", "admin", "feed"]
 
 INGEST_QUEUE: Final[Queue] = "ingest"
 QUERY_QUEUE: Final[Queue] = "query"
 ADMIN_QUEUE: Final[Queue] = "admin"
+FEED_QUEUE: Final[Queue] = "feed"
 
 RUN_JOB_TASK: Final = "ris.run_job"
 SWEEP_TASK: Final = "ris.sweep"
@@ -41,4 +42,6 @@ QUEUE_OF_KIND: Final[dict[JobKind, Queue]] = {
     "compact": INGEST_QUEUE,
     "seal": INGEST_QUEUE,
     "offload": INGEST_QUEUE,
+    # Slices of feeds go on side by side, so they have a worker of threads to themselves.
+    "feed": FEED_QUEUE,
 }

@@ -5,11 +5,12 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from celery.signals import worker_ready
+from celery.signals import worker_ready, worker_shutting_down
 
-from worker import compacting, erasure, offloading, retention, scanning, sealing
+from worker import compacting, erasure, feeds, offloading, retention, scanning, sealing
 from worker.app import app
 from worker.errors import NotFound
+from worker.feed_host import FeedHost
 from worker.generations import require_live_generation
 from worker.ingest import fail_ingest, run_ingest
 from worker.jobs import Handler, run_job
@@ -17,6 +18,7 @@ from worker.jobs import sweep as sweep_jobs
 from worker.kernels.region_growing import warm_up
 from worker.messages import (
     COMPACT_TASK,
+    FEED_QUEUE,
     OFFLOAD_TASK,
     QUERY_QUEUE,
     RETAIN_TASK,
@@ -31,6 +33,8 @@ from worker.runtime import process_context
 from worker.search import run_query
 from worker.shard_scan import warm_up as warm_up_scan
 
+FEEDS = FeedHost()
+
 HANDLERS = {
     "ingest": Handler(run_ingest, fail_ingest),
     "query": Handler(run_query),
@@ -39,6 +43,7 @@ HANDLERS = {
     "compact": Handler(compacting.run_compact),
     "seal": Handler(sealing.run_seal),
     "offload": Handler(offloading.run_offload),
+    "feed": Handler(FEEDS.run),
 }
 
 
@@ -50,7 +55,8 @@ def run_job_task(job_id: str) -> None:
 
 @app.task(name=SWEEP_TASK)  # type: ignore[untyped-decorator]
 def sweep_task() -> None:
-    """Ring again for forgotten jobs."""
+    """Make the jobs that feeds lack, and ring again for forgotten ones."""
+    feeds.reconcile(process_context())
     sweep_jobs(process_context(), queue_length)
 
 
@@ -97,6 +103,8 @@ def _warm_up(sender: Any = None, **_: Any) -> None:
     if all(name.startswith(SCAN_QUEUE_PREFIX) for name in app.amqp.queues.consume_from):
         warm_up_scan()  # a scan worker embeds nothing
         return
+    if app.amqp.queues.consume_from.keys() == {FEED_QUEUE} and not feeds.any_running(context):
+        return  # a machine without cameras needs no third backbone in memory
     try:
         name = require_live_generation(context).backbone
     except NotFound:
@@ -104,3 +112,9 @@ def _warm_up(sender: Any = None, **_: Any) -> None:
     context.backbone(name)
     if QUERY_QUEUE in app.amqp.queues.consume_from:
         warm_up()
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _stop_feeds(**_: Any) -> None:
+    """Slices end at once, so that whoever comes next goes on without waiting for a lease."""
+    FEEDS.stop()

@@ -66,7 +66,12 @@ def test_main_job_on_given_services(given, tmp_path, quick_settings, footage, re
     }
     ris = Ris(tmp_path / "var", settings, cwd=tmp_path)
     try:
-        assert set(ris.json("up")["pids"]) == {"worker-ingest", "worker-query", "beat"}
+        assert set(ris.json("up")["pids"]) == {
+            "worker-ingest",
+            "worker-query",
+            "worker-feed",
+            "beat",
+        }
         assert not (ris.data_dir / "postgres").exists()
         assert not (ris.data_dir / "redis").exists()
         said = ris.json("ingest", str(footage["car"]), "--camera", "car", "--every", "0.5")

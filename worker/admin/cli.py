@@ -18,6 +18,7 @@ from worker.admin import (
     demo,
     erase,
     evaluation,
+    feed,
     index,
     keys,
     query,
@@ -48,6 +49,7 @@ app.command()(video.ingest)
 app.command()(query.query)
 app.command()(changes.changes)
 app.command()(video.cameras)
+app.add_typer(feed.app, name="feed")
 app.command()(index.backbones)
 app.command()(index.reindex)
 app.command()(index.generations)

@@ -12,8 +12,10 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from models.repositories import feeds as feed_record
 from models.repositories import videos as video_record
 from worker.accepting.segments import Submission
+from worker.admin.feed import state_of
 from worker.admin.output import Json, console, emit_json, notes, parse_time, table, when
 from worker.context import Context
 from worker.core.sampling import ChangePolicy, IntervalPolicy, KeyframePolicy, SamplingPolicy
@@ -114,17 +116,21 @@ def _outcome(path: Path, state: dict[str, Any]) -> str:
 
 
 def cameras(as_json: Json = False) -> None:
-    """List cameras with what is indexed of them."""
+    """List cameras with what is indexed of them, and how live ones are."""
     with process_context().db.transaction() as session:
         summaries = video_record.summarise_cameras(session)
+        feeds = {feed.camera: state_of(feed) for feed in feed_record.summarise(session)}
     if as_json:
-        emit_json([asdict(summary) for summary in summaries])
+        emit_json([asdict(summary) | {"feed": feeds.get(summary.name)} for summary in summaries])
         return
     table(
         None,
-        ["id", "camera", "segments", "frames", "from", "to"],
+        ["id", "camera", "segments", "frames", "from", "to", "feed"],
         [
-            (c.id, c.name, c.segments, c.frames, when(c.first_utc), when(c.last_utc))
+            (
+                *(c.id, c.name, c.segments, c.frames, when(c.first_utc), when(c.last_utc)),
+                feeds.get(c.name, ""),
+            )
             for c in summaries
         ],
     )

@@ -34,7 +34,7 @@ class ChildSpec:
 
 
 def celery_children(settings: Settings, data_dir: Path) -> tuple[ChildSpec, ...]:
-    """The workers of the ingest and query queues, of the scan queues where asked for, and beat.
+    """The workers of the ingest, query and feed queues, scan workers where asked for, and beat.
 
     Pools that never fork: a forked child of a process that has touched torch or FAISS hangs.
     """
@@ -44,6 +44,9 @@ def celery_children(settings: Settings, data_dir: Path) -> tuple[ChildSpec, ...]
     ingest = ("worker", "-Q", "ingest", "--pool=solo", "-n", "ingest@%h", *worker)
     threads = ("--pool=threads", f"--concurrency={settings.query_workers}")
     query = ("worker", "-Q", "query,admin", *threads, "-n", "query@%h", *worker)
+    slots = ("--pool=threads", f"--concurrency={settings.feed_slots}")
+    feed = ("worker", "-Q", "feed", *slots, "-n", "feed@%h", *worker)
+    feeds = (ChildSpec("worker-feed", (*celery, *feed), says_ready=True),)
     beat = ("beat", "--schedule", str(data_dir / "run" / "beat-schedule"), *level)
     queues = ",".join(scan_queue(group) for group in range(settings.scan_groups))
     scanners = (
@@ -57,6 +60,7 @@ def celery_children(settings: Settings, data_dir: Path) -> tuple[ChildSpec, ...]
     return (
         ChildSpec("worker-ingest", (*celery, *ingest), says_ready=True),
         ChildSpec("worker-query", (*celery, *query), says_ready=True),
+        *(feeds if settings.feed_slots else ()),
         *scanners,
         ChildSpec("beat", (*celery, *beat)),
     )

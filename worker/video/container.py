@@ -17,7 +17,7 @@ from worker.errors import VideoInvalid, VideoUnreadable
 
 # Playlists and scripts (hls, dash, concat, sdp, image lists) are left out on purpose: a "file" of
 # those kinds makes FFmpeg open other files and addresses.
-_FORMATS = (
+FILE_FORMATS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,mxf,dhav,ivf,ogg,h264,hevc,obu,"
     "mjpeg,m4v,mpegvideo"
 )
@@ -40,7 +40,7 @@ def open_video(path: Path, max_px: int) -> InputContainer:
     _check_file(path)
     options = {
         "protocol_whitelist": "file",
-        "format_whitelist": _FORMATS,
+        "format_whitelist": FILE_FORMATS,
         "max_pixels": str(_DECODER_SLACK * max_px),
     }
     try:
@@ -57,7 +57,9 @@ def open_video(path: Path, max_px: int) -> InputContainer:
         ) from None
 
 
-def video_stream(container: InputContainer, path: Path, max_px: int, threads: int) -> VideoStream:
+def video_stream(
+    container: InputContainer, path: Path | str, max_px: int, threads: int
+) -> VideoStream:
     """The first real video stream, its decoder limited to ``max_px`` and ``threads`` (0: all).
 
     Raises ``VideoInvalid`` when there is none (audio only, cover art), its codec is not one of
@@ -96,7 +98,7 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[V
         return
 
 
-def check_picture_size(path: Path, h_px: int, w_px: int, max_px: int) -> None:
+def check_picture_size(path: Path | str, h_px: int, w_px: int, max_px: int) -> None:
     """Raise ``VideoInvalid`` for pictures of more than ``max_px`` pixels."""
     if h_px * w_px > max_px:
         raise VideoInvalid(

@@ -146,7 +146,7 @@ def sample_video(
         )
         if seek_pts is not None:
             pictures = dropwhile(lambda timed: not timed[1].key_frame, pictures)
-        converter = _Converter(info, input_size, picture_max_side_px)
+        converter = Converter(info, input_size, picture_max_side_px)
         frames = _kept(pictures, policy, converter, tally, resume_after_pts)
         yield SampledVideo(info, tally, frames)
 
@@ -226,7 +226,7 @@ def _in_order(
 def _kept(
     pictures: Iterator[tuple[int, VideoFrame]],
     policy: SamplingPolicy,
-    converter: _Converter,
+    converter: Converter,
     tally: _Tally,
     resume_pts: int | None,
 ) -> Iterator[SampledFrame]:
@@ -250,7 +250,7 @@ def _kept(
             )
 
 
-class _Converter:
+class Converter:
     """Decoded picture to RGB: one swscale call per result straight to its final size."""
 
     def __init__(self, info: VideoInfo, input_size: SizePx, picture_max_side_px: int) -> None:
@@ -263,9 +263,11 @@ class _Converter:
         self._to_gray = VideoReformatter()
 
     def input_picture(self, picture: VideoFrame) -> ImageArray:
+        """Exactly the backbone's input size."""
         return self._upright(self._to_input, picture, self._input_size)
 
     def shown_picture(self, picture: VideoFrame) -> ImageArray:
+        """In display aspect, square pixels, turned; never enlarged."""
         full = display_size(
             SizePx(picture.height, picture.width), self.info.pixel_aspect, rotation_cw_deg(picture)
         )
@@ -274,6 +276,7 @@ class _Converter:
         return self._upright(self._to_shown, picture, size)
 
     def gray(self, picture: VideoFrame) -> FloatArray:
+        """Small and grey, for policies that compare."""
         h_px = max(1, round(_GRAY_W_PX * picture.height / picture.width))
         size = SizePx(h_px, _GRAY_W_PX)
         return _scaled(self._to_gray, picture, size, "gray").astype(np.float32)

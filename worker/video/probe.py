@@ -66,7 +66,7 @@ def probe(path: Path, max_px: int) -> VideoInfo:
                 f"{max_px} pixels allowed); record or copy it again"
             )
         check_picture_size(path, picture.height, picture.width, max_px)
-        return _describe(container, stream, picture)
+        return describe_stream(container, stream, picture)
 
 
 def rotation_cw_deg(picture: VideoFrame) -> int:
@@ -96,7 +96,10 @@ def _first_picture(container: InputContainer, stream: VideoStream) -> VideoFrame
     return None
 
 
-def _describe(container: InputContainer, stream: VideoStream, picture: VideoFrame) -> VideoInfo:
+def describe_stream(
+    container: InputContainer, stream: VideoStream, picture: VideoFrame
+) -> VideoInfo:
+    """An open video as its container and a decoded picture describe it."""
     assert stream.time_base is not None  # checked when the stream was chosen
     coded = SizePx(picture.height, picture.width)
     aspect = _pixel_aspect(stream)

@@ -1,0 +1,280 @@
+"""Feeds: what is wanted, how they are, gaps and drops."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, cast, delete, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session, joinedload
+
+from models.feed import Feed, FeedDrop, FeedGap, FeedStatus
+from models.jobs import Job
+from models.video import Camera
+
+
+@dataclass(frozen=True, slots=True)
+class FeedSummary:
+    """A feed as people see it. ``url`` may hold a password: never show it as it is."""
+
+    id: int
+    camera: str
+    url: str
+    policy: dict[str, Any]
+    desired_state: str
+    phase: str
+    connected_since: datetime | None
+    last_seen_utc: datetime | None
+    last_frame_utc: datetime | None
+    time_source: str | None
+    error_code: str | None
+    error_detail: str | None
+    open_gap_reason: str | None
+    open_gap_from_utc: datetime | None
+    gaps: int
+    dropped_frames: int
+    behind_frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A stretch without frames of one camera; ``to_utc`` None: it lasts."""
+
+    camera: str
+    from_utc: datetime
+    to_utc: datetime | None
+    reason: str
+
+
+def create(session: Session, camera_id: int, values: Mapping[str, Any]) -> Feed | None:
+    """A new feed of a camera with an empty status; None when the camera has one."""
+    feed_id = session.scalars(
+        insert(Feed)
+        .values(camera_id=camera_id, **values)
+        .on_conflict_do_nothing(index_elements=["camera_id"])
+        .returning(Feed.id)
+    ).one_or_none()
+    if feed_id is None:
+        return None
+    session.add(FeedStatus(feed_id=feed_id))
+    session.flush()
+    return session.get(Feed, feed_id)
+
+
+def named(session: Session, camera_name: str) -> Feed | None:
+    """The feed of that camera, locked."""
+    return session.scalars(
+        select(Feed)
+        .join(Camera, Camera.id == Feed.camera_id)
+        .where(Camera.name == camera_name)
+        .with_for_update(of=Feed)
+    ).one_or_none()
+
+
+def find(session: Session, feed_id: int) -> Feed | None:
+    """The feed with its camera, as it stands."""
+    return session.scalars(
+        select(Feed)
+        .where(Feed.id == feed_id)
+        .options(joinedload(Feed.camera))
+        .execution_options(populate_existing=True)
+    ).one_or_none()
+
+
+def lock(session: Session, feed_id: int) -> Feed | None:
+    """The feed, locked until the commit."""
+    return session.scalars(
+        select(Feed)
+        .where(Feed.id == feed_id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    ).one_or_none()
+
+
+def remove(session: Session, feed_id: int) -> None:
+    """Remove a feed and its status; gaps and drops stay with the camera."""
+    session.execute(delete(Feed).where(Feed.id == feed_id))
+
+
+def status_of(session: Session, feed_id: int) -> FeedStatus | None:
+    """The feed's status, as it stands."""
+    return session.get(FeedStatus, feed_id, populate_existing=True)
+
+
+def set_status(session: Session, feed_id: int, **values: Any) -> str | None:
+    """Note how a feed is; returns what is wanted of it, None when it was removed."""
+    session.execute(
+        update(FeedStatus)
+        .where(FeedStatus.feed_id == feed_id)
+        .values(updated_at=func.now(), **values)
+        .execution_options(synchronize_session=False)
+    )
+    return session.scalars(select(Feed.desired_state).where(Feed.id == feed_id)).one_or_none()
+
+
+def is_free(session: Session, feed_id: int, holder: uuid.UUID) -> bool:
+    """Whether no other process than ``holder`` has the connection."""
+    free = or_(
+        FeedStatus.held_by.is_(None),
+        FeedStatus.held_by == holder,
+        FeedStatus.held_until < func.now(),
+    )
+    query = select(FeedStatus.feed_id).where(FeedStatus.feed_id == feed_id, free)
+    return session.scalars(query).first() is not None
+
+
+def hold(session: Session, feed_id: int, holder: uuid.UUID, seconds: float) -> None:
+    """Note who has the connection, and how long from now nobody else takes it."""
+    session.execute(
+        update(FeedStatus)
+        .where(FeedStatus.feed_id == feed_id)
+        .values(held_by=holder, held_until=func.now() + _seconds(seconds))
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _seconds(seconds: float) -> Any:
+    return func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+def jobless(session: Session) -> list[int]:
+    """Feeds that should run and whose job is missing or over."""
+    return list(
+        session.scalars(
+            select(Feed.id)
+            .outerjoin(Job, Job.id == Feed.job_id)
+            .where(
+                Feed.desired_state == "running",
+                or_(Job.id.is_(None), Job.state.in_(["done", "failed"])),
+            )
+            .order_by(Feed.id)
+        )
+    )
+
+
+def any_running(session: Session) -> bool:
+    """Whether a feed is wanted to run."""
+    query = select(Feed.id).filter_by(desired_state="running").limit(1)
+    return session.scalars(query).first() is not None
+
+
+def frames_behind(session: Session, within_s: float) -> int:
+    """Frames that live feeds wait to have recorded, by statuses not older than ``within_s``."""
+    return session.scalars(
+        select(func.coalesce(func.sum(FeedStatus.behind_frames), 0)).where(
+            FeedStatus.updated_at > func.now() - _seconds(within_s)
+        )
+    ).one()
+
+
+def open_gap(session: Session, camera_id: int, from_utc: datetime, reason: str) -> None:
+    """Note that frames are missing from now on; one that is open already goes on."""
+    session.execute(
+        insert(FeedGap)
+        .values(camera_id=camera_id, from_utc=from_utc, reason=reason)
+        .on_conflict_do_nothing(index_elements=["camera_id"], index_where=FeedGap.to_utc.is_(None))
+    )
+
+
+def close_gap(session: Session, camera_id: int, to_utc: datetime) -> None:
+    """End the open gap with the first frame after it; a frame of before leaves it open."""
+    session.execute(
+        update(FeedGap)
+        .where(FeedGap.camera_id == camera_id, FeedGap.to_utc.is_(None), FeedGap.from_utc < to_utc)
+        .values(to_utc=to_utc)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def end_gap(session: Session, camera_id: int) -> None:
+    """End the open gap now: nothing is expected of the camera any more."""
+    session.execute(
+        update(FeedGap)
+        .where(FeedGap.camera_id == camera_id, FeedGap.to_utc.is_(None))
+        .values(to_utc=func.greatest(FeedGap.from_utc, func.now()))
+        .execution_options(synchronize_session=False)
+    )
+
+
+def add_drops(session: Session, camera_id: int, counts: Mapping[tuple[datetime, str], int]) -> None:
+    """Add numbers of dropped frames by (hour, reason)."""
+    for (hour_utc, reason), frames in sorted(counts.items()):
+        added = insert(FeedDrop).values(
+            camera_id=camera_id, hour_utc=hour_utc, reason=reason, frames=frames
+        )
+        session.execute(
+            added.on_conflict_do_update(
+                index_elements=["camera_id", "hour_utc", "reason"],
+                set_={"frames": FeedDrop.frames + added.excluded.frames},
+            )
+        )
+
+
+def gaps(session: Session, camera_name: str | None = None, limit: int = 100) -> list[Gap]:
+    """Newest gaps first, of one camera or of all."""
+    query = (
+        select(Camera.name, FeedGap.from_utc, FeedGap.to_utc, FeedGap.reason)
+        .join(Camera, Camera.id == FeedGap.camera_id)
+        .order_by(FeedGap.from_utc.desc(), FeedGap.id.desc())
+        .limit(limit)
+    )
+    if camera_name is not None:
+        query = query.where(Camera.name == camera_name)
+    return [Gap(*row) for row in session.execute(query)]
+
+
+def drops(session: Session, camera_name: str | None = None) -> list[tuple[str, str, int]]:
+    """(camera, reason, frames) of all that was dropped."""
+    query = (
+        select(Camera.name, FeedDrop.reason, func.sum(FeedDrop.frames))
+        .join(Camera, Camera.id == FeedDrop.camera_id)
+        .group_by(Camera.name, FeedDrop.reason)
+        .order_by(Camera.name, FeedDrop.reason)
+    )
+    if camera_name is not None:
+        query = query.where(Camera.name == camera_name)
+    return [(camera, reason, int(frames)) for camera, reason, frames in session.execute(query)]
+
+
+def summarise(session: Session) -> list[FeedSummary]:
+    """Every feed with its status, by camera name."""
+    counted = (
+        select(FeedGap.camera_id, func.count().label("gaps")).group_by(FeedGap.camera_id).subquery()
+    )
+    dropped = (
+        select(FeedDrop.camera_id, cast(func.sum(FeedDrop.frames), BigInteger).label("frames"))
+        .group_by(FeedDrop.camera_id)
+        .subquery()
+    )
+    rows = session.execute(
+        select(
+            Feed.id,
+            Camera.name,
+            Feed.url,
+            Feed.policy,
+            Feed.desired_state,
+            FeedStatus.phase,
+            FeedStatus.connected_since,
+            FeedStatus.last_seen_utc,
+            FeedStatus.last_frame_utc,
+            FeedStatus.time_source,
+            FeedStatus.error_code,
+            FeedStatus.error_detail,
+            FeedGap.reason,
+            FeedGap.from_utc,
+            func.coalesce(counted.c.gaps, 0),
+            func.coalesce(dropped.c.frames, 0),
+            FeedStatus.behind_frames,
+        )
+        .join(Camera, Camera.id == Feed.camera_id)
+        .join(FeedStatus, FeedStatus.feed_id == Feed.id)
+        .outerjoin(FeedGap, (FeedGap.camera_id == Feed.camera_id) & FeedGap.to_utc.is_(None))
+        .outerjoin(counted, counted.c.camera_id == Feed.camera_id)
+        .outerjoin(dropped, dropped.c.camera_id == Feed.camera_id)
+        .order_by(Camera.name)
+    )
+    return [FeedSummary(*row) for row in rows.tuples()]

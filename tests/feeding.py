@@ -1,0 +1,103 @@
+"""What tests of feeds share: a pool of threads that runs feed jobs as a worker does."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from tests.parts import HANDLERS, sql
+from worker.context import Context
+from worker.feed_host import FeedHost
+from worker.feeds import reconcile
+from worker.jobs import Handler, run_job, sweep
+
+
+class Worker:
+    """One feed worker: a host, and threads that take bells from a queue it may share."""
+
+    def __init__(self, context: Context, bells: queue.Queue[uuid.UUID], slots: int) -> None:
+        self.host = FeedHost()
+        self.bells = bells
+        self.context = replace(context, ring=lambda job_id, _kind: bells.put(job_id))
+        self.slots = slots
+        self.ended = threading.Event()
+        self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(slots)]
+        for thread in self.threads:
+            thread.start()
+
+    def _run(self) -> None:
+        while not self.ended.is_set():
+            try:
+                job_id = self.bells.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            run_job(self.context, job_id, {**HANDLERS, "feed": Handler(self.host.run)})
+
+    def stop(self) -> None:
+        """As a worker does on SIGTERM: slices end, what was read is recorded."""
+        self.ended.set()
+        self.host.stop()
+        for thread in self.threads:
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+@contextmanager
+def feed_worker(context: Context, slots: int = 8, every_s: float = 0.5) -> Iterator[Worker]:
+    """A worker and a sweeper."""
+    bells: queue.Queue[uuid.UUID] = queue.Queue()
+    worker = Worker(context, bells, slots)
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(every_s):
+            reconcile(worker.context)
+            sweep(worker.context, lambda _queue: bells.qsize())
+
+    beater = threading.Thread(target=beat, daemon=True)
+    beater.start()
+    try:
+        yield worker
+    finally:
+        over.set()
+        beater.join(10)
+        if not worker.ended.is_set():
+            worker.stop()
+
+
+def until(true: Callable[[], Any], limit_s: float = 30.0, what: str = "it") -> Any:
+    """Wait for something to become true; returns it."""
+    deadline_s = time.monotonic() + limit_s
+    while time.monotonic() < deadline_s:
+        found = true()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{what} did not happen within {limit_s} s")
+
+
+def frame_times(context: Context, camera: str) -> list[float]:
+    """Epoch seconds of a camera's frames, in order of recording."""
+    rows = sql(
+        context,
+        "select extract(epoch from t_utc)::float8 from frames f join cameras c on c.id = camera_id"
+        " where c.name = %s order by f.id",
+        camera,
+    )
+    return [row[0] for row in rows]
+
+
+def gap_rows(context: Context, camera: str) -> list[tuple[float, float | None, str]]:
+    """(from, to, reason) of a camera's gaps, oldest first, epoch seconds."""
+    return sql(
+        context,
+        "select extract(epoch from from_utc)::float8, extract(epoch from to_utc)::float8, reason"
+        " from feed_gaps g join cameras c on c.id = camera_id where c.name = %s order by g.id",
+        camera,
+    )

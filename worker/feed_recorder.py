@@ -1,0 +1,361 @@
+"""One thread per process that embeds and records the frames of all its feeds, mixed in batches."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import groupby
+
+import structlog
+
+from models.index import IndexGeneration
+from models.repositories import erasures as erasure_record
+from models.repositories import feeds as feed_record
+from models.repositories import videos as video_record
+from models.session import DatabaseUnavailable, Session
+from models.video import VideoSegment
+from worker.backbones.base import Backbone
+from worker.context import Context
+from worker.core.sampling import policy_key, policy_to_json
+from worker.core.types import Descriptors, SizePx
+from worker.errors import (
+    ErasedMeanwhile,
+    GenerationSwitched,
+    LeaseLost,
+    RisError,
+    StorageFailed,
+    StorageFull,
+)
+from worker.feed_session import FeedSession, LiveFrame, Missed, taking
+from worker.generations import backbone_of, ensure_live_generation
+from worker.jobs import Lease
+from worker.recording import (
+    PictureBatch,
+    PreparedBatch,
+    discard_pictures,
+    not_erased,
+    prepare_batch,
+    record_batch,
+)
+
+log = structlog.get_logger()
+
+_TICK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Frames of one session that are being recorded under one lease."""
+
+    session: FeedSession
+    lease: Lease
+    frames: Sequence[LiveFrame]
+
+
+class FeedRecorder:
+    """Takes what waits, oldest feed first, as it comes; used through :meth:`start` once."""
+
+    def __init__(self, sessions: dict[int, FeedSession], changed: threading.Condition) -> None:
+        self._sessions = sessions
+        self._changed = changed
+        self._generation: IndexGeneration | None = None
+        self._not_before_s = 0.0
+
+    def start(self, context: Context) -> None:
+        """Run from now on, as long as the process."""
+        threading.Thread(target=self._run, args=(context,), name="feeds", daemon=True).start()
+
+    def _run(self, context: Context) -> None:
+        while True:
+            parts = self._take(context.settings.embed_batch)
+            try:
+                self._work(context, parts)
+            except Exception:
+                log.exception("feed_recorder_unexpected")
+                time.sleep(_TICK_S)
+
+    def _take(self, count: int) -> list[_Part]:
+        """Up to ``count`` frames of feeds whose slice runs; waits until there are some."""
+        with self._changed:
+            while True:
+                pause_s = self._not_before_s - time.monotonic()
+                ready = [s for s in self._sessions.values() if s.lease is not None and s.pending]
+                if ready and pause_s <= 0:
+                    break
+                self._changed.wait(pause_s if pause_s > 0 else _TICK_S)
+            parts = []
+            for session in sorted(ready, key=lambda s: s.pending[0].t_utc):
+                frames = [
+                    session.pending.popleft() for _ in range(min(count, len(session.pending)))
+                ]
+                if not frames:
+                    break
+                count -= len(frames)
+                session.in_flight += 1
+                assert session.lease is not None
+                parts.append(_Part(session, session.lease, frames))
+            return parts
+
+    def _work(self, context: Context, parts: Sequence[_Part]) -> None:
+        try:
+            self._record_all(context, parts)
+        finally:
+            with self._changed:
+                for part in parts:
+                    part.session.in_flight -= 1
+                self._changed.notify_all()
+
+    def _record_all(self, context: Context, parts: Sequence[_Part]) -> None:
+        try:
+            if self._generation is None:
+                self._generation = ensure_live_generation(context)
+            backbone = backbone_of(context, self._generation)
+            kept = self._usable(context, parts, backbone.spec.input_size)
+            prepared = self._prepare(context, backbone, kept)
+        except Exception as error:
+            if len(parts) > 1 and not _of_surroundings(error):
+                for part in parts:  # one feed's picture must not cost another's
+                    self._record_all(context, [part])
+                return
+            self._not_recorded(context, parts, error)
+            return
+        for part, batch in zip(kept, prepared, strict=True):
+            try:
+                self._record(context, part, batch)
+            except Exception as error:
+                if isinstance(error, ErasedMeanwhile | LeaseLost):
+                    _discard(context, batch)
+                self._not_recorded(context, [part], error)
+
+    def _usable(self, context: Context, parts: Sequence[_Part], input_size: SizePx) -> list[_Part]:
+        """Without frames that were erased meanwhile, or sampled for another backbone."""
+        usable = []
+        with context.db.transaction() as session:
+            for part in parts:
+                frames = _not_erased(session, part)
+                if len(frames) < len(part.frames):
+                    _drop(part, [f for f in part.frames if f not in frames], "erased")
+                _leave_erased_segment(session, part, frames)
+                fitting = [f for f in frames if f.img_input_hwc.shape[:2] == tuple(input_size)]
+                if len(fitting) < len(frames):
+                    part.session.input_size = input_size
+                    others = [f for f in frames if f not in fitting]
+                    _drop(part, others, "generation_switched")
+                if fitting:
+                    usable.append(_Part(part.session, part.lease, fitting))
+        return usable
+
+    def _prepare(
+        self, context: Context, backbone: Backbone, parts: Sequence[_Part]
+    ) -> list[PreparedBatch]:
+        frames = [frame for part in parts for frame in part.frames]
+        if not frames:
+            return []
+        whole = prepare_batch(
+            context,
+            backbone,
+            PictureBatch(
+                t_utc=[frame.t_utc for frame in frames],
+                pts=[0] * len(frames),
+                imgs_input_hwc=[frame.img_input_hwc for frame in frames],
+                imgs_picture_hwc=[frame.img_picture_hwc for frame in frames],
+            ),
+        )
+        batches, at = [], 0
+        for part in parts:
+            cut = slice(at, at + len(part.frames))
+            batches.append(_cut(whole, cut))
+            at = cut.stop
+        return batches
+
+    def _record(self, context: Context, part: _Part, batch: PreparedBatch) -> None:
+        at = 0
+        for _, group in groupby(part.frames, key=lambda frame: id(frame.stretch)):
+            frames = list(group)
+            self._record_stretch(context, part, frames, _cut(batch, slice(at, at + len(frames))))
+            at += len(frames)
+
+    def _record_stretch(
+        self, context: Context, part: _Part, frames: Sequence[LiveFrame], batch: PreparedBatch
+    ) -> None:
+        """One transaction under the lease: segment, frames, status, and what was missed before."""
+        feed, first, last = part.session, frames[0], frames[-1]
+        assert self._generation is not None
+        with (
+            taking(feed, self._changed) as take,
+            ExitStack() as held,
+            context.db.transaction() as session,
+        ):
+            part.lease.record_progress(session, {"t_utc": last.t_utc.isoformat()})
+            missed = take()
+            segment = _segment_for(context, session, part, first)
+            numbered = PreparedBatch(
+                [_numbered(frame, segment) for frame in batch.frames], batch.descriptors
+            )
+            record_batch(context, session, segment, self._generation, numbered, held)
+            counts = {
+                "frame_count": segment.frame_count + len(frames),
+                "frames_decoded": segment.frames_decoded + missed.decoded,
+                "decode_errors": segment.decode_errors + missed.decode_errors,
+                "resume_pts": numbered.frames[-1].pts,
+            }
+            video_record.set_segment(session, segment.id, **counts)
+            record_missed(session, feed, missed)
+            feed_record.close_gap(session, feed.camera_id, first.t_utc)
+            feed_record.set_status(
+                session,
+                feed.feed_id,
+                segment_id=segment.id,
+                last_frame_utc=last.t_utc,
+                last_seen_utc=max(last.t_utc, feed.last_seen_utc or last.t_utc),
+                behind_frames=len(feed.pending),
+            )
+        with self._changed:
+            feed.segment, feed.segment_stretch = segment, last.stretch
+            for name, value in counts.items():
+                setattr(segment, name, value)
+            feed.last_frame_utc = last.t_utc
+            feed.blocked = "busy"
+
+    def _not_recorded(self, context: Context, parts: Sequence[_Part], error: Exception) -> None:
+        """Frames wait again where that can help; what cannot be mended ends the feed's slice."""
+        with self._changed:
+            for part in parts:
+                feed = part.session
+                frames = [f for f in part.frames if _is_later(f, feed)]
+                if isinstance(error, LeaseLost):
+                    feed.lease_lost = True
+                elif isinstance(error, GenerationSwitched | ErasedMeanwhile):
+                    self._generation = None
+                    feed.put_back(frames)
+                elif _of_surroundings(error):
+                    if isinstance(error, StorageFull | StorageFailed):
+                        feed.note_gap(error.code, feed.last_frame_utc)
+                        feed.error = (error.code, str(error))
+                        feed.blocked = "storage"
+                    feed.put_back(frames)
+                else:
+                    for frame in frames:
+                        feed.count_drop(frame.t_utc, "internal")
+                    feed.unexpected = error
+            if _of_surroundings(error):
+                pause_s = 2 * context.settings.job_retry_base_s
+                self._not_before_s = time.monotonic() + pause_s
+                log.warning("feeds_wait", detail=str(error))
+
+
+def record_missed(session: Session, feed: FeedSession, missed: Missed) -> None:
+    """Write a gap that began, and drops."""
+    if missed.gap is not None:
+        feed_record.open_gap(session, feed.camera_id, *missed.gap)
+    feed_record.add_drops(session, feed.camera_id, missed.drops)
+
+
+def _of_surroundings(error: Exception) -> bool:
+    """Whether it will go on by itself: a full disk, a database that is away."""
+    return isinstance(error, DatabaseUnavailable) or (
+        isinstance(error, RisError)
+        and error.retryable
+        and not isinstance(error, GenerationSwitched | ErasedMeanwhile)
+    )
+
+
+def _is_later(frame: LiveFrame, feed: FeedSession) -> bool:
+    """False for a frame of a part whose earlier stretch was recorded before the error."""
+    return feed.last_frame_utc is None or frame.t_utc > feed.last_frame_utc
+
+
+def _not_erased(session: Session, part: _Part) -> list[LiveFrame]:
+    """Frames that no erasure covers which was ordered after they came."""
+    oldest_utc = min(frame.received_utc for frame in part.frames)
+    spans = erasure_record.spans_since(session, part.session.camera_id, oldest_utc)
+    return [
+        frame
+        for frame in part.frames
+        if not any(
+            (from_utc is None or frame.t_utc >= from_utc)
+            and (to_utc is None or frame.t_utc < to_utc)
+            for from_utc, to_utc in spans
+        )
+    ]
+
+
+def _leave_erased_segment(session: Session, part: _Part, frames: Sequence[LiveFrame]) -> None:
+    """Begin a new segment after an erasure: what is recorded for an older one counts as erased."""
+    feed = part.session
+    if feed.segment is None or not frames:
+        return
+    if len(not_erased(session, feed.segment, [frame.t_utc for frame in frames])) < len(frames):
+        part.lease.record_progress(session, {"t_utc": frames[-1].t_utc.isoformat()})
+        finish_segment(session, feed.segment)
+        feed.segment = feed.segment_stretch = None
+
+
+def _drop(part: _Part, frames: Sequence[LiveFrame], reason: str) -> None:
+    for frame in frames:
+        part.session.count_drop(frame.t_utc, reason)
+
+
+def _discard(context: Context, batch: PreparedBatch) -> None:
+    try:
+        discard_pictures(context, [frame.picture_sha256 for frame in batch.frames])
+    except (DatabaseUnavailable, RisError) as error:
+        log.warning("pictures_left_over", detail=str(error))  # `ris verify` finds them
+
+
+def _cut(batch: PreparedBatch, cut: slice) -> PreparedBatch:
+    descriptors = Descriptors(batch.descriptors.global_nd[cut], batch.descriptors.patches_ncd[cut])
+    return PreparedBatch(batch.frames[cut], descriptors)
+
+
+def _numbered(frame: video_record.NewFrame, segment: VideoSegment) -> video_record.NewFrame:
+    """With its pts: microseconds since the segment's start. A camera's own ticks start anew."""
+    pts = (frame.t_utc - segment.start_utc) // timedelta(microseconds=1)
+    return video_record.NewFrame(frame.t_utc, pts, frame.h_px, frame.w_px, frame.picture_sha256)
+
+
+def _segment_for(context: Context, session: Session, part: _Part, first: LiveFrame) -> VideoSegment:
+    """The segment these frames go to: the one before, or a new one that begins with them."""
+    feed = part.session
+    span = timedelta(seconds=context.settings.shard_span_s)
+    if (
+        feed.segment is not None
+        and feed.segment_stretch is first.stretch
+        and first.t_utc - feed.segment.start_utc < span
+    ):
+        return feed.segment
+    if feed.segment is not None:
+        finish_segment(session, feed.segment)
+    info = first.stretch.info
+    segment, _ = video_record.ensure_segment(
+        session,
+        {
+            "camera_id": feed.camera_id,
+            "job_id": part.lease.job.id,
+            "source_path": f"feed:{feed.name}",
+            # A live stretch has no content yet: its name is one of a kind instead.
+            "content_sha256": hashlib.sha256(uuid.uuid4().bytes).hexdigest(),
+            "start_utc": first.t_utc,
+            "start_source": first.stretch.time_source,
+            "policy": policy_to_json(feed.policy),
+            "policy_key": policy_key(feed.policy),
+            "container": info.container,
+            "codec": info.codec,
+            "h_px": info.display_size.h_px,
+            "w_px": info.display_size.w_px,
+        },
+    )
+    return segment
+
+
+def finish_segment(session: Session, segment: VideoSegment) -> None:
+    """Note that nothing is added to a live segment any more."""
+    length_s = (segment.resume_pts or 0) / 1e6
+    outcome = "partial" if segment.decode_errors else "complete"
+    video_record.finish_segment(session, segment.id, outcome, duration_s=length_s)
