@@ -1,241 +1,327 @@
-"""Every operation against every kind of key; a new route without a rule fails here."""
+"""Every operation of the API times every kind of key. A route without a rule here fails."""
 
 from __future__ import annotations
 
-import json
 import uuid
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute
 
-from api import access
 from api.app import make_app
 from api.desk import open_desk
 from tests.api.conftest import BOX, Api
 from tests.parts import sql
+from worker.accepting.keys import ACTIONS
 from worker.config import Settings
 
-PUBLIC = {("GET", "/healthz"), ("GET", "/readyz")}
-ANY_KEY = "any"
-WRONG_OF = {
-    "view": ("search", "ingest"),
-    "search": ("view", "ingest"),
-    "ingest": ("view", "search"),
-    "admin": ("view", "search", "ingest"),
+OPEN = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/openapi.json")}
+"""What needs no key: it tells nothing of footage."""
+
+
+@dataclass
+class World:
+    """What requests of the table below are about: the key sees ``street`` and not ``car``."""
+
+    api: Api
+    street: int
+    car: int
+    street_frame: int
+    car_frame: int
+    own_query: uuid.UUID
+    others_query: uuid.UUID
+    car_segment: int
+    job: str
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request; ``holds`` is what must, and ``hides`` what must not be in the answer's text."""
+
+    path: str
+    json: Any = None
+    expect: int = 200
+    holds: str = ""
+    hides: str = ""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``action`` None: any key. ``right``: what a key of that action may ask. ``others``: what a
+    key that is limited to ``street`` must not learn of: refused as unknown, or left out."""
+
+    action: str | None
+    right: Callable[[World], Ask]
+    others: list[Callable[[World], Ask]] = field(default_factory=list)
+
+
+def not_found(path: Callable[[World], str], json: Callable[[World], Any] = lambda _w: None) -> Any:
+    return lambda w: Ask(path(w), json(w), expect=404)
+
+
+def query_body(frame_id: int, **params: Any) -> dict[str, Any]:
+    return {"frame_id": frame_id, "roi": BOX, "params": {"tau": -1.0, **params}}
+
+
+def new_key(w: World) -> int:
+    w.api.key("view")
+    return int(sql(w.api.context, "select max(id) from api_keys")[0][0])
+
+
+RULES: dict[tuple[str, str], Rule] = {
+    ("GET", "/v1/me"): Rule(None, lambda w: Ask("/v1/me", holds="actions")),
+    ("GET", "/v1/cameras"): Rule(
+        "view",
+        lambda w: Ask("/v1/cameras", holds='"street"'),
+        [lambda w: Ask("/v1/cameras", holds='"street"', hides='"car"')],
+    ),
+    ("POST", "/v1/cameras"): Rule(
+        "admin", lambda w: Ask("/v1/cameras", {"name": uuid.uuid4().hex}, expect=201)
+    ),
+    ("GET", "/v1/cameras/{camera_id}"): Rule(
+        "view",
+        lambda w: Ask(f"/v1/cameras/{w.street}"),
+        [not_found(lambda w: f"/v1/cameras/{w.car}")],
+    ),
+    ("PATCH", "/v1/cameras/{camera_id}"): Rule(
+        "admin", lambda w: Ask(f"/v1/cameras/{w.street}", {"retention_days": 0})
+    ),
+    ("GET", "/v1/cameras/{camera_id}/coverage"): Rule(
+        "view",
+        lambda w: Ask(f"/v1/cameras/{w.street}/coverage"),
+        [not_found(lambda w: f"/v1/cameras/{w.car}/coverage")],
+    ),
+    ("GET", "/v1/frames"): Rule(
+        "view",
+        lambda w: Ask(f"/v1/frames?camera_id={w.street}", holds="frame_id"),
+        [not_found(lambda w: f"/v1/frames?camera_id={w.car}")],
+    ),
+    ("GET", "/v1/frames/nearest"): Rule(
+        "view",
+        lambda w: Ask(f"/v1/frames/nearest?camera_id={w.street}&t_utc=2026-01-01T12:00:00Z"),
+        [not_found(lambda w: f"/v1/frames/nearest?camera_id={w.car}&t_utc=2026-01-01T13:00:00Z")],
+    ),
+    ("GET", "/v1/frames/{frame_id}"): Rule(
+        "view",
+        lambda w: Ask(f"/v1/frames/{w.street_frame}"),
+        [not_found(lambda w: f"/v1/frames/{w.car_frame}")],
+    ),
+    ("GET", "/v1/frames/{frame_id}/picture"): Rule(
+        "view",
+        lambda w: Ask(f"/v1/frames/{w.street_frame}/picture"),
+        [not_found(lambda w: f"/v1/frames/{w.car_frame}/picture")],
+    ),
+    ("GET", "/v1/frames/{frame_id}/thumbnail"): Rule(
+        "view",
+        lambda w: Ask(f"/v1/frames/{w.street_frame}/thumbnail"),
+        [not_found(lambda w: f"/v1/frames/{w.car_frame}/thumbnail")],
+    ),
+    ("POST", "/v1/queries"): Rule(
+        "search",
+        lambda w: Ask("/v1/queries", query_body(w.street_frame), expect=202),
+        [
+            not_found(lambda w: "/v1/queries", lambda w: query_body(w.car_frame)),
+            not_found(
+                lambda w: "/v1/queries", lambda w: query_body(w.street_frame, camera_ids=[w.car])
+            ),
+            not_found(
+                lambda w: "/v1/queries",
+                lambda w: query_body(w.street_frame, camera_ids=[w.street, w.car]),
+            ),
+            *(
+                not_found(
+                    lambda w: "/v1/queries",
+                    lambda w, name=name: query_body(  # type: ignore[misc]
+                        w.street_frame, **{name: [{"frame_id": w.car_frame, **BOX}]}
+                    ),
+                )
+                for name in ("more", "less")
+            ),
+        ],
+    ),
+    ("GET", "/v1/queries"): Rule(
+        "search",
+        lambda w: Ask("/v1/queries", holds=str(w.own_query)),
+        [lambda w: Ask("/v1/queries", holds=str(w.own_query), hides=str(w.others_query))],
+    ),
+    **{
+        (method, "/v1/queries/{query_id}" + below): Rule(
+            "search",
+            lambda w, asked=asked: Ask(  # type: ignore[misc]
+                f"/v1/queries/{w.own_query}{asked}"
+            ),
+            [
+                not_found(
+                    lambda w, asked=asked: f"/v1/queries/{w.others_query}{asked}"  # type: ignore[misc]
+                )
+            ],
+        )
+        for method, below, asked in (
+            ("GET", "", ""),
+            ("GET", "/picture", "/picture"),
+            ("GET", "/events", "/events"),
+            ("GET", "/hits", "/hits"),
+            ("GET", "/hits/{rank}/overlay", "/hits/1/overlay"),
+            ("GET", "/appearances", "/appearances"),
+            ("DELETE", "", ""),
+        )
+    },
+    ("POST", "/v1/segments"): Rule(
+        "ingest",
+        lambda w: Ask("/v1/segments", segment_body(w.street), expect=202),
+        [not_found(lambda w: "/v1/segments", lambda w: segment_body(w.car))],
+    ),
+    ("GET", "/v1/segments"): Rule(
+        "ingest",
+        lambda w: Ask("/v1/segments", holds="segment_id"),
+        [lambda w: Ask("/v1/segments", hides=f'"camera_id":{w.car},')],
+    ),
+    ("GET", "/v1/segments/{segment_id}"): Rule(
+        "ingest",
+        lambda w: Ask("/v1/segments/1"),
+        [not_found(lambda w: f"/v1/segments/{w.car_segment}")],
+    ),
+    ("GET", "/v1/keys"): Rule("admin", lambda w: Ask("/v1/keys", hides="secret")),
+    ("POST", "/v1/keys"): Rule(
+        "admin", lambda w: Ask("/v1/keys", {"name": "a", "actions": ["view"]}, expect=201)
+    ),
+    ("GET", "/v1/keys/{key_id}"): Rule("admin", lambda w: Ask(f"/v1/keys/{new_key(w)}")),
+    ("DELETE", "/v1/keys/{key_id}"): Rule(
+        "admin", lambda w: Ask(f"/v1/keys/{new_key(w)}", holds='"revoked_at":"2')
+    ),
+    ("GET", "/v1/audit"): Rule("admin", lambda w: Ask("/v1/audit", holds="sha256")),
+    ("GET", "/v1/jobs"): Rule("admin", lambda w: Ask("/v1/jobs", holds="job_id")),
+    ("GET", "/v1/jobs/{job_id}"): Rule("admin", lambda w: Ask(f"/v1/jobs/{w.job}")),
+    ("GET", "/v1/generations"): Rule("admin", lambda w: Ask("/v1/generations", holds="live")),
 }
-APP = make_app(open_desk(Settings(database_url="postgresql://nobody@127.0.0.1:1/none")))
 
 
-def routes() -> list[APIRoute]:
-    """Those of the application and of the routers that it includes."""
-    every = [
-        inner
-        for outer in APP.routes
-        for inner in getattr(getattr(outer, "original_router", None), "routes", [outer])
-    ]
-    return [route for route in every if isinstance(route, APIRoute)]
+def segment_body(camera_id: int) -> dict[str, Any]:
+    start = f"2026-02-01T{uuid.uuid4().int % 24:02}:00:00Z"
+    return {"path": "bikes.mp4", "camera_id": camera_id, "start_utc": start}
 
 
-def needed_by(dependant: Dependant) -> str | None:
-    """The action that a route depends on; None: it asks for no key."""
-    named = {check: action for action, check in access.CHECKS.items()}
-    calls = [each.call for each in dependant.dependencies]
-    if actions := [named[call] for call in calls if call in named]:
-        return actions[0]
-    return ANY_KEY if access._identified in calls else None
-
-
-OPERATIONS = [
-    (method, route.path, needed_by(route.dependant))
-    for route in routes()
-    for method in sorted(route.methods or ())
-]
-GUARDED = [operation for operation in OPERATIONS if operation[2] is not None]
-SCOPED = [
-    operation
-    for operation in GUARDED
-    if operation[2] != "admin" and ("{camera_id}" in operation[1] or "/frames" in operation[1])
-]
-
-
-def test_every_operation_but_health_needs_a_key() -> None:
-    assert {(method, path) for method, path, action in OPERATIONS if action is None} == PUBLIC
+def operations() -> set[tuple[str, str]]:
+    app = make_app(open_desk(Settings(database_url="postgresql://nowhere/ris")))
     documented = {
-        (method.upper(), path) for path, each in APP.openapi()["paths"].items() for method in each
+        (method.upper(), path)
+        for path, methods in app.openapi()["paths"].items()
+        for method in methods
     }
-    assert {(method, path) for method, path, _ in OPERATIONS} == documented
+    served = {
+        (method, route.path)
+        for route in every_route(app.routes)
+        for method in (getattr(route, "methods", None) or {"ANY"}) - {"HEAD"}
+    }
+    assert documented <= served
+    return served
 
 
-def sent(api: Api, headers: dict[str, str], method: str, path: str) -> Any:
-    """A request that is sound but for its key: ids are of the camera ``car``."""
-    filled = path.format(
-        camera_id=api.camera("car"),
-        frame_id=api.frame("car"),
-        query_id=uuid.UUID(int=1),
-        job_id=uuid.UUID(int=1),
-        key_id=2**40,
-        segment_id=2**40,
-        rank=1,
+def every_route(routes: Any) -> list[Any]:
+    found = []
+    for route in routes:
+        router = getattr(route, "original_router", route)  # FastAPI includes routers lazily
+        inner = getattr(router, "routes", None)
+        found += every_route(inner) if inner else [route]
+    return found
+
+
+def test_every_route_has_a_rule_and_every_rule_a_route():
+    assert operations() == set(RULES) | OPEN
+    assert len(RULES) > 25
+
+
+@pytest.fixture(scope="module")
+def world(api: Api) -> World:
+    street, car = api.camera("street"), api.camera("car")
+    others = api.answered(api.key("search"))
+    car_segment = sql(api.context, "select id from video_segments where camera_id = %s", car)
+    return World(
+        api=api,
+        street=street,
+        car=car,
+        street_frame=api.frame("street"),
+        car_frame=api.frame("car"),
+        own_query=uuid.UUID(int=0),
+        others_query=uuid.UUID(others["query_id"]),
+        car_segment=int(car_segment[0][0]),
+        job=str(others["job_id"]),
     )
-    params: dict[str, Any] = {}
-    if path.endswith("/coverage"):
-        params = {"from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"}
-    if "/frames" in path and "{" not in path:
-        params = {"camera_id": api.camera("car")}
-    if path.endswith("/nearest"):
-        params["t_utc"] = "2026-01-01T12:00:00Z"
-    bodies: dict[tuple[str, str], Any] = {
-        ("POST", "/v1/queries"): {"frame_id": api.frame("car"), "roi": BOX},
-        ("POST", "/v1/keys"): {"name": "made", "actions": ["view"]},
-        ("POST", "/v1/cameras"): {"name": f"made-{uuid.uuid4()}"},
-        ("PATCH", "/v1/cameras/{camera_id}"): {"retention_days": 30},
-        ("POST", "/v1/segments"): {
-            "camera_id": api.camera("car"),
-            "path": "no-such-file",
-            "start_utc": "2026-01-01T12:00:00Z",
-        },
-    }
-    body = bodies.get((method, path))
-    given = {} if body is None else {"json": body}
-    return api.client.request(method, filled, params=params, headers=headers, **given)
 
 
-@pytest.mark.parametrize("kind", ["none", "unknown", "not-a-key", "revoked", "expired"])
-@pytest.mark.parametrize(("method", "path", "action"), GUARDED)
-def test_without_a_sound_key_nothing_is_told(
-    api: Api, kind: str, method: str, path: str, action: str
-) -> None:
-    headers = {
-        "none": {},
-        "unknown": {"Authorization": "Bearer ris_" + "x" * 43},
-        "not-a-key": {"Authorization": "Basic YTpi"},
-    }.get(kind)
-    if headers is None:
-        headers = api.key("admin", name=kind)
-        columns = "revoked_at = now()" if kind == "revoked" else "expires_at = now()"
-        sql(api.context, f"update api_keys set {columns} where name = '{kind}'")
-    answer = sent(api, headers, method, path)
-    assert answer.status_code == 401, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["code"] == "unauthenticated" and "WWW-Authenticate" in answer.headers
+def ask(world: World, method: str, wanted: Ask, headers: dict[str, str]) -> Any:
+    return world.api.client.request(method, wanted.path, json=wanted.json, headers=headers)
 
 
-@pytest.mark.parametrize(("method", "path", "action"), GUARDED)
-def test_the_wrong_action_is_refused_and_the_right_one_taken(
-    api: Api, method: str, path: str, action: str
-) -> None:
-    for wrong in WRONG_OF.get(action, ()):
-        refused = sent(api, api.key(wrong), method, path)
+def assert_told(reply: Any, wanted: Ask) -> None:
+    assert reply.status_code == wanted.expect, reply.text
+    if wanted.holds:
+        assert wanted.holds in reply.text
+    if wanted.hides:
+        assert wanted.hides not in reply.text
+
+
+@pytest.mark.parametrize(("method", "path"), sorted(RULES), ids=" ".join)
+def test_an_operation_with_every_kind_of_key(world: World, method: str, path: str):
+    rule = RULES[method, path]
+    api = world.api
+    needed = [] if rule.action is None else [rule.action]
+    right = api.key(*(needed or ["view"]))
+    if "/queries" in path:
+        world.own_query = uuid.UUID(api.answered(right)["query_id"])
+    wanted = rule.right(world)
+
+    for headers in ({}, {"Authorization": "Bearer ris_x"}, {"Authorization": "Basic YTpi"}):
+        assert ask(world, method, wanted, headers).status_code == 401
+    for column in ("expires_at", "revoked_at"):
+        gone = api.key("admin")
+        assert api.client.get("/v1/me", headers=gone).status_code == 200
+        latest = "(select max(id) from api_keys)"
+        sql(api.context, f"update api_keys set {column} = now() where id = {latest}")
+        refused = ask(world, method, wanted, gone)
+        assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
+    if rule.action is not None:
+        wrong = api.key(*[one for one in ACTIONS if one not in (rule.action, "admin")])
+        refused = ask(world, method, wanted, wrong)
         assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
-    for right in ("view", "admin") if action == ANY_KEY else (action, "admin"):
-        taken = sent(api, api.key(right), method, path)
-        assert taken.status_code in {200, 201, 202, 404, 422}, taken.text
-        if taken.status_code == 422:  # a file that is not there
-            assert taken.json()["code"] == "video_unreadable"
+
+    assert_told(ask(world, method, wanted, right), wanted)
+
+    if rule.action == "admin":
+        assert not rule.others  # an admin key cannot be limited to cameras
+        return
+    limited = api.key(*(needed or ["view"]), camera_ids=[world.street])
+    if "/queries" in path:
+        asked = {"params": {"tau": -1.0, "group": "frame", "limit": 1000}}
+        told = api.answered(limited, **asked)
+        assert told["params"]["camera_ids"] == [world.street]
+        world.own_query = uuid.UUID(told["query_id"])
+    assert_told(ask(world, method, rule.right(world), limited), rule.right(world))
+    for other in rule.others:
+        unseen = other(world)
+        assert_told(ask(world, method, unseen, limited), unseen)
 
 
-@pytest.mark.parametrize(("method", "path", "action"), SCOPED)
-def test_other_cameras_do_not_exist(api: Api, method: str, path: str, action: str) -> None:
-    hidden = sent(api, api.key(action, camera_ids=[api.camera("street")]), method, path)
-    assert (hidden.status_code, hidden.json()["code"]) == (404, "not_found")
-    assert sent(api, api.key(action, camera_ids=[api.camera("car")]), method, path).is_success
+def test_a_limited_key_counts_only_its_own_cameras(api: Api):
+    """The same search by a key for all cameras searches more and finds frames of both."""
+    street, car = api.camera("street"), api.camera("car")
+    asked = {"params": {"tau": -1.0, "group": "frame", "limit": 1000, "top_n": 1000}}
+    cameras = {}
+    frames = {}
+    for name, given in (("all", {}), ("limited", {"camera_ids": [street]})):
+        key = api.key("search", **given)
+        told = api.answered(key, **asked)
+        hits = api.client.get(f"/v1/queries/{told['query_id']}/hits?limit=1000", headers=key)
+        cameras[name] = {hit["camera_id"] for hit in hits.json()["items"]}
+        frames[name] = told["stats"]["frames_searched"]
+    assert cameras == {"all": {street, car}, "limited": {street}}
+    per_camera = dict(sql(api.context, "select camera_id, count(*) from frames group by 1"))
+    assert frames == {"all": per_camera[street] + per_camera[car], "limited": per_camera[street]}
 
 
-def test_lists_hold_what_the_key_may_see(api: Api) -> None:
-    key = api.key("view", "ingest", camera_ids=[api.camera("car")])
-    cameras = api.client.get("/v1/cameras", headers=key).json()["items"]
-    assert [camera["name"] for camera in cameras] == ["car"]
-    segments = api.client.get("/v1/segments", headers=key).json()["items"]
-    assert {segment["camera_id"] for segment in segments} == {api.camera("car")}
-
-
-def test_a_search_stays_inside_the_scope(api: Api) -> None:
-    params = {"tau": -1.0, "group": "frame"}
-    asked = {"frame_id": api.frame("car"), "params": params}
-    every = api.key("search", "view")
-    told = api.answered(every, **asked)
-    where = f"/v1/queries/{told['query_id']}"
-    hits = api.client.get(f"{where}/hits", headers=every).json()["items"]
-    assert {hit["camera_id"] for hit in hits} == {api.camera("car"), api.camera("street")}
-    for stranger in (api.key("search", "view"), api.key("search")):
-        for path in ("", "/hits", "/hits/1/overlay", "/events", "/appearances"):
-            assert api.client.get(where + path, headers=stranger).status_code in {403, 404}
-    own = api.key("search", "view", camera_ids=[api.camera("car")])
-    told = api.answered(own, **asked)
-    where = f"/v1/queries/{told['query_id']}"
-    hits = api.client.get(f"{where}/hits", headers=own).json()["items"]
-    assert {hit["camera_id"] for hit in hits} == {api.camera("car")}
-    frames = sql(
-        api.context, "select count(*) from frames where camera_id = %s", api.camera("car")
-    )[0][0]
-    assert told["stats"]["frames_searched"] == frames, "counts do not tell of others"
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"frame_id": "street"},
-        {"params": {"camera_ids": ["street"]}},
-        {"params": {"camera_ids": ["car", "street"]}},
-        {"params": {"more": [{"frame_id": "street", "box": [0.1, 0.1, 0.5, 0.5]}]}},
-        {"params": {"less": [{"frame_id": "street", "box": [0.1, 0.1, 0.5, 0.5]}]}},
-    ],
-)
-def test_ids_of_other_cameras_are_unknown_in_every_field(api: Api, change: dict[str, Any]) -> None:
-    def filled(value: Any, field: str = "") -> Any:
-        if isinstance(value, dict):
-            return {name: filled(inner, name) for name, inner in value.items()}
-        if isinstance(value, list):
-            return [filled(inner, field) for inner in value]
-        if value in ("street", "car"):
-            return api.camera(value) if field == "camera_ids" else api.frame(value)
-        return value
-
-    body = {"frame_id": api.frame("car"), "roi": BOX} | filled(change)
-    key = api.key("search", camera_ids=[api.camera("car")])
-    count = "select count(*) from search_queries"
-    before = sql(api.context, count)
-    answer = api.client.post("/v1/queries", json=body, headers=key)
-    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
-    assert sql(api.context, count) == before
-    assert api.client.post("/v1/queries", json=body, headers=api.key("search")).is_success
-
-
-def test_a_secret_is_told_once_and_kept_nowhere(api: Api) -> None:
+def test_a_limited_admin_key_cannot_be_made(api: Api):
     admin = api.key("admin")
-    made = api.client.post(
-        "/v1/keys", json={"name": "new", "actions": ["view"]}, headers=admin
-    ).json()
-    headers = {"Authorization": f"Bearer {made['secret']}"}
-    assert api.client.get("/v1/me", headers=headers).status_code == 200
-    told = api.client.get("/v1/keys", headers=admin).text
-    told += api.client.get("/v1/audit", headers=admin).text
-    rows = sql(api.context, "select row_to_json(k)::text from api_keys k")
-    assert made["secret"] not in told + json.dumps(rows)
-    ended = api.client.delete(f"/v1/keys/{made['key_id']}", headers=admin)
-    assert ended.status_code == 200
-    assert api.client.get("/v1/me", headers=headers).status_code == 401
-
-
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        ({"name": ""}, 422),
-        ({"name": "a\x00b"}, 422),
-        ({"actions": []}, 422),
-        ({"actions": ["fly"]}, 422),
-        ({"camera_ids": []}, 422),
-        ({"camera_ids": [99_999]}, 404),
-        ({"actions": ["admin"], "camera_ids": [1]}, 422),
-        ({"expires_at": (datetime.now(UTC) - timedelta(days=1)).isoformat()}, 422),
-        ({"expires_at": "2030-01-01T00:00:00"}, 422),
-        ({"secret": "mine"}, 422),
-    ],
-)
-def test_keys_that_make_no_sense_are_refused(api: Api, body: dict[str, Any], status: int) -> None:
-    given = {"name": "x", "actions": ["view"]} | body
-    answer = api.client.post("/v1/keys", json=given, headers=api.key("admin"))
-    assert answer.status_code == status, answer.text
+    body = {"name": "a", "actions": ["admin"], "camera_ids": [api.camera("street")]}
+    reply = api.client.post("/v1/keys", json=body, headers=admin)
+    assert (reply.status_code, reply.json()["code"]) == (422, "input_invalid")
