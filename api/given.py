@@ -90,6 +90,9 @@ class ParamsGiven(Given):
     camera_ids: Annotated[list[IdField] | None, Field(min_length=1, max_length=MAX_CAMERAS)] = None
     t_from_utc: Annotated[Time | None, Field(description="Only frames at or after.")] = None
     t_to_utc: Annotated[Time | None, Field(description="Only frames before.")] = None
+    zone: Annotated[
+        RoiGiven | None, Field(description="Only matches in this part of the picture.")
+    ] = None
 
     def to_fields(self) -> dict[str, Any]:
         """What was given, as ``search_params_from_json`` reads it."""

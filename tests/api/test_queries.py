@@ -7,8 +7,10 @@ import json
 
 from PIL import Image
 
+from api.given import ParamsGiven
 from tests.api.conftest import BOX, Api
 from tests.parts import run_jobs, sql
+from worker.core.search_params import SearchParams
 
 
 def test_a_query_on_a_frame_is_accepted_answered_and_read_page_by_page(api: Api):
@@ -55,3 +57,21 @@ def test_a_query_on_an_uploaded_picture(api: Api):
     told = api.client.get(reply.headers["Location"], headers=key).json()
     assert (told["state"], told["frame_id"]) == ("done", None)
     assert told["hits"] > 0
+
+
+def test_every_parameter_of_a_search_can_be_given_and_has_its_default():
+    defaults = ParamsGiven().model_dump(mode="json")
+    assert defaults == json.loads(json.dumps(SearchParams().to_json()))
+
+
+def test_a_zone_limits_where_matches_lie(api: Api):
+    key = api.key("search", "view")
+    zone = {"box": [0.0, 0.0, 0.5, 1.0]}
+    told = api.answered(key, params={"tau": -1.0, "group": "frame", "zone": zone})
+    assert told["params"]["zone"] == zone
+    rows = sql(
+        api.context,
+        "select region_cell_index, grid_w from search_hits where query_id = %s",
+        told["query_id"],
+    )
+    assert rows and all(cell % w < w / 2 for cells, w in rows for cell in cells)
