@@ -98,7 +98,7 @@ def queue_length(queue: str) -> int:
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _warm_up(sender: Any = None, **_: Any) -> None:
-    """Load the live generation's backbone, and for queries the kernel, before the first job."""
+    """Load the live generation's backbone, and for queries the kernels, before the first job."""
     context = process_context()
     if all(name.startswith(SCAN_QUEUE_PREFIX) for name in app.amqp.queues.consume_from):
         warm_up_scan()  # a scan worker embeds nothing
@@ -112,6 +112,7 @@ def _warm_up(sender: Any = None, **_: Any) -> None:
     context.backbone(name)
     if QUERY_QUEUE in app.amqp.queues.consume_from:
         warm_up()
+        warm_up_scan()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
