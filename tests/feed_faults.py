@@ -70,6 +70,13 @@ class Trial:
             self._before, self._changed_s = (newest, count), time.time()
         return self._changed_s
 
+    def newest_width_px(self) -> object:
+        """Width of the newest segment."""
+        return self._one(
+            "select (array_agg(w_px order by v.id desc))[1] from video_segments v"
+            " join feeds f using (camera_id)"
+        )
+
     def _one(self, statement: str) -> object:
         rows = sql(
             self.context,
@@ -117,8 +124,10 @@ def _end(trial: Trial) -> None:
 
 
 def _resolution(trial: Trial) -> None:
-    small = len(trial.camera.clip.sps) and trial.camera.clip is encoded()
+    """Another size in mid-stream, from the next keyframe on; a segment of that size begins."""
+    small = trial.camera.clip is encoded()
     trial.camera.clip = encoded(208, 160) if small else encoded()
+    until(lambda: trial.newest_width_px() == (208 if small else 160), 60, "the new size")
 
 
 def _corrupt(trial: Trial) -> None:

@@ -260,6 +260,20 @@ def test_what_cannot_be_kept_up_with_is_dropped_oldest_first_and_counted(
     assert set(dropped(context, "busy")) == {"busy"}
 
 
+def test_a_camera_whose_clock_is_ahead_is_not_starved_by_the_others(context: Context) -> None:
+    """On a machine that is too small, who came first is embedded first, whatever time it says."""
+    slow = SlowBackbone(context.backbone("tiny-a"))
+    small = replace(
+        with_settings(context, feed_queue_frames=2, embed_batch=1), backbone=lambda _name: slow
+    )
+    with Camera() as right, Camera() as ahead, feed_worker(small):
+        ahead.faults.clock_offset_s = 8.0
+        for name, camera in (("right", right), ("ahead", ahead)):
+            add_feed(context, name, camera.url, IntervalPolicy(0.1))
+        until(lambda: len(frame_times(context, "right")) >= 8, what="8 frames")
+        assert len(frame_times(context, "ahead")) >= 4
+
+
 def test_what_is_erased_of_a_live_camera_stays_erased_and_it_goes_on(context: Context) -> None:
     with Camera() as camera, feed_worker(context):
         add_feed(context, "erased", camera.url, IntervalPolicy(0.2))

@@ -65,7 +65,7 @@ class FeedHost:
             mine = feed_record.is_free(session, feed_id, self.id)
             status = feed_record.status_of(session, feed_id)
         if feed is None or status is None:
-            self._forget(feed_id)
+            self.forget(feed_id)
             with context.db.transaction() as session:
                 lease.finish(session, {})
             return "finished"
@@ -80,7 +80,7 @@ class FeedHost:
         try:
             return this_slice.run()
         except LeaseLost:
-            self._forget(feed_id)
+            self.forget(feed_id)
             raise
         finally:
             with self._changed:
@@ -126,14 +126,14 @@ class FeedHost:
                 if session.lease is None and session.idle_since_s < limit_s
             ]
         for feed_id in stale:
-            self._forget(feed_id)
+            self.forget(feed_id)
 
     def _session(self, context: Context, feed: Feed, status: FeedStatus) -> FeedSession:
         """The session kept from the slice before, if nobody else had the feed since."""
         kept = self._sessions.get(feed.id)
         if kept is not None and status.held_by == self.id:
             return kept
-        self._forget(feed.id)
+        self.forget(feed.id)
         generation = ensure_live_generation(context)
         policy = policy_from_json(feed.policy)
         last = _later(status.last_seen_utc, status.last_frame_utc)
@@ -167,9 +167,6 @@ class FeedHost:
 
     def forget(self, feed_id: int) -> None:
         """Close a feed's connection and know nothing of it any more."""
-        self._forget(feed_id)
-
-    def _forget(self, feed_id: int) -> None:
         with self._changed:
             session = self._sessions.pop(feed_id, None)
             if session is not None:

@@ -90,7 +90,7 @@ class FeedRecorder:
                     break
                 self._changed.wait(pause_s if pause_s > 0 else _TICK_S)
             parts = []
-            for session in sorted(ready, key=lambda s: s.pending[0].t_utc):
+            for session in sorted(ready, key=lambda s: s.pending[0].received_utc):
                 frames = [
                     session.pending.popleft() for _ in range(min(count, len(session.pending)))
                 ]
