@@ -49,7 +49,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Rule:
-    """``action`` None: any key. ``right``: what a key of that action may ask. ``others``: what a key
+    """``action`` None: any key. ``right``: what a key of that action may ask. ``others``: what one
     that is limited to ``street`` must not learn of: refused as unknown, or left out."""
 
     action: str | None

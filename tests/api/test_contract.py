@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,7 +44,7 @@ def schema_of(api: Api) -> Any:
                 "negative_data_rejection": {
                     "expected-statuses": ["400", "401", "403", "404", "409", "415", "422"]
                 },
-            }
+            },
         }
     )
     app = make_app(api.desk)
@@ -91,6 +93,27 @@ def test_the_server_keeps_to_the_document(
 @pytest.fixture
 def admin(api: Api) -> dict[str, str]:
     return api.key("admin")  # of its own for each operation: one of them revokes keys
+
+
+def test_examples_of_the_document_work(api: Api, admin: dict[str, str], tmp_path: Path):
+    schemas = json.loads(openapi.PATH.read_text())["components"]["schemas"]
+    (tmp_path / "yard").mkdir()
+    (tmp_path / "yard" / "0800.mp4").symlink_to(tmp_path / "0800.mp4")
+    shutil.copy(api.footage / "bikes.mp4", tmp_path / "0800.mp4")
+    tried = 0
+    with api.with_settings(footage_dir=tmp_path) as client:
+        for path, schema in (
+            ("/v1/cameras", "CameraGiven"),
+            ("/v1/queries", "QueryGiven"),
+            ("/v1/segments", "SegmentGiven"),
+            ("/v1/keys", "KeyGiven"),
+        ):
+            for example in schemas[schema]["examples"]:
+                reply = client.post(path, json=example, headers=admin)
+                assert reply.status_code in (201, 202), (path, example, reply.text)
+                assert client.get(reply.headers["Location"], headers=admin).status_code == 200
+                tried += 1
+    assert tried >= 4
 
 
 HEAVY = ("av", "torch", "faiss", "numba", "transformers")
