@@ -5,9 +5,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import httpx
 import pytest
 
 from api.app import make_app
@@ -63,6 +63,18 @@ def not_found(path: Callable[[World], str], json: Callable[[World], Any] = lambd
 
 def query_body(frame_id: int, **params: Any) -> dict[str, Any]:
     return {"frame_id": frame_id, "roi": BOX, "params": {"tau": -1.0, **params}}
+
+
+def example_body(w: World, name: str) -> dict[str, Any]:
+    return query_body(w.street_frame, **{name: [{"frame_id": w.car_frame, **BOX}]})
+
+
+def own_query(below: str, w: World) -> Ask:
+    return Ask(f"/v1/queries/{w.own_query}{below}")
+
+
+def others_query(below: str, w: World) -> Ask:
+    return Ask(f"/v1/queries/{w.others_query}{below}", expect=404)
 
 
 def new_key(w: World) -> int:
@@ -130,15 +142,8 @@ RULES: dict[tuple[str, str], Rule] = {
                 lambda w: "/v1/queries",
                 lambda w: query_body(w.street_frame, camera_ids=[w.street, w.car]),
             ),
-            *(
-                not_found(
-                    lambda w: "/v1/queries",
-                    lambda w, name=name: query_body(
-                        w.street_frame, **{name: [{"frame_id": w.car_frame, **BOX}]}
-                    ),
-                )
-                for name in ("more", "less")
-            ),
+            not_found(lambda w: "/v1/queries", lambda w: example_body(w, "more")),
+            not_found(lambda w: "/v1/queries", lambda w: example_body(w, "less")),
         ],
     ),
     ("GET", "/v1/queries"): Rule(
@@ -149,8 +154,8 @@ RULES: dict[tuple[str, str], Rule] = {
     **{
         (method, "/v1/queries/{query_id}" + below): Rule(
             "search",
-            lambda w, asked=asked: Ask(f"/v1/queries/{w.own_query}{asked}"),
-            [not_found(lambda w, asked=asked: f"/v1/queries/{w.others_query}{asked}")],
+            partial(own_query, asked),
+            [partial(others_query, asked)],
         )
         for method, below, asked in (
             ("GET", "", ""),
@@ -245,11 +250,11 @@ def world(api: Api) -> World:
     )
 
 
-def ask(world: World, method: str, wanted: Ask, headers: dict[str, str]) -> httpx.Response:
+def ask(world: World, method: str, wanted: Ask, headers: dict[str, str]) -> Any:
     return world.api.client.request(method, wanted.path, json=wanted.json, headers=headers)
 
 
-def assert_told(reply: httpx.Response, wanted: Ask) -> None:
+def assert_told(reply: Any, wanted: Ask) -> None:
     assert reply.status_code == wanted.expect, reply.text
     if wanted.holds:
         assert wanted.holds in reply.text

@@ -23,7 +23,7 @@ def pages(api: Api, path: str, key: dict[str, str], **params: Any) -> list[Any]:
     rows: list[Any] = []
     cursor = None
     while True:
-        asked = params if cursor is None else params | {"cursor": cursor}
+        asked: Any = params if cursor is None else params | {"cursor": cursor}
         reply = api.client.get(path, params=asked, headers=key)
         assert reply.status_code == 200, reply.text
         rows += reply.json()["items"]
@@ -62,7 +62,7 @@ def test_frames_of_a_camera_page_by_page_in_both_orders(api: Api):
 def test_the_nearest_frame(api: Api, asked: datetime, place: int):
     key, street = api.key("view"), api.camera("street")
     frames = pages(api, "/v1/frames", key, camera_id=street)
-    params = {"camera_id": street, "t_utc": asked.isoformat()}
+    params: Any = {"camera_id": street, "t_utc": asked.isoformat()}
     found = api.client.get("/v1/frames/nearest", params=params, headers=key).json()
     assert found == frames[place]
 
@@ -158,10 +158,11 @@ def test_gaps_between_and_around():
 
 def test_a_coverage_without_end_is_refused(api: Api):
     key, street = api.key("view"), api.camera("street")
-    for params in (
+    refused: list[Any] = [
         {"from_utc": "0001-01-01T00:00:00Z", "to_utc": "9999-12-31T23:59:59Z", "bucket_s": 1},
         {"from_utc": "2026-01-01T00:00:00Z", "to_utc": "2026-01-01T00:00:00Z"},
-    ):
+    ]
+    for params in refused:
         reply = api.client.get(f"/v1/cameras/{street}/coverage", params=params, headers=key)
         assert (reply.status_code, reply.json()["code"]) == (422, "input_invalid")
     ages = {"from_utc": "0001-01-01T00:00:00Z", "to_utc": "9999-12-31T23:59:59Z"}
