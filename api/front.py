@@ -54,8 +54,8 @@ class Front:
             bounded.refuse_announced(scope)
             await self._app(scope, bounded.read, tell)
         except Exception as error:
-            bounded.refused = None
-            answer = problem_of(error, request_id)
+            known, bounded.refused = bounded.refused or error, None
+            answer = problem_of(known, request_id)
             if answer is None:
                 log.exception("request_unexpected", request_id=request_id)
                 what = f"{type(error).__name__}; the log of the API says more"

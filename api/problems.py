@@ -10,7 +10,6 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
-from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
 from models.session import DatabaseUnavailable
@@ -150,7 +149,7 @@ async def refuse_fields(request: Request, error: Exception) -> Response:
     return problem("input_invalid", detail, request_id_of(request))
 
 
-def in_words(found: ErrorDetails | Mapping[str, Any]) -> str:
+def in_words(found: Mapping[str, Any]) -> str:
     """One of pydantic's findings."""
     place = ".".join(str(part) for part in found["loc"])
     return f"{place}: {found['msg']}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,9 +64,11 @@ class Api:
         statement = "select details from audit_entries where act = %s order by seq"
         return [row[0] for row in sql(self.context, statement, act)]
 
-    def with_settings(self, **changes: Any) -> Any:
+    def with_settings(self, **changes: Any) -> AbstractContextManager[TestClient]:
         """Another application on the same record with other settings."""
-        return serving(replace(self.desk, settings=self.desk.settings.model_copy(update=changes)))
+        changed = self.desk.settings.model_copy(update=changes)
+        pace = Pace(changed.api_requests_per_s)
+        return serving(replace(self.desk, settings=changed, pace=pace))
 
 
 @contextmanager

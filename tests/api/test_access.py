@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -48,8 +49,8 @@ class Ask:
 
 @dataclass(frozen=True)
 class Rule:
-    """``action`` None: any key. ``right``: what a key of that action may ask. ``others``: what a
-    key that is limited to ``street`` must not learn of: refused as unknown, or left out."""
+    """``action`` None: any key. ``right``: what a key of that action may ask. ``others``: what one
+    that is limited to ``street`` must not learn of: refused as unknown, or left out."""
 
     action: str | None
     right: Callable[[World], Ask]
@@ -62,6 +63,18 @@ def not_found(path: Callable[[World], str], json: Callable[[World], Any] = lambd
 
 def query_body(frame_id: int, **params: Any) -> dict[str, Any]:
     return {"frame_id": frame_id, "roi": BOX, "params": {"tau": -1.0, **params}}
+
+
+def example_body(w: World, name: str) -> dict[str, Any]:
+    return query_body(w.street_frame, **{name: [{"frame_id": w.car_frame, **BOX}]})
+
+
+def own_query(below: str, w: World) -> Ask:
+    return Ask(f"/v1/queries/{w.own_query}{below}")
+
+
+def others_query(below: str, w: World) -> Ask:
+    return Ask(f"/v1/queries/{w.others_query}{below}", expect=404)
 
 
 def new_key(w: World) -> int:
@@ -129,15 +142,8 @@ RULES: dict[tuple[str, str], Rule] = {
                 lambda w: "/v1/queries",
                 lambda w: query_body(w.street_frame, camera_ids=[w.street, w.car]),
             ),
-            *(
-                not_found(
-                    lambda w: "/v1/queries",
-                    lambda w, name=name: query_body(  # type: ignore[misc]
-                        w.street_frame, **{name: [{"frame_id": w.car_frame, **BOX}]}
-                    ),
-                )
-                for name in ("more", "less")
-            ),
+            not_found(lambda w: "/v1/queries", lambda w: example_body(w, "more")),
+            not_found(lambda w: "/v1/queries", lambda w: example_body(w, "less")),
         ],
     ),
     ("GET", "/v1/queries"): Rule(
@@ -148,14 +154,8 @@ RULES: dict[tuple[str, str], Rule] = {
     **{
         (method, "/v1/queries/{query_id}" + below): Rule(
             "search",
-            lambda w, asked=asked: Ask(  # type: ignore[misc]
-                f"/v1/queries/{w.own_query}{asked}"
-            ),
-            [
-                not_found(
-                    lambda w, asked=asked: f"/v1/queries/{w.others_query}{asked}"  # type: ignore[misc]
-                )
-            ],
+            partial(own_query, asked),
+            [partial(others_query, asked)],
         )
         for method, below, asked in (
             ("GET", "", ""),

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from PIL import Image
 
 from api.given import ParamsGiven
+from models.repositories.jobs import ClaimedJob
 from tests.api.conftest import BOX, Api
 from tests.parts import run_jobs, sql
+from worker.context import Context
 from worker.core.search_params import SearchParams
+from worker.jobs import Handler, Lease, Outcome, run_job
+from worker.search import run_query
+
+LATER, EARLIER = "2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z"
 
 
 def test_a_query_on_a_frame_is_accepted_answered_and_read_page_by_page(api: Api):
@@ -57,6 +66,180 @@ def test_a_query_on_an_uploaded_picture(api: Api):
     told = api.client.get(reply.headers["Location"], headers=key).json()
     assert (told["state"], told["frame_id"]) == ("done", None)
     assert told["hits"] > 0
+
+
+def body(api: Api, **given: object) -> dict[str, object]:
+    return {"frame_id": api.frame("street"), "roi": BOX, "params": {"tau": -1.0}} | given
+
+
+def test_a_request_sent_twice_makes_one_query(api: Api):
+    key, other = api.key("search"), api.key("search")
+    named = {"Idempotency-Key": "case-17"}
+    before = sql(api.context, "select count(*) from search_queries")[0][0]
+    first = api.client.post("/v1/queries", json=body(api), headers=key | named)
+    again = api.client.post("/v1/queries", json=body(api), headers=key | named)
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.json() == again.json()
+    assert sql(api.context, "select count(*) from search_queries")[0][0] == before + 1
+    changed = api.client.post(
+        "/v1/queries", json=body(api, roi={"box": [0, 0, 1, 1]}), headers=key | named
+    )
+    assert (changed.status_code, changed.json()["code"]) == (409, "idempotency_key_reused")
+    theirs = api.client.post("/v1/queries", json=body(api), headers=other | named).json()
+    assert theirs["query_id"] != first.json()["query_id"]
+
+
+def test_repeats_at_once_make_one_query(api: Api):
+    key = api.key("search")
+    named = {"Idempotency-Key": "at-once"}
+    with ThreadPoolExecutor(8) as threads:
+        replies = list(
+            threads.map(
+                lambda _: api.client.post("/v1/queries", json=body(api), headers=key | named),
+                range(8),
+            )
+        )
+    assert {reply.status_code for reply in replies} == {202}
+    assert len({reply.json()["query_id"] for reply in replies}) == 1
+
+
+def test_a_query_taken_back_is_not_answered(api: Api):
+    key = api.key("search")
+    asked = api.client.post("/v1/queries", json=body(api), headers=key)
+    where = asked.headers["Location"]
+    for _ in range(2):
+        told = api.client.delete(where, headers=key).json()
+        assert (told["state"], told["error"]["code"]) == ("failed", "cancelled")
+    run_jobs(api.context)
+    told = api.client.get(where, headers=key).json()
+    assert (told["state"], told["hits"]) == ("failed", 0)
+    assert api.acts("query.cancel")[-1] == {"query_id": told["query_id"]}
+    done = api.answered(key)
+    kept = api.client.delete(f"/v1/queries/{done['query_id']}", headers=key).json()
+    assert (kept["state"], kept["hits"]) == ("done", done["hits"])
+
+
+def test_a_query_taken_back_while_it_runs_records_nothing(api: Api):
+    """The worker has lost its lease: what it found is thrown away."""
+    key = api.key("search")
+    asked = api.client.post("/v1/queries", json=body(api), headers=key).json()
+    where = f"/v1/queries/{asked['query_id']}"
+
+    def run(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
+        assert api.client.get(where, headers=key).json()["state"] == "running"
+        assert api.client.delete(where, headers=key).status_code == 200
+        return run_query(context, job, lease)
+
+    run_job(api.context, uuid.UUID(asked["job_id"]), {"query": Handler(run)})
+    told = api.client.get(where, headers=key).json()
+    assert (told["state"], told["error"]["code"], told["hits"]) == ("failed", "cancelled", 0)
+    rows = "select count(*) from search_hits where query_id = %s"
+    assert sql(api.context, rows, asked["query_id"]) == [(0,)]
+
+
+def test_events_tell_each_state_and_end(api: Api):
+    key = api.key("search")
+    asked = api.client.post("/v1/queries", json=body(api), headers=key)
+    with ThreadPoolExecutor(1) as threads:
+        stream = threads.submit(api.client.get, asked.headers["Location"] + "/events", headers=key)
+        run_jobs(api.context)
+        text = stream.result(timeout=60).text
+    events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
+    states = [event["state"] for event in events]
+    assert states[-1] == "done"
+    assert states == [state for state in ("queued", "running", "done") if state in states]
+    assert {event["query_id"] for event in events} == {asked.json()["query_id"]}
+
+
+def test_events_end_by_themselves(api: Api):
+    key = api.key("search")
+    with api.with_settings(api_events_s=0.2) as client:
+        asked = client.post("/v1/queries", json=body(api), headers=key)
+        reply = client.get(asked.headers["Location"] + "/events", headers=key)
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    assert '"queued"' in reply.text
+    api.client.delete(asked.headers["Location"], headers=key)
+
+
+def test_appearances_come_in_order_of_time(api: Api):
+    key = api.key("search")
+    for group in ("frame", "appearance"):
+        told = api.answered(key, params={"tau": -1.0, "group": group})
+        where = f"/v1/queries/{told['query_id']}/appearances"
+        found = api.client.get(where, headers=key).json()["items"]
+        assert found == sorted(found, key=lambda one: one["from_utc"])
+        assert {one["camera_name"] for one in found} == {"street", "car"}
+        assert all(one["from_utc"] <= one["best"]["t_utc"] <= one["to_utc"] for one in found)
+        frames = sql(api.context, "select count(*) - 1 from frames")[0][0]
+        assert sum(one["frames"] for one in found) == frames
+        wide = api.client.get(where, params={"gap_s": 3600}, headers=key).json()["items"]
+        assert sum(one["frames"] for one in wide) == frames
+        assert len(wide) <= len(found)
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"roi": {"box": [0.1, 0.1, 0.1, 0.2]}}, "roi_invalid"),
+        ({"roi": {"box": [0.1, 0.1, float("nan"), 0.2]}}, "input_invalid"),
+        ({"roi": {"box": [0.1, 0.1, 1e9, 0.2]}}, "input_invalid"),
+        ({"roi": {"polygon": [[0.1, 0.1], [0.9, 0.9], [0.9, 0.1], [0.1, 0.9]]}}, "roi_invalid"),
+        ({"params": {"limit": 10**9}}, "input_invalid"),
+        ({"params": {"limit": True}}, "input_invalid"),
+        ({"params": {"strategy": "best"}}, "input_invalid"),
+        ({"params": {"t_from_utc": "2026-01-01T00:00:00"}}, "input_invalid"),
+        (
+            {"params": {"t_from_utc": LATER, "t_to_utc": EARLIER}},
+            "input_invalid",
+        ),
+        ({"frame_id": None}, "input_invalid"),
+        ({"frame_id": 2**70}, "input_invalid"),
+        ({"frame_id": 10**15}, "not_found"),
+        ({"params": {"camera_ids": [10**9]}}, "not_found"),
+        ({"unknown": 1}, "input_invalid"),
+    ],
+)
+def test_what_is_wrong_is_named(api: Api, given: dict[str, object], code: str):
+    key = api.key("search")
+    reply = api.client.post(
+        "/v1/queries",
+        content=json.dumps(body(api) | given),
+        headers=key | {"Content-Type": "application/json"},
+    )
+    assert reply.headers["content-type"] == "application/problem+json"
+    told = reply.json()
+    assert (told["code"], told["status"]) == (code, reply.status_code), told
+    assert told["detail"] and told["request_id"] == reply.headers["X-Request-ID"]
+
+
+def test_bodies_that_are_none(api: Api):
+    key = api.key("search")
+    for content, kind, code in (
+        (b"{", "application/json", "input_invalid"),
+        (b"[" * 100_000, "application/json", "input_invalid"),
+        (b"\xff", "application/json", "input_invalid"),
+        (b"roi", "text/plain", "media_unsupported"),
+        (b"x", "multipart/form-data", "input_invalid"),
+        (b"x", "multipart/form-data; boundary=a", "input_invalid"),
+    ):
+        reply = api.client.post(
+            "/v1/queries", content=content, headers=key | {"Content-Type": kind}
+        )
+        assert reply.json()["code"] == code, (content[:9], kind, reply.text)
+
+
+def test_pictures_that_are_none(api: Api):
+    key = api.key("search")
+    big = io.BytesIO()
+    Image.new("L", (20_000, 10_000)).save(big, "PNG")  # 200 megapixels in a few kilobytes
+    for content in (b"", b"no picture", big.getvalue()):
+        reply = api.client.post(
+            "/v1/queries",
+            files={"picture": ("a.png", content, "image/png")},
+            data={"query": json.dumps({"roi": BOX})},
+            headers=key,
+        )
+        assert (reply.status_code, reply.json()["code"]) == (422, "picture_invalid"), reply.text
 
 
 def test_every_parameter_of_a_search_can_be_given_and_has_its_default():

@@ -1,0 +1,130 @@
+"""What is too much is refused by its documented code; services that are away are a 503."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from api.desk import BackgroundBell, Pace, open_desk
+from api.problems import STATUS_OF_CODE
+from tests.api.conftest import BOX, Api, serving
+from tests.parts import sql
+from worker.errors import RisError, TooManyRequests
+
+
+def test_every_code_has_a_status():
+    ours = [kind for kind in RisError.__subclasses__() if kind.__module__.startswith("worker.")]
+    assert set(STATUS_OF_CODE) == {kind.code for kind in ours} | {RisError.code}
+
+
+def test_a_body_that_is_too_large(api: Api):
+    key = api.key("search") | {"Content-Type": "application/json"}
+
+    def dribble() -> Iterator[bytes]:  # no Content-Length
+        for _ in range(64):
+            yield b" " * 1024
+
+    with api.with_settings(api_max_body_bytes=4096) as client:
+        for content in (b" " * 5000, dribble()):
+            reply = client.post("/v1/queries", content=content, headers=key)
+            assert (reply.status_code, reply.json()["code"]) == (413, "body_too_large")
+        reply = client.post("/v1/cameras", content=dribble(), headers=api.key("admin"))
+        assert (reply.status_code, reply.json()["code"]) == (413, "body_too_large")
+
+
+def test_a_key_that_asks_too_often(api: Api):
+    key, other = api.key("view"), api.key("view")
+    with api.with_settings(api_requests_per_s=0.5) as client:
+        statuses = [client.get("/v1/me", headers=key).status_code for _ in range(4)]
+        assert statuses == [200, 429, 429, 429]
+        refused = client.get("/v1/me", headers=key)
+        assert (refused.json()["code"], refused.headers["Retry-After"]) == (
+            "too_many_requests",
+            "1",
+        )
+        assert client.get("/v1/me", headers=other).status_code == 200
+
+
+def test_a_pace_allows_bursts_and_recovers():
+    now_s = 0.0
+    pace = Pace(2.0, clock=lambda: now_s)
+    for _ in range(4):
+        pace.take(1)
+    with pytest.raises(TooManyRequests):
+        pace.take(1)
+    pace.take(2)
+    now_s = 0.6
+    pace.take(1)
+    with pytest.raises(TooManyRequests):
+        pace.take(1)
+
+
+def test_a_key_with_too_many_open_queries(api: Api):
+    key, other = api.key("search"), api.key("search")
+    asked = {"frame_id": api.frame("street"), "roi": BOX}
+    with api.with_settings(api_open_queries=2) as client:
+        made = [client.post("/v1/queries", json=asked, headers=key) for _ in range(3)]
+        assert [reply.status_code for reply in made] == [202, 202, 429]
+        assert made[2].json()["code"] == "too_many_requests"
+        assert client.post("/v1/queries", json=asked, headers=other).status_code == 202
+        client.delete(made[0].headers["Location"], headers=key)
+        assert client.post("/v1/queries", json=asked, headers=key).status_code == 202
+    sql(
+        api.context,
+        "update jobs set state = 'failed', error_code = 'cancelled' where state = 'queued'",
+    )
+
+
+def test_an_id_of_a_request_is_taken_over_or_made(api: Api):
+    given = api.client.get("/healthz", headers={"X-Request-ID": "vms-1.a_B"})
+    assert given.headers["X-Request-ID"] == "vms-1.a_B"
+    for bad in ("a b", "x" * 65, "{}"):
+        made = api.client.get("/healthz", headers={"X-Request-ID": bad}).headers["X-Request-ID"]
+        assert uuid.UUID(made)
+
+
+def test_postgres_away_is_a_503_and_soon(api: Api):
+    settings = api.desk.settings.model_copy(
+        update={"database_url": "postgresql://ris:x@127.0.0.1:1/ris"}
+    )
+    desk = open_desk(settings, lambda _job_id, _kind: None)
+    with serving(desk) as client:
+        for path in ("/readyz", "/v1/cameras"):
+            reply = client.get(path, headers={"Authorization": "Bearer ris_x"})
+            assert (reply.status_code, reply.json()["code"]) == (503, "service_unavailable")
+            assert reply.headers["Retry-After"] == "1"
+        assert client.get("/healthz").status_code == 200
+
+
+def test_what_nobody_foresaw_is_a_500_that_names_its_request(api: Api, monkeypatch):
+    with serving(replace(api.desk, pace=None)) as client:  # type: ignore[arg-type]
+        reply = client.get("/v1/me", headers=api.key("view"))
+    assert (reply.status_code, reply.json()["code"]) == (500, "internal")
+    assert reply.json()["request_id"] == reply.headers["X-Request-ID"]
+
+
+def test_the_bell_is_rung_beside_the_request():
+    """A broker that is away holds up the bell's own thread, not who asks; what is too much is
+    left to the sweeper."""
+    let_go, rung = threading.Event(), []
+
+    def slow(job_id: uuid.UUID, _kind: str) -> None:
+        let_go.wait(60)
+        rung.append(job_id)
+
+    bell = BackgroundBell(slow)
+    ids = [uuid.uuid4() for _ in range(1100)]
+    for job_id in ids:
+        bell(job_id, "query")
+    assert rung == []
+    let_go.set()
+    until_s = time.monotonic() + 60
+    while len(rung) < 1000 and time.monotonic() < until_s:
+        time.sleep(0.01)
+    assert rung == ids[:1000]
+    bell.close()
