@@ -22,6 +22,7 @@ COPY alembic.ini pyproject.toml ./
 COPY migrations migrations
 COPY models models
 COPY worker worker
+COPY api api
 
 # /data is made here so that a new volume belongs to the user, not to root.
 RUN useradd --uid 10001 --user-group --no-create-home ris \

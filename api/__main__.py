@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -55,6 +56,9 @@ def main() -> int:
         timeout_graceful_shutdown=_DRAIN_S,
         timeout_keep_alive=30,
     )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn drains, then raises the signal again for who was there before it: that is the end.
+        signal.signal(number, lambda *_: None)
     _Server(serving).run(sockets=[listening])
     return 0
 

@@ -90,12 +90,13 @@ def test_every_long_running_service_has_a_health_check(services):
     assert services["migrate"]["restart"] == "no"
 
 
-def test_no_password_has_a_default_and_no_port_is_published(services):
+def test_no_password_has_a_default_and_only_the_api_is_published_to_this_machine(services):
     text = COMPOSE.read_text()
     secrets = re.findall(r"\$\{(\w*PASSWORD\w*)([^}]*)\}", text)
     assert {name for name, _ in secrets} == {"POSTGRES_PASSWORD", "REDIS_PASSWORD"}
     assert all(rest.startswith(":?") for _, rest in secrets)
-    assert not [name for name, service in services.items() if "ports" in service]
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert published == {"api": ["127.0.0.1:8480:8480"]}
 
 
 def test_image_copies_only_what_the_build_context_has(services):

@@ -1,0 +1,202 @@
+"""Requests of a program to RIS: ask, wait, read, send footage."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from ris_client.values import Answer, Box, Camera, Frame, Hit, Query, RisApiError, Segment
+
+_AGAIN = (429, 503)
+_PAGE = 200
+_FIRST_POLL_S, _SLOWEST_POLL_S = 0.05, 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RisClient:
+    """An API at ``url`` and a key of it; connects anew for each request.
+
+    A request that meets 429 or 503 is sent again, for ``patience_s`` at most; what makes something
+    carries an Idempotency-Key, so that it is made once. Every method raises :class:`RisApiError`
+    for a refusal and ``OSError`` where nobody answers.
+    """
+
+    url: str
+    key: str
+    timeout_s: float = 60.0
+    patience_s: float = 30.0
+
+    def cameras(self) -> list[Camera]:
+        """Every camera that exists for the key."""
+        return [Camera.of(told) for told in self._rows("/v1/cameras")]
+
+    def camera(self, name: str) -> Camera:
+        """The camera of a name. Raises ``LookupError``."""
+        for camera in self.cameras():
+            if camera.name == name:
+                return camera
+        raise LookupError(f"no camera is named {name!r}")
+
+    def nearest_frame(self, camera_id: int, t_utc: datetime) -> Frame:
+        """The frame of a camera whose time is nearest; ``t_utc`` is aware."""
+        asked = urlencode({"camera_id": camera_id, "t_utc": t_utc.isoformat()})
+        return Frame.of(self._json("GET", f"/v1/frames/nearest?{asked}"))
+
+    def picture(self, frame_id: int) -> bytes:
+        """The kept picture of a frame, JPEG."""
+        return self._send("GET", f"/v1/frames/{frame_id}/picture")
+
+    def overlay(self, hit: Hit) -> bytes:
+        """The picture of a hit with the matched region drawn, JPEG."""
+        return self._send("GET", hit.overlay)
+
+    def search(
+        self,
+        *,
+        frame_id: int | None = None,
+        picture: bytes | None = None,
+        box: Box | None = None,
+        polygon: Sequence[tuple[float, float]] | None = None,
+        **params: Any,
+    ) -> Query:
+        """Ask for what is inside a box or polygon of an indexed frame or of a picture.
+
+        ``params``: as in docs/search.md, e.g. ``camera_ids=[1, 2], limit=20``; times as
+        ``datetime`` or text.
+        """
+        roi: Any = {"polygon": [list(point) for point in polygon]} if polygon else {"box": box}
+        asked: dict[str, Any] = {
+            "roi": roi,
+            "params": {name: _plain(value) for name, value in params.items()},
+        }
+        if frame_id is not None:
+            asked["frame_id"] = frame_id
+        named = {"Idempotency-Key": uuid.uuid4().hex}
+        if picture is None:
+            return Query.of(self._json("POST", "/v1/queries", asked, named))
+        body, kind = _form(picture, json.dumps(asked))
+        return Query.of(json.loads(self._send("POST", "/v1/queries", body, named | kind)))
+
+    def query(self, query_id: str) -> Query:
+        """A query as it stands."""
+        return Query.of(self._json("GET", f"/v1/queries/{query_id}"))
+
+    def cancel(self, query_id: str) -> Query:
+        """Take a query back."""
+        return Query.of(self._json("DELETE", f"/v1/queries/{query_id}"))
+
+    def hits(self, query_id: str) -> list[Hit]:
+        """All hits of a query, by rank."""
+        return [Hit.of(told) for told in self._rows(f"/v1/queries/{query_id}/hits")]
+
+    def wait(self, query_id: str, timeout_s: float = 120.0) -> Query:
+        """The query once it is done. Raises :class:`RisApiError` with its code when it failed, and
+        ``TimeoutError`` after ``timeout_s``: it is still worked on."""
+        until_s, poll_s = time.monotonic() + timeout_s, _FIRST_POLL_S
+        while True:
+            query = self.query(query_id)
+            if query.state == "done":
+                return query
+            if query.state == "failed":
+                error = query.told["error"]
+                raise RisApiError(error["code"], error["detail"], 200)
+            if time.monotonic() > until_s:
+                raise TimeoutError(f"query {query_id} is {query.state} after {timeout_s:g} s")
+            time.sleep(poll_s)
+            poll_s = min(_SLOWEST_POLL_S, poll_s * 1.3)
+
+    def search_and_wait(self, *, wait_s: float = 120.0, **asked: Any) -> Answer:
+        """:meth:`search`, :meth:`wait` and :meth:`hits` in one."""
+        query = self.wait(self.search(**asked).query_id, wait_s)
+        return Answer(query, tuple(self.hits(query.query_id)))
+
+    def submit_segment(
+        self, path: str, camera_id: int, start_utc: datetime, every_s: float = 1.0
+    ) -> Segment:
+        """Have a recorded file ingested; ``path`` lies below the server's RIS_FOOTAGE_DIR."""
+        asked = {
+            "path": path,
+            "camera_id": camera_id,
+            "start_utc": start_utc.isoformat(),
+            "every_s": every_s,
+        }
+        named = {"Idempotency-Key": uuid.uuid4().hex}
+        return Segment.of(self._json("POST", "/v1/segments", asked, named))
+
+    def segment(self, segment_id: int) -> Segment:
+        """A segment and how its ingest stands."""
+        return Segment.of(self._json("GET", f"/v1/segments/{segment_id}"))
+
+    def _rows(self, path: str) -> Iterator[Mapping[str, Any]]:
+        cursor: str | None = None
+        while True:
+            asked = {"limit": _PAGE} if cursor is None else {"limit": _PAGE, "cursor": cursor}
+            page = self._json("GET", f"{path}?{urlencode(asked)}")
+            yield from page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    def _json(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Any:
+        raw = None if body is None else json.dumps(body).encode()
+        given = {"Content-Type": "application/json", **(headers or {})}
+        return json.loads(self._send(method, path, raw, given))
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
+        given = {"Authorization": f"Bearer {self.key}", **(headers or {})}
+        until_s = time.monotonic() + self.patience_s
+        while True:
+            request = urllib.request.Request(  # noqa: S310 - the address is the caller's
+                self.url.rstrip("/") + path, body, given, method=method
+            )
+            try:
+                with urllib.request.urlopen(request, timeout=self.timeout_s) as reply:  # noqa: S310
+                    content: bytes = reply.read()
+                    return content
+            except urllib.error.HTTPError as error:
+                refused = _refusal(error)
+                wait_s = float(error.headers.get("Retry-After", "1"))
+                if error.code not in _AGAIN or time.monotonic() + wait_s > until_s:
+                    raise refused from None
+                time.sleep(wait_s)
+
+
+def _refusal(error: urllib.error.HTTPError) -> RisApiError:
+    try:
+        told = json.loads(error.read())
+        return RisApiError(told["code"], told["detail"], error.code, told["request_id"])
+    except (ValueError, KeyError, TypeError):  # a proxy in between has its own words
+        return RisApiError("internal", f"HTTP {error.code} {error.reason}", error.code)
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _form(picture: bytes, query: str) -> tuple[bytes, dict[str, str]]:
+    """A multipart form with the picture and the query's JSON, and its Content-Type."""
+    boundary = uuid.uuid4().hex
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="query"\r\n\r\n{query}\r\n'.encode(),
+        f'--{boundary}\r\nContent-Disposition: form-data; name="picture"; filename="picture"\r\n'
+        "Content-Type: application/octet-stream\r\n\r\n".encode(),
+        picture,
+        f"\r\n--{boundary}--\r\n".encode(),
+    ]
+    return b"".join(parts), {"Content-Type": f"multipart/form-data; boundary={boundary}"}

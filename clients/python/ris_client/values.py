@@ -1,0 +1,140 @@
+"""What the API tells, as values; boxes are x0, y0, x1, y1 as shares of the picture, times UTC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+Box = tuple[float, float, float, float]
+
+
+class RisApiError(Exception):
+    """A refusal of the API, or a query that failed. ``code`` is stable (docs/errors.md)."""
+
+    def __init__(self, code: str, detail: str, status: int, request_id: str = "") -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+        self.status = status
+        self.request_id = request_id
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    """A camera with what is indexed of it."""
+
+    camera_id: int
+    name: str
+    frames: int
+    first_utc: datetime | None
+    last_utc: datetime | None
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Camera:
+        """From JSON."""
+        first, last = _time(told["first_utc"]), _time(told["last_utc"])
+        return cls(told["camera_id"], told["name"], told["frames"], first, last)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """An indexed frame."""
+
+    frame_id: int
+    camera_id: int
+    t_utc: datetime
+    h_px: int
+    w_px: int
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Frame:
+        """From JSON."""
+        t_utc = datetime.fromisoformat(told["t_utc"])
+        return cls(told["frame_id"], told["camera_id"], t_utc, told["h_px"], told["w_px"])
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A hit. ``overlay``: address of the picture with the matched region; the rest in ``told``."""
+
+    rank: int
+    frame_id: int
+    camera_id: int
+    camera_name: str
+    t_utc: datetime
+    score: float
+    false_matches: float | None
+    box: Box | None
+    overlay: str
+    told: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Hit:
+        """From JSON."""
+        box: list[float] | None = told["box"]
+        return cls(
+            told["rank"],
+            told["frame_id"],
+            told["camera_id"],
+            told["camera_name"],
+            datetime.fromisoformat(told["t_utc"]),
+            told["score"],
+            told["false_matches"],
+            None if box is None else (box[0], box[1], box[2], box[3]),
+            told["overlay"],
+            told,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query as it stands: ``queued``, ``running``, ``done`` or ``failed``."""
+
+    query_id: str
+    state: str
+    hits: int
+    degraded: bool
+    told: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Query:
+        """From JSON."""
+        return cls(told["query_id"], told["state"], told["hits"], told["degraded"], told)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A query that is done, with its hits by rank."""
+
+    query: Query
+    hits: tuple[Hit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A recorded file and how its ingest stands; ``outcome`` is None until it ended."""
+
+    segment_id: int
+    camera_id: int
+    state: str | None
+    frames: int
+    outcome: str | None
+    told: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Segment:
+        """From JSON."""
+        return cls(
+            told["segment_id"],
+            told["camera_id"],
+            told["state"],
+            told["frames"],
+            told["outcome"],
+            told,
+        )
