@@ -263,6 +263,7 @@ class Power(RuleBasedStateMachine):
         assert verify_index(fresh(self.context)).problems == ()
 
 
+@pytest.mark.timeout(900)  # real work on a machine that may be busy
 def test_power_cuts_at_any_step(
     services: Services, template_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,7 @@ def test_main_job_on_given_services(given, tmp_path, quick_settings, footage, re
             "worker-query",
             "worker-feed",
             "beat",
+            "api",
         }
         assert not (ris.data_dir / "postgres").exists()
         assert not (ris.data_dir / "redis").exists()
