@@ -38,6 +38,7 @@ class _Server(uvicorn.Server):
 
 def main() -> int:
     """Bind, tell where, serve; exit status 1 with one line when that cannot be."""
+    os.umask(0o077)  # uploads show footage
     configured = settings()
     configure_logging(configured.log_level)
     try:
