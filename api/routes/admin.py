@@ -12,15 +12,8 @@ from api.desk import Here
 from api.fields import Cursor, Id, Limit, moment, next_cursor, read_cursor, whole
 from api.given import KeyGiven
 from api.problems import READING, WRITING
-from api.told import (
-    AuditTold,
-    CallerTold,
-    GenerationTold,
-    JobTold,
-    KeyMade,
-    KeyTold,
-    Page,
-)
+from api.told import Page
+from api.told_admin import AuditTold, CallerTold, GenerationTold, JobTold, KeyMade, KeyTold
 from models.repositories import access as access_record
 from models.repositories import audit as audit_record
 from models.repositories import browse

@@ -1,0 +1,137 @@
+"""What answers to operators hold: jobs, generations, keys, the audit."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from api.told import Failure, JobState, failure
+from models.access import ApiKey, AuditEntry
+from models.index import IndexGeneration
+from models.jobs import Job
+
+
+class JobTold(BaseModel):
+    """A unit of accepted work."""
+
+    job_id: uuid.UUID
+    kind: str
+    state: JobState
+    attempts: int
+    progress: dict[str, Any]
+    waiting: Failure | None
+    error: Failure | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, job: Job) -> JobTold:
+        """From a row."""
+        return cls(
+            job_id=job.id,
+            kind=job.kind,
+            state=job.state,
+            attempts=job.attempts,
+            progress=job.progress,
+            waiting=failure(job.retry_code, job.retry_detail),
+            error=failure(job.error_code, job.error_detail),
+            created_at=job.created_at,
+            started_at=job.started_at,
+            finished_at=job.finished_at,
+        )
+
+
+class GenerationTold(BaseModel):
+    """A generation of the index."""
+
+    generation_id: int
+    backbone: str
+    spec_hash: str
+    codec: str
+    state: str
+    comparison: dict[str, Any] | None
+    created_at: datetime
+    switched_at: datetime | None
+
+    @classmethod
+    def of(cls, generation: IndexGeneration) -> GenerationTold:
+        """From a row."""
+        return cls(
+            generation_id=generation.id,
+            backbone=generation.backbone,
+            spec_hash=generation.spec_hash,
+            codec=generation.codec,
+            state=generation.state,
+            comparison=generation.comparison,
+            created_at=generation.created_at,
+            switched_at=generation.switched_at,
+        )
+
+
+class KeyTold(BaseModel):
+    """A key, without its secret."""
+
+    key_id: int
+    name: str
+    actions: list[str]
+    camera_ids: list[int] | None = Field(description="null: every camera.")
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    @classmethod
+    def of(cls, key: ApiKey) -> KeyTold:
+        """From a row."""
+        return cls(
+            key_id=key.id,
+            name=key.name,
+            actions=key.actions,
+            camera_ids=key.camera_ids,
+            created_at=key.created_at,
+            expires_at=key.expires_at,
+            revoked_at=key.revoked_at,
+        )
+
+
+class KeyMade(KeyTold):
+    """A new key with its secret, which is told this once."""
+
+    secret: str
+
+
+class CallerTold(BaseModel):
+    """Who asks, and what the key allows."""
+
+    key_id: int
+    actions: list[str]
+    camera_ids: list[int] | None
+    expires_at: datetime | None
+
+
+class AuditTold(BaseModel):
+    """An act of the audit; `sha256` chains it to the one before."""
+
+    seq: int
+    t_utc: datetime
+    actor: str
+    act: str
+    details: dict[str, Any]
+    previous_sha256: str
+    sha256: str
+
+    @classmethod
+    def of(cls, entry: AuditEntry) -> AuditTold:
+        """From a row."""
+        return cls(
+            seq=entry.seq,
+            t_utc=entry.t_utc,
+            actor=entry.actor,
+            act=entry.act,
+            details=entry.details,
+            previous_sha256=entry.previous_sha256,
+            sha256=entry.sha256,
+        )
