@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -260,8 +261,8 @@ def test_what_cannot_be_kept_up_with_is_dropped_oldest_first_and_counted(
     assert set(dropped(context, "busy")) == {"busy"}
 
 
-def test_a_camera_whose_clock_is_ahead_is_not_starved_by_the_others(context: Context) -> None:
-    """On a machine that is too small, who came first is embedded first, whatever time it says."""
+def test_no_camera_is_starved_by_the_others(context: Context) -> None:
+    """On a machine that is too small each feed has its turn, whatever time it says."""
     slow = SlowBackbone(context.backbone("tiny-a"))
     small = replace(
         with_settings(context, feed_queue_frames=2, embed_batch=1), backbone=lambda _name: slow
@@ -271,10 +272,10 @@ def test_a_camera_whose_clock_is_ahead_is_not_starved_by_the_others(context: Con
         for name, camera in (("right", right), ("ahead", ahead)):
             add_feed(context, name, camera.url, IntervalPolicy(0.1))
         for name in ("right", "ahead"):  # whichever connected first had the machine for itself
-            until(lambda name=name: frame_times(context, name), what=f"a frame of {name}")
+            until(partial(frame_times, context, name), what=f"a frame of {name}")
         before = {name: len(frame_times(context, name)) for name in ("right", "ahead")}
         until(lambda: len(frame_times(context, "right")) >= before["right"] + 8, what="8 frames")
-        assert len(frame_times(context, "ahead")) >= before["ahead"] + 3
+        assert len(frame_times(context, "ahead")) >= before["ahead"] + 5
 
 
 def test_what_is_erased_of_a_live_camera_stays_erased_and_it_goes_on(context: Context) -> None:

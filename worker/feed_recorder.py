@@ -59,7 +59,7 @@ class _Part:
 
 
 class FeedRecorder:
-    """Takes what waits, oldest feed first, as it comes; used through :meth:`start` once."""
+    """Takes what waits, each feed in its turn; used through :meth:`start` once."""
 
     def __init__(self, sessions: dict[int, FeedSession], changed: threading.Condition) -> None:
         self._sessions = sessions
@@ -90,7 +90,7 @@ class FeedRecorder:
                     break
                 self._changed.wait(pause_s if pause_s > 0 else _TICK_S)
             parts = []
-            for session in sorted(ready, key=lambda s: s.pending[0].received_utc):
+            for session in sorted(ready, key=lambda s: (s.taken_at_s, s.pending[0].received_utc)):
                 frames = [
                     session.pending.popleft() for _ in range(min(count, len(session.pending)))
                 ]
@@ -98,6 +98,7 @@ class FeedRecorder:
                     break
                 count -= len(frames)
                 session.in_flight += 1
+                session.taken_at_s = time.monotonic()
                 assert session.lease is not None
                 parts.append(_Part(session, session.lease, frames))
             return parts

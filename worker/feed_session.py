@@ -79,6 +79,8 @@ class FeedSession:
     idle_since_s: float = 0.0
     pending: deque[LiveFrame] = field(default_factory=deque)
     in_flight: int = 0
+    # Whose turn it is: by the age of what waits, the feed that is older by a phase always wins.
+    taken_at_s: float = 0.0
     stretch: Stretch | None = None
     # Of the recorder: the segment being added to, and the stretch its frames are of.
     segment: VideoSegment | None = None
