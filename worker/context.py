@@ -8,11 +8,11 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from models.session import Database
 from worker.backbones.base import Backbone
 from worker.config import Settings
-from worker.fan_out import FanOut
 from worker.index.backgrounds import BackgroundCache
 from worker.index.compact_cache import CompactCache
 from worker.index.damage import KnownDamage
@@ -22,6 +22,9 @@ from worker.objects.store import ObjectStore
 from worker.pinning import FMapCache
 from worker.video.frame_store import FrameStore
 from worker.video.upload_store import UploadStore
+
+if TYPE_CHECKING:  # compiles kernels
+    from worker.fan_out import FanOut
 
 LONGEST_SEARCH_S = 120.0
 """A search that began before an erasure ended has let go of what it read by then."""

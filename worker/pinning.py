@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,9 @@ from worker.errors import IndexDamaged
 from worker.index.damage import KnownDamage, sound
 from worker.index.layout import ShardLayout
 from worker.index.store import IndexStore, PinnedShard
-from worker.scan_message import ToldShard
+
+if TYPE_CHECKING:  # compiles kernels
+    from worker.scan_message import ToldShard
 
 FRAMES_PER_READ = 250_000
 """About how many frames' runs are asked for in one statement: some tens of megabytes."""

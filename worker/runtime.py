@@ -7,11 +7,9 @@ import resource
 import threading
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
-from celery import group
-from celery.exceptions import TimeoutError as CeleryTimeout
 
 from models.session import connect
 from worker.backbones.base import Backbone
@@ -19,7 +17,6 @@ from worker.bell import ring
 from worker.config import Settings, settings
 from worker.context import Context
 from worker.embedded.state import refuse_unfinished_restore
-from worker.fan_out import FanOut
 from worker.index.compact_cache import CompactCache
 from worker.index.part_cache import PartCache
 from worker.index.store import IndexStore
@@ -27,10 +24,13 @@ from worker.kernels.threads import keep_products_single
 from worker.messages import SCAN_TASK
 from worker.objects.store import ObjectStore, open_store
 from worker.pinning import FMapCache
-from worker.scan_message import Json
 from worker.services import database_url
 from worker.video.frame_store import FrameStore
 from worker.video.upload_store import UploadStore
+
+if TYPE_CHECKING:  # compiles kernels
+    from worker.fan_out import FanOut
+    from worker.scan_message import Json
 
 log = structlog.get_logger()
 
@@ -70,6 +70,9 @@ def ask_scan_workers(
     A task may wait for these: they are served by workers that serve nothing else and wait for
     nobody, and the wait has an end.
     """
+    from celery import group
+    from celery.exceptions import TimeoutError as CeleryTimeout
+
     sent: Any = None
     try:
         from worker.app import app
@@ -150,6 +153,8 @@ def make_context(configured: Settings, database: str, *, application_name: str) 
 def _fan_out(configured: Settings) -> FanOut | None:
     if configured.scan_groups == 0:
         return None
+    from worker.fan_out import FanOut
+
     return FanOut(
         ask_scan_workers,
         configured.scan_groups,

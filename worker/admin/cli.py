@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from pydantic import ValidationError
+from typer.core import TyperGroup
 
 from models.session import DatabaseUnavailable
-from worker.admin import (
-    backup,
-    changes,
-    demo,
-    erase,
-    evaluation,
-    feed,
-    index,
-    keys,
-    query,
-    services,
-    video,
-)
 from worker.admin.output import notes
 from worker.config import settings
 from worker.errors import InputInvalid, RisError, ServiceUnavailable
@@ -33,37 +22,69 @@ from worker.logs import configure_logging
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
 
+COMMANDS = {
+    "demo": "demo:demo",
+    "up": "services:up",
+    "down": "services:down",
+    "api": "services:api",
+    "keys": "keys:keys",
+    "ingest": "video:ingest",
+    "query": "query:query",
+    "changes": "changes:changes",
+    "cameras": "video:cameras",
+    "feed": "feed:app",
+    "backbones": "index:backbones",
+    "reindex": "index:reindex",
+    "generations": "index:generations",
+    "seal": "index:seal",
+    "offload": "index:offload",
+    "verify": "index:verify",
+    "repair": "index:repair",
+    "erase": "erase:erase",
+    "erasures": "erase:erasures",
+    "retention": "erase:retention",
+    "backup": "backup:backup",
+    "restore": "backup:restore",
+    "doctor": "services:doctor",
+    "eval": "evaluation:evaluate",
+}
+"""Each command's module below ``worker.admin`` and what it holds there: a function or an app."""
+
+
+class Commands(TyperGroup):
+    """Imports a command when it is asked for: `ris cameras` waits for no search engine."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, None if there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name].split(":")
+        found = getattr(importlib.import_module(f"worker.admin.{module}"), name)
+        if not isinstance(found, typer.Typer):
+            alone = typer.Typer(add_completion=False)
+            alone.command(cmd_name)(found)
+            found = alone
+        command = typer.main.get_command(found)
+        command.name = cmd_name
+        return command
+
+
 app = typer.Typer(
     name="ris",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Region-to-Image Search: draw a box on one camera picture, find every other appearance.",
 )
-app.command()(demo.demo)
-app.command()(services.up)
-app.command()(services.down)
-app.command()(services.api)
-app.command()(keys.keys)
-app.command()(video.ingest)
-app.command()(query.query)
-app.command()(changes.changes)
-app.command()(video.cameras)
-app.add_typer(feed.app, name="feed")
-app.command()(index.backbones)
-app.command()(index.reindex)
-app.command()(index.generations)
-app.command()(index.seal)
-app.command()(index.offload)
-app.command()(index.verify)
-app.command()(index.repair)
-app.command()(erase.erase)
-app.command()(erase.erasures)
-app.command()(erase.retention)
-app.command()(backup.backup)
-app.command()(backup.restore)
-app.command()(services.doctor)
-app.command(name="eval")(evaluation.evaluate)
+
+
+@app.callback()
+def ris() -> None:
+    """Region-to-Image Search: draw a box on one camera picture, find every other appearance."""
 
 
 def main() -> NoReturn:

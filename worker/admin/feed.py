@@ -19,6 +19,7 @@ from worker.video.address import redacted
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     help="Cameras that are read all the time.",
 )
 _DEFAULT_EVERY_S = 10.0
