@@ -16,6 +16,7 @@ class Camera(Base):
     """A VMS source. Frames are grouped, filtered and sharded by camera.
 
     ``retention_days``: how long its footage is kept; 0 for ever, null as the settings say.
+    ``mask_id``: the privacy mask that new frames are painted with; null: none.
     """
 
     __tablename__ = "cameras"
@@ -27,6 +28,18 @@ class Camera(Base):
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     retention_days: Mapped[int | None]
+    mask_id: Mapped[int | None] = mapped_column(ForeignKey("privacy_masks.id", use_alter=True))
+    created_at: Mapped[datetime] = created_at_column()
+
+
+class PrivacyMask(Base):
+    """Areas of a camera's picture that are painted black. Never changed: others are a new mask."""
+
+    __tablename__ = "privacy_masks"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    camera_id: Mapped[int] = mapped_column(ForeignKey("cameras.id"), index=True)
+    areas: Mapped[list[dict[str, Any]]]
     created_at: Mapped[datetime] = created_at_column()
 
 
@@ -70,7 +83,10 @@ class VideoSegment(Base):
 
 
 class Frame(Base):
-    """A sampled picture that is indexed. Its kept picture is found by content hash."""
+    """A sampled picture that is indexed. Its kept picture is found by content hash.
+
+    ``mask_id``: the privacy mask it was painted with before anything was made of it; null: none.
+    """
 
     __tablename__ = "frames"
     __table_args__ = (
@@ -89,5 +105,6 @@ class Frame(Base):
     h_px: Mapped[int]
     w_px: Mapped[int]
     picture_sha256: Mapped[str]
+    mask_id: Mapped[int | None] = mapped_column(ForeignKey("privacy_masks.id"))
 
     camera: Mapped[Camera] = relationship(lazy="raise")

@@ -7,18 +7,21 @@ import structlog
 
 from models.index import IndexGeneration
 from models.repositories import index as index_record
+from models.repositories import videos as video_record
 from worker.context import Context
 from worker.core.examples import Example
 from worker.core.geometry import roi_box, roi_cells
+from worker.core.masking import hidden_cells, seen_cells
 from worker.core.search_params import SearchParams
 from worker.core.similarity import l2_normalise
-from worker.core.types import FloatArray, ImageArray, Roi
+from worker.core.types import FloatArray, ImageArray, IntArray, Roi, SizePx
 from worker.errors import IndexDamaged, InputInvalid, NotFound, ObjectStoreUnavailable
 from worker.generations import backbone_of
 from worker.index.layout import KINDS
 from worker.index.shard import read_blocks
+from worker.masks import frame_masks
 from worker.pinning import layout_of, spec_of
-from worker.query_picture import cut_out, frame_picture, query_picture
+from worker.query_picture import cut_out, embed_frames, frame_picture, query_picture
 from worker.ranked_frame import ExampleDescriptors, QueryDescriptors
 
 log = structlog.get_logger()
@@ -38,14 +41,18 @@ def describe_query(
     (except for ``query_descriptor`` = roi-crop, which embeds the cut-out picture), unless its kept
     picture is to be embedded ``anew``."""
     grid = spec_of(generation).grid
-    cells = roi_cells(roi, grid)
+    cells = _seen_cells(context, generation, roi, frame_id)
     patch_ids = cells[:, 0] * grid.w + cells[:, 1]
     img_hwc: ImageArray | None = None
     if frame_id is not None and not anew:
         global_d, patches_cd = _stored_descriptors(context, generation, frame_id)
     else:
         img_hwc = query_picture(context, frame_id, picture_sha256)
-        embedded = backbone_of(context, generation).embed([img_hwc])
+        embedded = (
+            backbone_of(context, generation).embed([img_hwc])
+            if frame_id is None
+            else embed_frames(context, generation, [frame_id], [img_hwc])
+        )
         global_d, patches_cd = embedded.global_nd[0], embedded.patches_ncd[0]
     patches_qd = np.ascontiguousarray(patches_cd[patch_ids])
     if params.query_descriptor == "roi-mean":
@@ -62,9 +69,25 @@ def describe_query(
     return QueryDescriptors(patches_qd, cells, global_d, roi_box(roi), more, less)
 
 
+def _seen_cells(
+    context: Context, generation: IndexGeneration, roi: Roi, frame_id: int | None
+) -> IntArray:
+    """The ROI's cells but for those under the frame's privacy mask. Raises ``RoiInvalid``."""
+    spec = spec_of(generation)
+    if frame_id is None:
+        return roi_cells(roi, spec.grid)
+    with context.db.transaction() as session:
+        (mask,) = frame_masks(session, [frame_id])
+        frame = video_record.find_frame(session, frame_id)
+    if mask is None or frame is None:
+        return roi_cells(roi, spec.grid)
+    size = SizePx(frame.h_px, frame.w_px)
+    return seen_cells(roi, spec.grid, hidden_cells(mask, spec.grid, spec.input_size, size))
+
+
 def _example(context: Context, generation: IndexGeneration, example: Example) -> ExampleDescriptors:
     grid = spec_of(generation).grid
-    cells = roi_cells(example.roi, grid)
+    cells = _seen_cells(context, generation, example.roi, example.frame_id)
     _, patches_cd = _stored_descriptors(context, generation, example.frame_id)
     patches_qd = np.ascontiguousarray(patches_cd[cells[:, 0] * grid.w + cells[:, 1]])
     return ExampleDescriptors(example.frame_id, patches_qd, cells, roi_box(example.roi))
@@ -106,7 +129,8 @@ def _stored_descriptors(
 def _embedded(
     context: Context, generation: IndexGeneration, frame_id: int
 ) -> tuple[FloatArray, FloatArray]:
-    embedded = backbone_of(context, generation).embed([frame_picture(context, frame_id)])
+    img_hwc = frame_picture(context, frame_id)
+    embedded = embed_frames(context, generation, [frame_id], [img_hwc])
     return embedded.global_nd[0], embedded.patches_ncd[0]
 
 

@@ -144,6 +144,12 @@ class ErasedMeanwhile(RisError):
     retryable = True
 
 
+class MaskChanged(ErasedMeanwhile):
+    """The camera's privacy mask was set after a batch was painted; it is painted and made again."""
+
+    code = "mask_changed"
+
+
 class AddressRefused(RisError):
     """A feed's address has a scheme, host or folder that the settings do not allow."""
 

@@ -37,6 +37,7 @@ from worker.errors import (
 )
 from worker.generations import backbone_of, ensure_live_generation
 from worker.jobs import Lease, Outcome
+from worker.masks import camera_masks
 from worker.recording import (
     PictureBatch,
     PreparedBatch,
@@ -186,11 +187,13 @@ def _commit(run: _Run, sampled: Sequence[SampledFrame], report: DecodeReport) ->
         ) from error
     with run.context.db.transaction() as session:
         kept = not_erased(session, run.segment, times)
+        mask = camera_masks(session, [run.segment.camera_id]).get(run.segment.camera_id)
     batch = PictureBatch(
         t_utc=[times[position] for position in kept],
         pts=[sampled[position].pts for position in kept],
         imgs_input_hwc=[sampled[position].img_input_hwc for position in kept],
         imgs_picture_hwc=[sampled[position].img_picture_hwc for position in kept],
+        masks=[mask] * len(kept),
     )
     prepared = prepare_batch(run.context, run.backbone, batch) if kept else None
     frame_count = run.segment.frame_count + len(kept)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from models.index import IndexGeneration
 from models.repositories import videos as video_record
+from worker.backbones.embedder import embed_masked
 from worker.context import Context
-from worker.core.types import Box, ImageArray
+from worker.core.types import Box, Descriptors, ImageArray, SizePx
 from worker.errors import NotFound
+from worker.generations import backbone_of
+from worker.masks import frame_masks
 from worker.video.picture import load_query_picture
 
 
@@ -30,6 +36,21 @@ def frame_picture(context: Context, frame_id: int) -> ImageArray:
     if frame is None:
         raise NotFound(f"frame {frame_id} is not known")
     return context.pictures.load(frame.picture_sha256)
+
+
+def embed_frames(
+    context: Context,
+    generation: IndexGeneration,
+    frame_ids: Sequence[int],
+    imgs_hwc: Sequence[ImageArray],
+) -> Descriptors:
+    """Descriptors of indexed frames from their kept pictures, as they would be recorded: what lies
+    under the mask that a frame was painted with tells nothing here either."""
+    with context.db.transaction() as session:
+        masks = frame_masks(session, frame_ids)
+    sizes = [SizePx(*img_hwc.shape[:2]) for img_hwc in imgs_hwc]
+    backbone = backbone_of(context, generation)
+    return embed_masked(backbone, imgs_hwc, masks, sizes, context.settings.embed_batch)
 
 
 def cut_out(img_hwc: ImageArray, box: Box) -> ImageArray:

@@ -15,10 +15,11 @@ from models.repositories.videos import NewFrame
 from models.session import Session
 from models.video import VideoSegment
 from worker.backbones.base import Backbone
-from worker.backbones.embedder import embed_batched
+from worker.backbones.embedder import embed_masked
 from worker.context import Context
-from worker.core.types import Descriptors, ImageArray
-from worker.errors import ErasedMeanwhile, GenerationSwitched
+from worker.core.masking import PrivacyMask, painted
+from worker.core.types import Descriptors, ImageArray, SizePx
+from worker.errors import ErasedMeanwhile, GenerationSwitched, MaskChanged
 from worker.index.shard import append_blocks, hold_shard
 from worker.pinning import layout_of
 
@@ -27,13 +28,15 @@ from worker.pinning import layout_of
 class PictureBatch:
     """n sampled pictures of one segment, ready to embed and record.
 
-    ``imgs_input_hwc`` go to the backbone, ``imgs_picture_hwc`` are kept for display.
+    ``imgs_input_hwc`` go to the backbone, ``imgs_picture_hwc`` are kept for display. ``masks``: the
+    camera's privacy mask for each, empty for none of all; :func:`record_batch` compares.
     """
 
     t_utc: Sequence[datetime]
     pts: Sequence[int]
     imgs_input_hwc: Sequence[ImageArray]
     imgs_picture_hwc: Sequence[ImageArray]
+    masks: Sequence[PrivacyMask | None] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +58,32 @@ class IndexedFrames:
 
 
 def prepare_batch(context: Context, backbone: Backbone, batch: PictureBatch) -> PreparedBatch:
-    """Embed a batch and keep its pictures durably.
+    """Embed a batch and keep its pictures durably, both without what lies under a mask.
 
     Raises :class:`StorageFull` below the free-space floor, before anything is written.
     """
     context.index.require_free(context.settings.min_free_bytes)
-    descriptors = embed_batched(backbone, batch.imgs_input_hwc, context.settings.embed_batch)
-    stored = context.pictures.put_many(batch.imgs_picture_hwc)
+    masks = batch.masks or [None] * len(batch.t_utc)
+    sizes = [SizePx(*img_hwc.shape[:2]) for img_hwc in batch.imgs_picture_hwc]
+    descriptors = embed_masked(
+        backbone, batch.imgs_input_hwc, masks, sizes, context.settings.embed_batch
+    )
+    stored = context.pictures.put_many(
+        [
+            img_hwc if mask is None else painted(img_hwc, mask, size)
+            for img_hwc, mask, size in zip(batch.imgs_picture_hwc, masks, sizes, strict=True)
+        ]
+    )
     frames = [
-        NewFrame(t_utc, pts, picture.size.h_px, picture.size.w_px, picture.sha256)
-        for t_utc, pts, picture in zip(batch.t_utc, batch.pts, stored, strict=True)
+        NewFrame(
+            t_utc,
+            pts,
+            picture.size.h_px,
+            picture.size.w_px,
+            picture.sha256,
+            None if mask is None else mask.mask_id,
+        )
+        for t_utc, pts, picture, mask in zip(batch.t_utc, batch.pts, stored, masks, strict=True)
     ]
     return PreparedBatch(frames, descriptors)
 
@@ -82,7 +101,8 @@ def record_batch(
     ``held`` keeps the shards' locks; the caller closes it after its transaction. Raises
     :class:`GenerationSwitched` when ``generation`` is no longer live, and
     :class:`ErasedMeanwhile` when some of the frames, or of their pictures, were erased since they
-    were prepared: then :func:`discard_pictures` and prepare those of :func:`not_erased` again.
+    were prepared, or (as :class:`MaskChanged`) the camera has another privacy mask now: then
+    :func:`discard_pictures` and prepare those of :func:`not_erased` again.
     """
     index_record.lock_generations(session, exclusive=False)
     live = index_record.live_generation(session)
@@ -91,6 +111,9 @@ def record_batch(
     times = [frame.t_utc for frame in prepared.frames]
     if len(not_erased(session, segment, times)) < len(times):
         raise ErasedMeanwhile(f"frames of segment {segment.id} were erased; batch redone")
+    mask_id = video_record.locked_mask_id(session, segment.camera_id)
+    if any(frame.mask_id != mask_id for frame in prepared.frames):
+        raise MaskChanged(f"camera {segment.camera_id} has another privacy mask now; batch redone")
     for frame in prepared.frames:
         if not context.pictures.has(frame.picture_sha256):
             raise ErasedMeanwhile(f"picture {frame.picture_sha256} was erased; batch redone")

@@ -22,8 +22,6 @@ from models.session import Session
 from models.video import Frame
 from worker.accepting.audit import record_act
 from worker.accepting.desk import COMMAND_LINE
-from worker.backbones.base import Backbone
-from worker.backbones.embedder import embed_batched
 from worker.context import Context
 from worker.core.comparison import DEFAULT_GATE, Gate, ShadowOptions, options_from_json
 from worker.errors import IndexDamaged, InputInvalid, NotFound, ObjectStoreUnavailable
@@ -31,6 +29,7 @@ from worker.generations import backbone_of
 from worker.jobs import Lease, Outcome
 from worker.messages import INGEST_QUEUE
 from worker.moved import remove_objects
+from worker.query_picture import embed_frames
 from worker.recording import IndexedFrames, append_frames
 from worker.shadow import compare_generations
 from worker.verify import verify_generation
@@ -170,14 +169,14 @@ def run_reindex(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
     generation = _generation(context, job)
     if generation.state != "building":
         raise InputInvalid(f"generation {generation.id} is {generation.state}, not building")
-    backbone = backbone_of(context, generation)
+    backbone_of(context, generation)
     while True:
         with context.db.transaction() as session:
             missing = index_record.missing_frames(
                 session, generation.id, context.settings.commit_batch
             )
         if missing:
-            _embed_batch(context, lease, generation, backbone, missing)
+            _embed_batch(context, lease, generation, missing)
             if lease.slice_over():
                 return "yield"
             continue
@@ -230,7 +229,6 @@ def _embed_batch(
     context: Context,
     lease: Lease,
     generation: IndexGeneration,
-    backbone: Backbone,
     frames: list[Frame],
 ) -> None:
     context.index.require_free(context.settings.min_free_bytes)
@@ -242,13 +240,13 @@ def _embed_batch(
             if _known(context, members) == members:
                 raise
             return  # erased meanwhile: ask anew what is missing
-        descriptors = embed_batched(backbone, imgs_hwc, context.settings.embed_batch)
+        frame_ids = [frame.id for frame in members]
+        descriptors = embed_frames(context, generation, frame_ids, imgs_hwc)
         with ExitStack() as held, context.db.transaction() as session:
             done = index_record.count_indexed(session, generation.id) + len(members)
             total = index_record.count_frames(session)
             lease.record_progress(session, {"frames": done, "of": total})
             index_record.lock_generations(session, exclusive=False)
-            frame_ids = [frame.id for frame in members]
             if index_record.known_frames(session, frame_ids) != set(frame_ids):
                 return
             times = [frame.t_utc for frame in members]

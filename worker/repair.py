@@ -11,11 +11,10 @@ from models.index import IndexGeneration, Shard
 from models.repositories import codes as codes_record
 from models.repositories import index as index_record
 from models.session import Session
-from worker.backbones.embedder import embed_batched
 from worker.context import Context
 from worker.core.types import ImageArray, IntArray
 from worker.errors import IndexDamaged, RisError, StorageFailed, StorageFull
-from worker.generations import backbone_of, require_live_generation
+from worker.generations import require_live_generation
 from worker.index.layout import ShardLayout
 from worker.index.revision import RevisionWriter, stored_blocks
 from worker.index.shard import NO_CHECKSUM, check_headers, damaged_blocks, hold_shard
@@ -23,7 +22,7 @@ from worker.index.store import PinnedShard
 from worker.leftovers import discard_former, discard_revision, is_current, remove_former_files
 from worker.moved import restore_map
 from worker.pinning import FMapCache, pin_shard
-from worker.query_picture import frame_picture
+from worker.query_picture import embed_frames, frame_picture
 from worker.verify import codes_problems
 
 log = structlog.get_logger()
@@ -152,8 +151,12 @@ def _write(
         stored_global, stored_patches, sound = stored_blocks(pinned.layout, at, pinned.sums_n2[at])
         pictures = _pictures(context, pinned, at[~sound], done)
         if pictures:
-            backbone = backbone_of(context, generation)
-            made = embed_batched(backbone, list(pictures.values()), context.settings.embed_batch)
+            made = embed_frames(
+                context,
+                generation,
+                [int(pinned.f_map.frame_id[block]) for block in pictures],
+                list(pictures.values()),
+            )
             places = np.array(list(pictures)) - start
             stored_global[places] = writer.layout.codec.encode(made.global_nd)
             stored_patches[places] = writer.layout.codec.encode(made.patches_ncd)

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
 from models.bulk import unnested
-from models.video import Camera, Frame, VideoSegment
+from models.video import Camera, Frame, PrivacyMask, VideoSegment
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class NewFrame:
     h_px: int
     w_px: int
     picture_sha256: str
+    mask_id: int | None = None
 
 
 def camera_named(session: Session, name: str) -> Camera | None:
@@ -72,6 +73,49 @@ def change_camera(session: Session, camera_id: int, values: dict[str, Any]) -> b
     except IntegrityError:
         return False
     return True
+
+
+def set_mask(session: Session, camera_id: int, areas: list[dict[str, Any]]) -> int | None:
+    """Make the areas the privacy mask of a camera from now on, none: no mask; returns its id.
+
+    Waits for batches that are being recorded; what is recorded later has this mask.
+    """
+    session.execute(select(Camera.id).where(Camera.id == camera_id).with_for_update())
+    mask_id = None
+    if areas:
+        mask = PrivacyMask(camera_id=camera_id, areas=areas)
+        session.add(mask)
+        session.flush()
+        mask_id = mask.id
+    session.execute(update(Camera).where(Camera.id == camera_id).values(mask_id=mask_id))
+    return mask_id
+
+
+def camera_masks(session: Session, camera_ids: Sequence[int]) -> dict[int, PrivacyMask]:
+    """The privacy mask of each of these cameras that has one, by camera id."""
+    rows = session.execute(
+        select(Camera.id, PrivacyMask)
+        .join(PrivacyMask, PrivacyMask.id == Camera.mask_id)
+        .where(Camera.id.in_(camera_ids))
+    )
+    return dict(rows.tuples().all())
+
+
+def locked_mask_id(session: Session, camera_id: int) -> int | None:
+    """Id of the camera's privacy mask, which stays until the transaction ends."""
+    return session.scalars(
+        select(Camera.mask_id).where(Camera.id == camera_id).with_for_update(read=True)
+    ).one()
+
+
+def frame_masks(session: Session, frame_ids: Sequence[int]) -> dict[int, PrivacyMask]:
+    """The privacy mask that each of these frames was painted with, by frame id."""
+    rows = session.execute(
+        select(Frame.id, PrivacyMask)
+        .join(PrivacyMask, PrivacyMask.id == Frame.mask_id)
+        .where(Frame.id.in_(frame_ids))
+    )
+    return dict(rows.tuples().all())
 
 
 def camera_ids(session: Session) -> set[int]:
@@ -189,6 +233,7 @@ def insert_frames(
         "h_px": [frame.h_px for frame in frames],
         "w_px": [frame.w_px for frame in frames],
         "picture_sha256": [frame.picture_sha256 for frame in frames],
+        "mask_id": [frame.mask_id for frame in frames],
     }
     rows = unnested(Frame, columns)
     chosen = select(literal(segment.id, BigInteger), literal(segment.camera_id, BigInteger), *rows)

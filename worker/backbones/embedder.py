@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from worker.backbones.base import Backbone
-from worker.core.types import Descriptors, ImageArray
+from worker.core.masking import PrivacyMask, hidden_cells, hide_cells, painted
+from worker.core.types import Descriptors, ImageArray, SizePx
 from worker.errors import InputInvalid
 
 
@@ -24,6 +25,28 @@ def embed_batched(backbone: Backbone, imgs_hwc: Sequence[ImageArray], batch: int
         np.concatenate([part.global_nd for part in parts]),
         np.concatenate([part.patches_ncd for part in parts]),
     )
+
+
+def embed_masked(
+    backbone: Backbone,
+    imgs_hwc: Sequence[ImageArray],
+    masks: Sequence[PrivacyMask | None],
+    sources: Sequence[SizePx],
+    batch: int,
+) -> Descriptors:
+    """:func:`embed_batched` of pictures with their masked parts painted black; the cells that were
+    painted tell nothing (:func:`hide_cells`). ``sources``: sizes of their kept pictures."""
+    shown = [
+        img_hwc if mask is None else painted(img_hwc, mask, source)
+        for img_hwc, mask, source in zip(imgs_hwc, masks, sources, strict=True)
+    ]
+    made = embed_batched(backbone, shown, batch)
+    for at, (mask, source) in enumerate(zip(masks, sources, strict=True)):
+        if mask is not None:
+            spec = backbone.spec
+            cells = hidden_cells(mask, spec.grid, spec.input_size, source)
+            hide_cells(made.patches_ncd[at], mask, cells)
+    return made
 
 
 def set_threads(threads: int) -> None:
