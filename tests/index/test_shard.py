@@ -37,7 +37,14 @@ from worker.errors import (
 from worker.index import shard
 from worker.index.codec import codec_named
 from worker.index.layout import HEADER_BYTES, ShardLayout
-from worker.index.shard import append_blocks, check_headers, damaged_blocks, hold_shard, is_held
+from worker.index.shard import (
+    append_blocks,
+    check_headers,
+    damaged_blocks,
+    hold_derived,
+    hold_shard,
+    is_held,
+)
 
 
 @pytest.fixture
@@ -232,6 +239,11 @@ def test_a_shard_has_one_writer_at_a_time(layout: ShardLayout) -> None:
         assert damaged_blocks(layout, crc32s) == {}, "readers are not kept out"
     with hold_shard(layout):
         append_blocks(layout, 2, made)
+
+
+def test_what_is_made_from_vectors_has_a_lock_of_its_own(layout: ShardLayout) -> None:
+    with hold_shard(layout), hold_derived(layout), pytest.raises(StorageFailed):
+        hold_derived(layout, 0.1).__enter__()
 
 
 def test_something_else_in_a_files_place_is_a_storage_error(layout: ShardLayout) -> None:

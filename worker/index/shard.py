@@ -15,7 +15,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -40,6 +40,7 @@ from worker.index.layout import (
 from worker.index.runs_file import open_runs, read_made_up
 
 LOCK_NAME = "writer.lock"
+DERIVED_LOCK_NAME = "derived.lock"
 NO_CHECKSUM = 2**32
 """Recorded for a block that stays damaged: no CRC-32 is equal to it."""
 
@@ -78,25 +79,38 @@ def checksums(stored_global: np.ndarray, stored_patches: np.ndarray) -> IntArray
     return sums_n2
 
 
-@contextmanager
-def hold_shard(layout: ShardLayout, wait_s: float = 2.0) -> Iterator[None]:
-    """Be the only process that writes these files until the block is left, after the commit.
+def hold_shard(layout: ShardLayout, wait_s: float = 2.0) -> AbstractContextManager[None]:
+    """Be the only process that writes these vectors until the block is left, after the commit.
 
     Second fence behind the row lock: a writer that lost Postgres may still be writing, and what it
     writes must not land on what another one has committed since. Read the valid length again once
     this is held. Raises :class:`StorageFailed` when another process holds it for ``wait_s``.
     """
-    descriptor = _open_lock(layout)
+    return _held(layout, LOCK_NAME, wait_s)
+
+
+def hold_derived(layout: ShardLayout, wait_s: float = 2.0) -> AbstractContextManager[None]:
+    """Be the only process that writes codes, or what says where patches were moved to.
+
+    Another lock than :func:`hold_shard`: whoever has this one locks the shard's row afterwards,
+    and an append, which has locked the row first, must neither wait for it nor be waited for.
+    """
+    return _held(layout, DERIVED_LOCK_NAME, wait_s)
+
+
+@contextmanager
+def _held(layout: ShardLayout, name: str, wait_s: float) -> Iterator[None]:
+    descriptor = _open_lock(layout, name)
     try:
         give_up_s = time.monotonic() + wait_s
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_entry(descriptor, layout.folder / LOCK_NAME):
+                if _is_entry(descriptor, layout.folder / name):
                     break
                 # Whoever held it removed the folder: this lock keeps nobody out.
                 os.close(descriptor)
-                descriptor = _open_lock(layout)
+                descriptor = _open_lock(layout, name)
             except BlockingIOError as error:
                 if time.monotonic() > give_up_s:
                     raise StorageFailed(
@@ -108,10 +122,10 @@ def hold_shard(layout: ShardLayout, wait_s: float = 2.0) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _open_lock(layout: ShardLayout) -> int:
+def _open_lock(layout: ShardLayout, name: str) -> int:
     with storage_errors(layout.folder):
         layout.folder.mkdir(parents=True, exist_ok=True)
-        return os.open(layout.folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o640)
+        return os.open(layout.folder / name, os.O_RDWR | os.O_CREAT, 0o640)
 
 
 def _is_entry(descriptor: int, path: Path) -> bool:
