@@ -348,3 +348,18 @@ def test_a_lock_whose_folder_was_removed_is_taken_anew(tmp_path: Path) -> None:
         shutil.rmtree(layout.folder)
     waiting.join()
     assert seen == [True]
+
+
+def test_a_lock_that_cannot_be_taken_anew_is_a_storage_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = layout_in(tmp_path / "s1")
+
+    def is_entry(_descriptor: int, _path: Path) -> bool:
+        shutil.rmtree(layout.folder)
+        layout.folder.write_bytes(b"in its place")
+        return False
+
+    monkeypatch.setattr(shard, "_is_entry", is_entry)
+    with pytest.raises(StorageFailed, match=str(layout.folder)), hold_shard(layout):
+        raise AssertionError("held")

@@ -100,26 +100,29 @@ def hold_derived(layout: ShardLayout, wait_s: float = 2.0) -> AbstractContextMan
 
 @contextmanager
 def _held(layout: ShardLayout, name: str, wait_s: float) -> Iterator[None]:
-    descriptor = _open_lock(layout, name)
-    try:
-        give_up_s = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_entry(descriptor, layout.folder / name):
-                    break
-                # Whoever held it removed the folder: this lock keeps nobody out.
-                os.close(descriptor)
-                descriptor = _open_lock(layout, name)
-            except BlockingIOError as error:
-                if time.monotonic() > give_up_s:
-                    raise StorageFailed(
-                        f"{layout.folder} is being written by another worker; try again"
-                    ) from error
-                time.sleep(0.02)
-        yield
-    finally:
-        os.close(descriptor)
+    give_up_s = time.monotonic() + wait_s
+    while True:
+        descriptor = _open_lock(layout, name)
+        try:
+            _lock(descriptor, layout, give_up_s)
+            if _is_entry(descriptor, layout.folder / name):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+        # Whoever held it removed the folder: that lock kept nobody out.
+
+
+def _lock(descriptor: int, layout: ShardLayout, give_up_s: float) -> None:
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > give_up_s:
+                raise StorageFailed(
+                    f"{layout.folder} is being written by another worker; try again"
+                ) from error
+            time.sleep(0.02)
 
 
 def _open_lock(layout: ShardLayout, name: str) -> int:
