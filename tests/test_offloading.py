@@ -235,6 +235,18 @@ def test_a_harmed_object_is_damage_and_repaired(
     assert verify_index(fresh(indexed)).problems == ()
 
 
+def test_an_object_that_is_short_by_whole_parts_is_read_as_far_as_it_goes(
+    server: ObjectServer, tmp_path: Path
+) -> None:
+    store = open_store(
+        server.url, tmp_path / "objects.id", endpoint=server.endpoint, region="us-east-1"
+    )
+    server.put("ris/index/short.runs", bytes(1000))
+    spans = [(0, 800), (800, 1600), (1600, 2400), (2400, 3200)]
+    found = store.read(f"{server.url}/short.runs", spans)
+    assert [len(body) for body in found] == [800, 200, 0, 0]
+
+
 def test_harm_on_its_way_is_not_damage(indexed: Context) -> None:
     moved(indexed)
     real, harmed = objects_of(indexed).read, list[str]()
