@@ -432,6 +432,23 @@ def test_everything_can_be_brought_back(indexed: Context, server: ObjectServer) 
     assert verify_index(fresh(indexed)).problems == ()
 
 
+def test_what_is_brought_back_under_a_reader_is_read_here(indexed: Context, tmp_path: Path) -> None:
+    ours = patches(indexed)
+    moved(indexed)
+    real, back = objects_of(indexed).read, list[int]()
+
+    def late(url: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        if not back:
+            back.append(bring_back(indexed))
+        return real(url, spans)
+
+    assert indexed.index.parts is not None
+    parts = replace(indexed.index.parts, root=tmp_path / "another", fetch=late)
+    reader = replace(indexed, index=IndexStore(indexed.index.root, parts))
+    shard = pinned(reader)
+    assert np.array_equal(shard.read("patch", np.arange(shard.blocks)), ours) and back == [2]
+
+
 @pytest.mark.parametrize("harm", ["gone", "flipped"])
 def test_a_lost_map_is_named_and_made_again(indexed: Context, harm: str) -> None:
     moved(indexed)

@@ -147,18 +147,25 @@ def _read_rows(layout: ShardLayout, wanted: IntArray) -> tuple[np.ndarray, BoolA
     """Ascending rows, from the file or from the object that it was moved to."""
     stored = np.zeros((wanted.size, layout.patch_dim), dtype=layout.codec.dtype)
     sound = np.zeros(wanted.size, dtype=np.bool_)
-    descriptor, _, moved = _opened(layout)
-    try:
-        if moved is not None:
-            _fill_moved(layout, moved.stored, wanted, stored, sound)
+    tried = None
+    while True:
+        descriptor, _, moved = _opened(layout)
+        try:
+            if moved is None:
+                edges = np.flatnonzero(np.diff(wanted) > _GAP_ROWS) + 1
+                for first, end in pairwise([0, *edges.tolist(), wanted.size]):
+                    part = slice(first, end)
+                    _fill_rows(descriptor, layout, wanted[part], stored[part], sound[part])
+                return stored, sound
+        finally:
+            os.close(descriptor)
+        # What could not be read may have been brought back meanwhile, and its object removed.
+        if moved.stored.url == tried:
             return stored, sound
-        edges = np.flatnonzero(np.diff(wanted) > _GAP_ROWS) + 1
-        for first, end in pairwise([0, *edges.tolist(), wanted.size]):
-            part = slice(first, end)
-            _fill_rows(descriptor, layout, wanted[part], stored[part], sound[part])
-    finally:
-        os.close(descriptor)
-    return stored, sound
+        tried = moved.stored.url
+        _fill_moved(layout, moved.stored, wanted, stored, sound)
+        if sound.all():
+            return stored, sound
 
 
 def _opened(layout: ShardLayout) -> tuple[int, Path, MovedRuns | None]:
