@@ -204,6 +204,19 @@ def test_a_short_file_is_damage(layout: ShardLayout, kind: str) -> None:
     read_blocks(layout, kind, 0, 2)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("harm", ["gone", "header"])
+def test_late_frames_of_a_sealed_shard_are_named_as_its_blocks(
+    layout: ShardLayout, harm: str
+) -> None:
+    """Not as places of the file that they alone are in."""
+    if harm == "header":
+        layout.folder.mkdir(parents=True)
+        layout.path("patch").write_bytes(bytes(HEADER_BYTES))
+    with pytest.raises(IndexDamaged) as caught:
+        shard.read_stored(replace(layout, sealed=10), "patch", np.array([10, 12]))
+    assert caught.value.blocks == (10, 12)
+
+
 @pytest.mark.parametrize("kind", ["global", "patch"])
 @pytest.mark.parametrize("block", [0, 65, 69])
 def test_one_flipped_bit_names_its_block(layout: ShardLayout, kind: str, block: int) -> None:

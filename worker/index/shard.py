@@ -270,11 +270,11 @@ def read_stored(
     sealed = layout.sealed if kind == "patch" else 0
     late = at >= sealed
     if late.all():
-        return _read_file(layout, kind, at - sealed, header)
+        return _read_file(layout, kind, at, sealed, header)
     if late.any():
         stored = np.zeros((at.size, *layout.block_shape(kind)), dtype=layout.codec.dtype)
         sound = np.zeros(at.size, dtype=np.bool_)
-        stored[late], sound[late] = _read_file(layout, kind, at[late] - sealed, header)
+        stored[late], sound[late] = _read_file(layout, kind, at[late], sealed, header)
         stored[~late], sound[~late] = read_stored(layout, kind, at[~late], header=header)
         return stored, sound
     with storage_errors(layout.path_of(kind, 0)):
@@ -288,9 +288,9 @@ def read_stored(
 
 
 def _read_file(
-    layout: ShardLayout, kind: FileKind, at: IntArray, header: bool
+    layout: ShardLayout, kind: FileKind, at: IntArray, first: int, header: bool
 ) -> tuple[np.ndarray, BoolArray]:
-    """Blocks at places of the file that is appended to."""
+    """Blocks of the file that is appended to, whose first one is ``first``."""
     stored = np.zeros((at.size, *layout.block_shape(kind)), dtype=layout.codec.dtype)
     sound = np.zeros(at.size, dtype=np.bool_)
     with storage_errors(layout.path(kind)):
@@ -306,9 +306,9 @@ def _read_file(
                 raise _bad_header(layout, kind, found, at)
             # Neighbouring blocks are read at once.
             edges = [0, *(np.flatnonzero(np.diff(at) != 1) + 1).tolist(), at.size]
-            for first, end in pairwise(edges):
-                part = slice(first, end)
-                _fill(descriptor, layout, kind, at[part], stored[part], sound[part])
+            for start, end in pairwise(edges):
+                part = slice(start, end)
+                _fill(descriptor, layout, kind, at[part] - first, stored[part], sound[part])
         finally:
             os.close(descriptor)
     return stored, sound
