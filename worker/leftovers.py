@@ -32,7 +32,8 @@ _AT_ONCE = 1000
 
 
 def remove_leftovers(context: Context, erasure_id: int, leftovers: dict[str, Any]) -> None:
-    """Remove what an erasure noted once its rows were gone; then take it off the note.
+    """Remove what an erasure noted once its rows were gone; then take it off the note, unless its
+    own worker, which goes on meanwhile, has noted more.
 
     Raises :class:`StorageFailed`, and :class:`ObjectStoreUnavailable` when all is removed but what
     lies on object storage, which stays noted.
@@ -46,17 +47,18 @@ def remove_leftovers(context: Context, erasure_id: int, leftovers: dict[str, Any
     left = [name for name in leftovers["shards"] if (context.index.root / name).exists()]
     objects = leftovers.get("objects", {})
     os.sync()  # thousands of folder entries: one call for all
+    rest = {"shards": left, "pictures": [], "uploads": [], "objects": objects}
+    rest = rest if left or objects else {}
     with context.db.transaction() as session:
         erasure_record.count_pictures(session, erasure_id, pictures)
-        rest = {"shards": left, "pictures": [], "uploads": [], "objects": objects}
-        erasure_record.change(session, erasure_id, leftovers=rest if left or objects else {})
+        erasure_record.note_rest(session, erasure_id, leftovers, rest)
     if left:
         raise StorageFailed(f"{context.index.root / left[0]} cannot be removed; check the disk")
     if objects:
         removed = remove_objects_up_to(context, objects)
         with context.db.transaction() as session:
             erasure_record.count_objects(session, erasure_id, removed)
-            erasure_record.change(session, erasure_id, leftovers={})
+            erasure_record.note_rest(session, erasure_id, rest, {})
 
 
 def remove_strays(context: Context, older_than_s: float = STRAY_AFTER_S) -> int:
