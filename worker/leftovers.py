@@ -108,8 +108,8 @@ def remove_stray_objects(context: Context, older_than_s: float = STRAY_AFTER_S) 
         for entry in entries:
             if entry.url in named or _is_kept(context, entry.url) or entry.changed_s > before_s:
                 kept.append(entry.url)
-            elif _forsaken(context, entry.url):
-                removed += remove_objects(context, [entry.url])
+            else:
+                removed += _remove_forsaken(context, entry.url)
     if context.index.parts is not None:
         with context.db.transaction() as session:
             kept += offload_record.object_urls(session)
@@ -117,11 +117,13 @@ def remove_stray_objects(context: Context, older_than_s: float = STRAY_AFTER_S) 
     return removed
 
 
-def _forsaken(context: Context, url: str) -> bool:
-    """Whether no shard names an object, and none is about to."""
+def _remove_forsaken(context: Context, url: str) -> int:
+    """Remove an object unless its shard names it by now; returns how many. Whoever is about to
+    record it looks whether it is there, under the same lock."""
     with context.db.transaction() as session:
         shard = index_record.find_shard(session, place_of(url)[1], lock=True)
-        return shard is None or shard.object_url != url
+        named = shard is not None and shard.object_url == url
+        return 0 if named else remove_objects(context, [url])
 
 
 def _is_kept(context: Context, url: str) -> bool:

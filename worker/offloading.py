@@ -125,7 +125,7 @@ def _move(
         with hold_derived(layout):  # nobody else writes a map there until this one is recorded
             if _is_still(context, shard):
                 map_of(layout, stored)
-                recorded = _record(context, lease, shard, stored)
+                recorded = _record(context, objects, lease, shard, stored)
                 if recorded:
                     _remove_local(context, layout, shard.id, stored.url)
     finally:
@@ -178,11 +178,17 @@ def _same(now: Shard | None, seen: Shard) -> bool:
     return now is not None and (now.revision, now.object_url) == (seen.revision, None)
 
 
-def _record(context: Context, lease: Lease, seen: Shard, stored: StoredObject) -> bool:
+def _record(
+    context: Context, objects: ObjectStore, lease: Lease, seen: Shard, stored: StoredObject
+) -> bool:
+    """Record an object unless the shard was erased or written anew, or the sweep, to which an
+    object that long was in nobody's name looks forsaken, has removed it."""
     crc32s = np.array(stored.crc32s, dtype="<u4").tobytes()
     with context.db.transaction() as session:
         lease.record_progress(session, {"shard": seen.id, "bytes": stored.byte_count})
         if not _same(index_record.find_shard(session, seen.id, lock=True), seen):
+            return False
+        if not objects.is_there(stored.url):
             return False
         offload_record.record_object(session, seen.id, stored.url, stored.byte_count, crc32s)
     return True
