@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,16 +15,19 @@ from tests.parts import HANDLERS, ingested, job, loaded, queued_jobs, run_jobs, 
 from tests.searching import asked, flip, fresh, scores
 from worker import compacting
 from worker.context import Context
+from worker.core.sampling import IntervalPolicy
 from worker.erasure import camera_span, submit_erasure
 from worker.errors import IndexDamaged
 from worker.index.layout import HEADER_BYTES
 from worker.index.store import PinnedShard
+from worker.ingest import submit_file
 from worker.jobs import run_job
 from worker.reindex import submit_reindex, submit_return
 from worker.repair import repair_index
 from worker.verify import verify_index
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+LATE = START + timedelta(minutes=5)
 FEW = 4
 """Candidates: fewer than frames, so that codes choose them."""
 
@@ -73,7 +77,7 @@ def test_new_frames_are_found_before_they_are_coded(
     compacted(indexed)
     reader = fresh(indexed)
     asked(reader, top_n=FEW, tau=None)
-    ingested(indexed, footage["car"], "call", 0.4, start_utc=START + timedelta(minutes=5))
+    ingested(indexed, footage["car"], "call", 0.4, start_utc=LATE)
     assert sql(indexed, "select coded_count, frame_count from shards where id = 1") == [(10, 20)]
     later = [i for (i,) in sql(indexed, "select id from frames order by id desc limit 10")]
     found = scores(asked(reader, top_n=100, tau=None))
@@ -97,6 +101,27 @@ def test_a_job_that_died_goes_on(indexed: Context, monkeypatch: pytest.MonkeyPat
     assert job(indexed, job_id).state == "done"
     assert verify_index(indexed).problems == ()
     assert sql(indexed, "select sum(coded_count) from shards") == [(15,)]
+
+
+def test_an_append_does_not_wait_for_codes(
+    indexed: Context, footage: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has locked the row that codes are recorded in: each would wait for the other."""
+    write = compacting.write_codes
+    states: list[str] = []
+
+    def while_frames_come(*given: Any) -> None:
+        if not states:
+            made = submit_file(indexed, footage["car"], "call", IntervalPolicy(0.4), start_utc=LATE)
+            run_job(indexed, uuid.UUID(made.job_id), HANDLERS)
+            states.append(job(indexed, made.job_id).state)
+        write(*given)
+
+    monkeypatch.setattr(compacting, "write_codes", while_frames_come)
+    compacted(indexed)
+    assert states == ["done"]
+    assert sql(indexed, "select coded_count, frame_count from shards where id = 1") == [(20, 20)]
+    assert verify_index(indexed).problems == ()
 
 
 def test_slices_are_short(indexed: Context) -> None:

@@ -262,10 +262,28 @@ def test_rows_of_an_older_version_are_searched_unchecked(indexed: Context) -> No
     assert lost(state) == 0 and len(scores(state)) == len(whole)
 
 
+def test_damage_that_comes_during_a_search_costs_its_own_frame(
+    indexed: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another block of a shard rots after the shard was examined."""
+    path, examine = indexed.index.root / "g1" / "s1" / "patch.vec", KnownDamage.examine
+    size, found = (path.stat().st_size - HEADER_BYTES) // 10, list[int]()
+
+    def then_more(*given: Any) -> int:
+        found.append(examine(*given))
+        if len(found) == 1:
+            flip(path, HEADER_BYTES + 7 * size + 5)
+        return found[-1]
+
+    flip(path, HEADER_BYTES + 3 * size + 5)
+    monkeypatch.setattr(KnownDamage, "examine", then_more)
+    assert lost(asked(indexed, strategy=Strategy.MAX_SIM, top_n=100)) == 2 and found == [1, 1]
+
+
 def test_damage_that_examination_does_not_find_is_an_error(
     indexed: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No endless search: a shard is examined once."""
+    """No endless search: it is done again only without some frames of before."""
     flip(indexed.index.root / "g1" / "s1" / "patch.vec", HEADER_BYTES + 1)
     monkeypatch.setattr(KnownDamage, "examine", lambda _self, _shard, _blocks: 0)
     frame_id = sql(indexed, "select max(id) from frames")[0][0]

@@ -48,7 +48,7 @@ from worker.index.layout import HEADER_BYTES, ShardLayout
 from worker.index.shard import hold_shard
 from worker.ingest import submit_file
 from worker.jobs import run_job
-from worker.leftovers import remove_stray_shards, remove_strays
+from worker.leftovers import remove_leftovers, remove_stray_shards, remove_strays
 from worker.messages import QUERY_QUEUE
 from worker.pinning import spec_of
 from worker.reindex import submit_reindex
@@ -307,6 +307,21 @@ def test_a_failed_erasure_is_told_and_a_later_one_makes_up_for_it(
     erased(indexed, "call", 1.0, 2.6)
     assert [marker[:20] for marker in planted if marker in everything(indexed)] == []
     assert verify_index(indexed).problems == ()
+
+
+def test_what_is_noted_while_an_earlier_note_is_cleared_stays_noted(indexed: Context) -> None:
+    """By the erasure's own worker, when a later erasure of the camera clears up behind it."""
+    job_id = submit_erasure(indexed, camera_span(indexed, "call", at(1.0), at(2.6))[0])
+    run_job(indexed, job_id, HANDLERS)
+    (erasure_id,) = sql(indexed, "select id from erasures")[0]
+    nothing: dict[str, Any] = {"pictures": [], "uploads": [], "objects": {}}
+    first, second = ({"shards": [f"g1/s{i}"], **nothing} for i in (77, 78))
+    noted = "update erasures set leftovers = %s returning leftovers"
+    sql(indexed, noted, json.dumps(second))
+    remove_leftovers(indexed, erasure_id, first)
+    assert sql(indexed, "select leftovers from erasures") == [(second,)]
+    remove_leftovers(indexed, erasure_id, second)
+    assert sql(indexed, "select leftovers from erasures") == [({},)]
 
 
 def test_searches_go_on_while_a_camera_is_erased(

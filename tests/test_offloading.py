@@ -235,6 +235,18 @@ def test_a_harmed_object_is_damage_and_repaired(
     assert verify_index(fresh(indexed)).problems == ()
 
 
+def test_an_object_that_is_short_by_whole_parts_is_read_as_far_as_it_goes(
+    server: ObjectServer, tmp_path: Path
+) -> None:
+    store = open_store(
+        server.url, tmp_path / "objects.id", endpoint=server.endpoint, region="us-east-1"
+    )
+    server.put("ris/index/short.runs", bytes(1000))
+    spans = [(0, 800), (800, 1600), (1600, 2400), (2400, 3200)]
+    found = store.read(f"{server.url}/short.runs", spans)
+    assert [len(body) for body in found] == [800, 200, 0, 0]
+
+
 def test_harm_on_its_way_is_not_damage(indexed: Context) -> None:
     moved(indexed)
     real, harmed = objects_of(indexed).read, list[str]()
@@ -263,7 +275,10 @@ def test_without_the_store_a_search_answers_from_what_is_here_and_says_so(
     answer = asked(fresh(gone))
     assert (lost(answer), away(answer)) == (0, 15)
     assert len(answer.hits) == 5, "the late frames are here"
+    # Whoever moved it died between removing the local copy and saying so.
+    sql(indexed, "update shards set object_only = false where id = 1 returning id")
     assert away(asked(fresh(gone), tau=None)) == 15
+    sql(indexed, "update shards set object_only = true where id = 1 returning id")
     cameras = sql(indexed, "select id from cameras where name = 'street'")[0]
     assert away(asked(fresh(gone), camera_ids=cameras)) == 5, "of those that were asked for"
     problems = verify_index(fresh(gone)).problems
@@ -420,6 +435,23 @@ def test_everything_can_be_brought_back(indexed: Context, server: ObjectServer) 
     assert verify_index(fresh(indexed)).problems == ()
 
 
+def test_what_is_brought_back_under_a_reader_is_read_here(indexed: Context, tmp_path: Path) -> None:
+    ours = patches(indexed)
+    moved(indexed)
+    real, back = objects_of(indexed).read, list[int]()
+
+    def late(url: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        if not back:
+            back.append(bring_back(indexed))
+        return real(url, spans)
+
+    assert indexed.index.parts is not None
+    parts = replace(indexed.index.parts, root=tmp_path / "another", fetch=late)
+    reader = replace(indexed, index=IndexStore(indexed.index.root, parts))
+    shard = pinned(reader)
+    assert np.array_equal(shard.read("patch", np.arange(shard.blocks)), ours) and back == [2]
+
+
 @pytest.mark.parametrize("harm", ["gone", "flipped"])
 def test_a_lost_map_is_named_and_made_again(indexed: Context, harm: str) -> None:
     moved(indexed)
@@ -515,6 +547,26 @@ def test_a_connection_lost_at_the_commit_loses_nothing(
     run_jobs(indexed)
     assert len(server.objects()) == 2 and not list(indexed.index.root.rglob("patch.runs"))
     assert verify_index(fresh(indexed)).problems == ()
+
+
+def test_an_object_that_the_sweep_took_is_not_recorded(
+    indexed: Context, monkeypatch: pytest.MonkeyPatch, server: ObjectServer
+) -> None:
+    """The machine slept for hours after the upload, and the sweep wakes first."""
+    ours, record, swept = patches(indexed), offloading._record, list[int]()
+
+    def late(*given: object) -> bool:
+        swept.append(remove_stray_objects(indexed, older_than_s=-60))
+        return record(*given)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(offloading, "_record", late)
+        assert offloading.submit_due(indexed) is not None
+        run_jobs(indexed)
+    assert swept == [1, 1] and server.objects() == {}
+    assert sql(indexed, "select count(*) from shards where object_url is not null") == [(0,)]
+    moved(indexed)
+    assert np.array_equal(patches(indexed), ours)
 
 
 def test_a_shard_erased_while_it_is_uploaded_leaves_no_object(

@@ -31,7 +31,7 @@ from worker.index.revision import stored_blocks
 from worker.index.run_codes_file import map_run_codes, write_run_codes
 from worker.index.runs_file import open_runs, read_rows
 from worker.index.sample import even_sample
-from worker.index.shard import hold_shard
+from worker.index.shard import hold_derived
 from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
 from worker.messages import INGEST_QUEUE
@@ -160,7 +160,7 @@ def _code_shard(run: _Run, shard_id: int) -> int:
         if first >= sealed:
             codes_nck = _encoded(pinned, first, end, run.basis)
         # Held until the commit: a worker that was frozen here must not write over what came since.
-        with hold_shard(pinned.layout):
+        with hold_derived(pinned.layout):
             if not _is_current(run.context, shard):
                 continue
             if first < sealed:

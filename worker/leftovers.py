@@ -32,7 +32,8 @@ _AT_ONCE = 1000
 
 
 def remove_leftovers(context: Context, erasure_id: int, leftovers: dict[str, Any]) -> None:
-    """Remove what an erasure noted once its rows were gone; then take it off the note.
+    """Remove what an erasure noted once its rows were gone; then take it off the note, unless its
+    own worker, which goes on meanwhile, has noted more.
 
     Raises :class:`StorageFailed`, and :class:`ObjectStoreUnavailable` when all is removed but what
     lies on object storage, which stays noted.
@@ -46,17 +47,18 @@ def remove_leftovers(context: Context, erasure_id: int, leftovers: dict[str, Any
     left = [name for name in leftovers["shards"] if (context.index.root / name).exists()]
     objects = leftovers.get("objects", {})
     os.sync()  # thousands of folder entries: one call for all
+    rest = {"shards": left, "pictures": [], "uploads": [], "objects": objects}
+    rest = rest if left or objects else {}
     with context.db.transaction() as session:
         erasure_record.count_pictures(session, erasure_id, pictures)
-        rest = {"shards": left, "pictures": [], "uploads": [], "objects": objects}
-        erasure_record.change(session, erasure_id, leftovers=rest if left or objects else {})
+        erasure_record.note_rest(session, erasure_id, leftovers, rest)
     if left:
         raise StorageFailed(f"{context.index.root / left[0]} cannot be removed; check the disk")
     if objects:
         removed = remove_objects_up_to(context, objects)
         with context.db.transaction() as session:
             erasure_record.count_objects(session, erasure_id, removed)
-            erasure_record.change(session, erasure_id, leftovers={})
+            erasure_record.note_rest(session, erasure_id, rest, {})
 
 
 def remove_strays(context: Context, older_than_s: float = STRAY_AFTER_S) -> int:
@@ -106,8 +108,8 @@ def remove_stray_objects(context: Context, older_than_s: float = STRAY_AFTER_S) 
         for entry in entries:
             if entry.url in named or _is_kept(context, entry.url) or entry.changed_s > before_s:
                 kept.append(entry.url)
-            elif _forsaken(context, entry.url):
-                removed += remove_objects(context, [entry.url])
+            else:
+                removed += _remove_forsaken(context, entry.url)
     if context.index.parts is not None:
         with context.db.transaction() as session:
             kept += offload_record.object_urls(session)
@@ -115,11 +117,13 @@ def remove_stray_objects(context: Context, older_than_s: float = STRAY_AFTER_S) 
     return removed
 
 
-def _forsaken(context: Context, url: str) -> bool:
-    """Whether no shard names an object, and none is about to."""
+def _remove_forsaken(context: Context, url: str) -> int:
+    """Remove an object unless its shard names it by now; returns how many. Whoever is about to
+    record it looks whether it is there, under the same lock."""
     with context.db.transaction() as session:
         shard = index_record.find_shard(session, place_of(url)[1], lock=True)
-        return shard is None or shard.object_url != url
+        named = shard is not None and shard.object_url == url
+        return 0 if named else remove_objects(context, [url])
 
 
 def _is_kept(context: Context, url: str) -> bool:

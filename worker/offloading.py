@@ -36,7 +36,7 @@ from worker.index.layout import ShardLayout, fsync_folder, storage_errors
 from worker.index.moved_file import MAP_NAME, part_crc32s
 from worker.index.part_cache import StoredObject
 from worker.index.runs_file import map_of, write_whole
-from worker.index.shard import damaged_blocks, hold_shard
+from worker.index.shard import damaged_blocks, hold_derived
 from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
 from worker.messages import INGEST_QUEUE
@@ -122,10 +122,10 @@ def _move(
     stored = _upload(objects, layout, generation, shard)
     recorded = False
     try:
-        with hold_shard(layout):  # nobody else writes a map there until this one is recorded
+        with hold_derived(layout):  # nobody else writes a map there until this one is recorded
             if _is_still(context, shard):
                 map_of(layout, stored)
-                recorded = _record(context, lease, shard, stored)
+                recorded = _record(context, objects, lease, shard, stored)
                 if recorded:
                     _remove_local(context, layout, shard.id, stored.url)
     finally:
@@ -178,11 +178,17 @@ def _same(now: Shard | None, seen: Shard) -> bool:
     return now is not None and (now.revision, now.object_url) == (seen.revision, None)
 
 
-def _record(context: Context, lease: Lease, seen: Shard, stored: StoredObject) -> bool:
+def _record(
+    context: Context, objects: ObjectStore, lease: Lease, seen: Shard, stored: StoredObject
+) -> bool:
+    """Record an object unless the shard was erased or written anew, or the sweep, to which an
+    object that long was in nobody's name looks forsaken, has removed it."""
     crc32s = np.array(stored.crc32s, dtype="<u4").tobytes()
     with context.db.transaction() as session:
         lease.record_progress(session, {"shard": seen.id, "bytes": stored.byte_count})
         if not _same(index_record.find_shard(session, seen.id, lock=True), seen):
+            return False
+        if not objects.is_there(stored.url):
             return False
         offload_record.record_object(session, seen.id, stored.url, stored.byte_count, crc32s)
     return True
@@ -219,7 +225,7 @@ def remove_local_copies(context: Context) -> int:
         layout = layout_of(context.index, generations[seen.generation_id], seen)
         if not layout.folder.exists():
             continue  # erased meanwhile
-        with hold_shard(layout):
+        with hold_derived(layout):
             with context.db.transaction() as session:
                 shard = index_record.find_shard(session, seen.id)
             if shard is None or shard.object_url is None or shard.object_url != seen.object_url:
@@ -249,7 +255,7 @@ def bring_back(context: Context) -> int:
         context.index.require_free(context.settings.min_free_bytes + (seen.object_bytes or 0))
         if not layout.folder.exists():
             continue  # erased meanwhile
-        with hold_shard(layout):
+        with hold_derived(layout):
             with context.db.transaction() as session:
                 shard = index_record.find_shard(session, seen.id)
             if shard is None or shard.object_url != seen.object_url:

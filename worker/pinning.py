@@ -219,11 +219,12 @@ def pin_shard(
     local_only: bool = False,
 ) -> PinnedShard:
     """One shard as this transaction sees it, without the frames of known damage, and with
-    ``local_only`` without those on object storage."""
+    ``local_only`` without those whose patches object storage has."""
     layout = layout_of(store, generation, shard)
     lost = frozenset[int]() if damage is None else damage.lost(layout.folder)
     lost = frozenset(block for block in lost if block < shard.frame_count)
-    away = local_only and shard.object_only
+    # Also where a copy is said to be here: whoever was to remove it may have died in between.
+    away = local_only and shard.object_url is not None
     lost |= frozenset(range(shard.sealed_count if away else 0))
     lengths = _Lengths(shard.frame_count, shard.coded_count, shard.object_only, away)
     return _pin(session, cache, shard, layout, lost, lengths)

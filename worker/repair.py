@@ -17,7 +17,7 @@ from worker.errors import IndexDamaged, RisError, StorageFailed, StorageFull
 from worker.generations import require_live_generation
 from worker.index.layout import ShardLayout
 from worker.index.revision import RevisionWriter, stored_blocks
-from worker.index.shard import NO_CHECKSUM, check_headers, damaged_blocks, hold_shard
+from worker.index.shard import NO_CHECKSUM, check_headers, damaged_blocks, hold_derived, hold_shard
 from worker.index.store import PinnedShard
 from worker.leftovers import discard_former, discard_revision, is_current, remove_former_files
 from worker.moved import restore_map
@@ -123,7 +123,7 @@ def _restore_map(layout: ShardLayout, shard: Shard) -> None:
     if shard.object_url is None or there:
         return
     try:
-        with hold_shard(layout):
+        with hold_derived(layout):
             restore_map(layout, shard)
     except IndexDamaged as error:
         log.warning("map_not_restored", shard_id=shard.id, detail=str(error))

@@ -205,7 +205,6 @@ def search_generation(
     what :func:`search_shards` raises.
     """
     spec = spec_of(generation)
-    examined: set[str] = set()
     away = False
     while True:
         with context.db.snapshot() as session:
@@ -232,14 +231,14 @@ def search_generation(
                     scan=scan,
                 )
             except IndexDamaged as error:
-                if error.folder is None or error.folder in examined:
+                if error.folder is None:
                     raise
                 if _replaced(context, generation, params, exclude_frame_id, error.folder):
                     _require_there(context, generation)
                     continue
-                _examine(context, shards, error)
-                examined.add(error.folder)
-                continue
+                if _examine(context, shards, error):
+                    continue
+                raise
         except ObjectStoreUnavailable as error:
             if away or not allow_away:
                 raise
@@ -249,10 +248,13 @@ def search_generation(
         return _searched(pinned, ranked, params)
 
 
-def _examine(context: Context, shards: list[PinnedShard], error: IndexDamaged) -> None:
+def _examine(context: Context, shards: list[PinnedShard], error: IndexDamaged) -> bool:
+    """Find the damage of a shard; whether another pin is without some frames of this one."""
     damaged = next(shard for shard in shards if str(shard.layout.folder) == error.folder)
     found = context.damage.examine(damaged, error.blocks)
     log.error("index_damaged", folder=error.folder, frames=found, detail=str(error))
+    lost = context.damage.lost(damaged.layout.folder)
+    return not lost.isdisjoint(damaged.stored_n.tolist())
 
 
 def _searched(

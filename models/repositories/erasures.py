@@ -107,6 +107,18 @@ def change(session: Session, erasure_id: int, **values: Any) -> None:
     )
 
 
+def note_rest(
+    session: Session, erasure_id: int, seen: dict[str, Any], rest: dict[str, Any]
+) -> None:
+    """Of the leftovers ``seen``, note what is left; where others are noted by now, those stay."""
+    session.execute(
+        update(Erasure)
+        .where(Erasure.id == erasure_id, Erasure.leftovers == seen)
+        .values(leftovers=rest)
+        .execution_options(synchronize_session=False)
+    )
+
+
 def last_finished(session: Session) -> datetime | None:
     """When an erasure last ended: what was read before may hold what is gone."""
     return session.scalars(select(func.max(Erasure.finished_at))).one()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +20,11 @@ from worker.core.compact import Codes, CompactBasis, fit_basis
 from worker.core.similarity import l2_normalise
 from worker.core.types import FloatArray
 from worker.errors import IndexDamaged, InputInvalid, StorageFailed
-from worker.index import compact_cache
+from worker.index import compact_cache, global_cache
 from worker.index.codes_file import CodesLayout, damaged_codes, map_codes, write_codes
-from worker.index.compact_cache import CompactCache, codes_layout
+from worker.index.compact_cache import CompactCache, codes_layout, run_codes_layout
 from worker.index.layout import HEADER_BYTES
+from worker.index.run_codes_file import map_run_codes
 from worker.index.store import PinnedShard
 from worker.kernels.coarse import best_similarities
 
@@ -126,7 +131,7 @@ def test_every_flipped_bit_and_cut_is_found(layout: CodesLayout) -> None:
         map_codes(layout, 4)
     assert map_codes(layout, 3).rows.shape[0] == 3
     layout.path.unlink()
-    with pytest.raises(IndexDamaged, match="missing"):
+    with pytest.raises(IndexDamaged, match="No such file"):
         map_codes(layout, 1)
 
 
@@ -216,16 +221,46 @@ def test_a_damaged_file_is_not_used(shard: PinnedShard, basis: CompactBasis) -> 
     assert not small.fits([on_disk])  # now that it is known to be damaged
 
 
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process may open no more files."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_process_at_its_limit_finds_no_damage(shard: PinnedShard, basis: CompactBasis) -> None:
+    on_disk, small = coded(shard, basis, 10), CompactCache(max_bytes=0)
+    rows = run_codes_layout(replace(shard.layout, sealed=4), basis)
+    with no_descriptors():
+        with pytest.raises(StorageFailed, match=r"codes\.vec"):
+            read(small, on_disk, basis)
+        with pytest.raises(StorageFailed, match=r"codes\.runs"):
+            map_run_codes(rows, check=False)
+        with pytest.raises(StorageFailed, match=r"global\.vec"):
+            global_cache._map(shard.layout, shard.blocks)
+    assert small.fits([on_disk]) and len(read(small, on_disk, basis)) == 10
+
+
 def test_another_basis_replaces_the_fitted_one(shard: PinnedShard, basis: CompactBasis) -> None:
     cache = CompactCache()
+    cache.basis([shard])
+    cache.let_go()
+    assert not cache._fitted
     own = cache.basis([shard])
     list(cache.chunks(shard, own, 100))
     other = replace(basis, step=basis.step * 2)
     np.testing.assert_array_equal(read(cache, shard, other), other.encode(patches(shard)))
     assert cache.basis([shard]) is other
     assert cache.knows(str(shard.layout.folder.parent), other.name)
-    cache.let_go()
-    assert not cache.knows(str(shard.layout.folder.parent), other.name)
+    cache.let_go()  # for an erasure that another search was told of, after this one learnt it
+    assert cache.basis([shard]) is other
+    assert cache.knows(str(shard.layout.folder.parent), other.name)
 
 
 def test_files_are_mapped_within_a_bound_and_checked_once(

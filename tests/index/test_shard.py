@@ -37,7 +37,14 @@ from worker.errors import (
 from worker.index import shard
 from worker.index.codec import codec_named
 from worker.index.layout import HEADER_BYTES, ShardLayout
-from worker.index.shard import append_blocks, check_headers, damaged_blocks, hold_shard, is_held
+from worker.index.shard import (
+    append_blocks,
+    check_headers,
+    damaged_blocks,
+    hold_derived,
+    hold_shard,
+    is_held,
+)
 
 
 @pytest.fixture
@@ -197,6 +204,19 @@ def test_a_short_file_is_damage(layout: ShardLayout, kind: str) -> None:
     read_blocks(layout, kind, 0, 2)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("harm", ["gone", "header"])
+def test_late_frames_of_a_sealed_shard_are_named_as_its_blocks(
+    layout: ShardLayout, harm: str
+) -> None:
+    """Not as places of the file that they alone are in."""
+    if harm == "header":
+        layout.folder.mkdir(parents=True)
+        layout.path("patch").write_bytes(bytes(HEADER_BYTES))
+    with pytest.raises(IndexDamaged) as caught:
+        shard.read_stored(replace(layout, sealed=10), "patch", np.array([10, 12]))
+    assert caught.value.blocks == (10, 12)
+
+
 @pytest.mark.parametrize("kind", ["global", "patch"])
 @pytest.mark.parametrize("block", [0, 65, 69])
 def test_one_flipped_bit_names_its_block(layout: ShardLayout, kind: str, block: int) -> None:
@@ -232,6 +252,11 @@ def test_a_shard_has_one_writer_at_a_time(layout: ShardLayout) -> None:
         assert damaged_blocks(layout, crc32s) == {}, "readers are not kept out"
     with hold_shard(layout):
         append_blocks(layout, 2, made)
+
+
+def test_what_is_made_from_vectors_has_a_lock_of_its_own(layout: ShardLayout) -> None:
+    with hold_shard(layout), hold_derived(layout), pytest.raises(StorageFailed):
+        hold_derived(layout, 0.1).__enter__()
 
 
 def test_something_else_in_a_files_place_is_a_storage_error(layout: ShardLayout) -> None:
@@ -336,3 +361,18 @@ def test_a_lock_whose_folder_was_removed_is_taken_anew(tmp_path: Path) -> None:
         shutil.rmtree(layout.folder)
     waiting.join()
     assert seen == [True]
+
+
+def test_a_lock_that_cannot_be_taken_anew_is_a_storage_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = layout_in(tmp_path / "s1")
+
+    def is_entry(_descriptor: int, _path: Path) -> bool:
+        shutil.rmtree(layout.folder)
+        layout.folder.write_bytes(b"in its place")
+        return False
+
+    monkeypatch.setattr(shard, "_is_entry", is_entry)
+    with pytest.raises(StorageFailed, match=str(layout.folder)), hold_shard(layout):
+        raise AssertionError("held")

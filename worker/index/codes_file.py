@@ -22,6 +22,7 @@ from worker.index.layout import (
     HEADER_BYTES,
     fsync_folder,
     header_page,
+    mapping_errors,
     storage_errors,
     write_all,
 )
@@ -140,10 +141,8 @@ def empty_codes(layout: CodesLayout, count: int) -> list[int]:
 
 def _read_blocks(layout: CodesLayout, first: int, count: int) -> Iterator[tuple[range, np.ndarray]]:
     """Blocks as they lie in the file, uint8 (n, block_bytes); what cannot be read is zeros."""
-    try:
+    with mapping_errors(layout.path):
         descriptor = os.open(layout.path, os.O_RDONLY)
-    except OSError as error:
-        raise IndexDamaged(f"{layout.path}: {error.strerror}; run `ris repair`") from error
     try:
         for start in range(first, count, _BLOCKS_PER_CHECK):
             at = range(start, min(start + _BLOCKS_PER_CHECK, count))
@@ -164,13 +163,10 @@ def _is_sound(block: np.ndarray, layout: CodesLayout) -> bool:
 
 
 def map_codes(layout: CodesLayout, count: int) -> MappedCodes:
-    """Map the first ``count`` blocks. Raises :class:`IndexDamaged` when they are not all there."""
-    try:
+    """Map the first ``count`` blocks. Raises :class:`IndexDamaged` when they are not all there, or
+    :class:`StorageFailed`."""
+    with mapping_errors(layout.path):
         return _map_codes(layout, count)
-    except FileNotFoundError as error:
-        raise IndexDamaged(f"{layout.path} is missing; run `ris repair`") from error
-    except OSError as error:
-        raise IndexDamaged(f"{layout.path}: {error.strerror}; run `ris repair`") from error
 
 
 def _map_codes(layout: CodesLayout, count: int) -> MappedCodes:

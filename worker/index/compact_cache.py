@@ -53,7 +53,8 @@ class CompactCache:
     max_bytes: int = 512 * 1024 * 1024
     threads: int = 1
     max_mapped: int = 256
-    _bases: dict[str, CompactBasis] = field(default_factory=dict)
+    _recorded: dict[str, CompactBasis] = field(default_factory=dict)
+    _fitted: dict[str, CompactBasis] = field(default_factory=dict)
     _codes: OrderedDict[_Key, tuple[int, Codes]] = field(default_factory=OrderedDict)
     _mapped: OrderedDict[str, _Mapped] = field(default_factory=OrderedDict)
     _checked: dict[str, tuple[_Identity, int]] = field(default_factory=dict)
@@ -61,10 +62,11 @@ class CompactCache:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def let_go(self) -> None:
-        """Forget all codes, and the bases, which were fitted on them."""
+        """Forget all codes, and the bases that were fitted here. Recorded ones stay what they are:
+        a search that has learnt one and pinned its codes may be under way."""
         with self._lock:
             self._codes.clear()
-            self._bases.clear()
+            self._fitted.clear()
             self._mapped.clear()
             self._checked.clear()
             self._broken.clear()
@@ -72,15 +74,14 @@ class CompactCache:
     def learn(self, generation_folder: str, basis: CompactBasis) -> None:
         """Use the recorded basis of a generation; what was coded with another is forgotten."""
         with self._lock:
-            known = self._bases.get(generation_folder)
-            self._bases[generation_folder] = basis
-            if known is not None and known.name != basis.name:
+            self._recorded[generation_folder] = basis
+            if self._fitted.pop(generation_folder, None) is not None:
                 self._codes.clear()
 
     def knows(self, generation_folder: str, basis_name: str) -> bool:
         """Whether that basis is the one in use."""
         with self._lock:
-            known = self._bases.get(generation_folder)
+            known = self._recorded.get(generation_folder)
         return known is not None and known.name == basis_name
 
     def fits(self, shards: Sequence[PinnedShard]) -> bool:
@@ -96,13 +97,13 @@ class CompactCache:
         """The generation's basis: the recorded one, or else fitted on frames taken evenly."""
         generation = str(shards[0].layout.folder.parent)
         with self._lock:
-            known = self._bases.get(generation)
+            known = self._recorded.get(generation, self._fitted.get(generation))
         if known is not None:
             return known
         sample = even_sample(shards, BASIS_FRAMES)
         fitted = fit_basis(read_sample(shards, sample).reshape(-1, shards[0].layout.patch_dim))
         with self._lock:
-            return self._bases.setdefault(generation, fitted)
+            return self._recorded.get(generation) or self._fitted.setdefault(generation, fitted)
 
     def sealed(self, shard: PinnedShard, basis: CompactBasis) -> tuple[int, RunCodes | None]:
         """Codes of a shard's sealed rows, and how many of its blocks, from the first, they are of:

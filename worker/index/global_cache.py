@@ -14,7 +14,7 @@ import numpy as np
 
 from worker.core.types import FloatArray
 from worker.errors import IndexDamaged
-from worker.index.layout import HEADER_BYTES, ShardLayout, open_file
+from worker.index.layout import HEADER_BYTES, ShardLayout, mapping_errors
 from worker.index.shard import read_blocks
 
 if TYPE_CHECKING:
@@ -92,17 +92,19 @@ class GlobalCache:
 
 def _map(layout: ShardLayout, blocks: int) -> np.ndarray:
     """The first blocks of a file that was read as far. Raises :class:`IndexDamaged`, naming them,
-    when they are not there any more."""
+    when they are not there any more, and :class:`StorageFailed`."""
     end = HEADER_BYTES + blocks * layout.block_bytes("global")
+    path = layout.path("global")
     try:
-        descriptor = open_file(layout.path("global"), os.O_RDONLY)
-        try:
-            mapped = mmap.mmap(descriptor, end, prot=mmap.PROT_READ)
-        finally:
-            os.close(descriptor)
-    except (IndexDamaged, ValueError, OSError) as error:
+        with mapping_errors(path):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                mapped = mmap.mmap(descriptor, end, prot=mmap.PROT_READ)
+            finally:
+                os.close(descriptor)
+    except (IndexDamaged, ValueError) as error:  # ValueError: it is shorter by now
         raise IndexDamaged(
-            f"{layout.path('global')}: {error}", folder=str(layout.folder), blocks=range(blocks)
+            f"{path}: {error}", folder=str(layout.folder), blocks=range(blocks)
         ) from error
     body = np.frombuffer(mapped, dtype=layout.codec.dtype, offset=HEADER_BYTES)
     return body.reshape(blocks, layout.global_dim)

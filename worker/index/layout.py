@@ -134,3 +134,15 @@ def storage_errors(place: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(f"{place}: disk full, nothing recorded; free space") from error
         raise StorageFailed(f"{place}: {error.strerror or error}; check the disk") from error
+
+
+@contextmanager
+def mapping_errors(path: Path) -> Iterator[None]:
+    """Errors of a file as :class:`IndexDamaged`; :class:`StorageFailed` where this process may open
+    or map no more: the file is as sound as before."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise StorageFailed(f"{path}: {error.strerror}; raise this process's limit") from error
+        raise IndexDamaged(f"{path}: {error.strerror}; run `ris repair`") from error

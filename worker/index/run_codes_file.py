@@ -26,7 +26,7 @@ from worker.index.layout import (
     fsync_folder,
     header_fields,
     header_page,
-    open_file,
+    mapping_errors,
     storage_errors,
     write_all,
 )
@@ -116,10 +116,10 @@ def _header(layout: RunCodesLayout, rows: int, runs: int, checksum: int) -> byte
 
 def map_run_codes(layout: RunCodesLayout, *, check: bool) -> RunCodes:
     """Map a file; ``check``: read it all against its checksum first. Raises
-    :class:`IndexDamaged`."""
+    :class:`IndexDamaged` or :class:`StorageFailed`."""
     damaged = f"{layout.path}: damaged, or of another basis or format; run `ris repair`"
-    try:
-        descriptor = open_file(layout.path, os.O_RDONLY)
+    with mapping_errors(layout.path):
+        descriptor = os.open(layout.path, os.O_RDONLY)
         try:
             page = os.pread(descriptor, HEADER_BYTES, 0)
             found = _sizes(layout, page)
@@ -135,8 +135,6 @@ def map_run_codes(layout: RunCodesLayout, *, check: bool) -> RunCodes:
             mapped = mmap.mmap(descriptor, need, prot=mmap.PROT_READ)
         finally:
             os.close(descriptor)
-    except OSError as error:
-        raise IndexDamaged(f"{layout.path}: {error.strerror}; run `ris repair`") from error
     starts = HEADER_BYTES + np.cumsum([0, *(-(-size // 8) * 8 for size in sizes)])
     codes, offset, cell, span = (
         np.frombuffer(mapped, dtype=dtype, count=size // np.dtype(dtype).itemsize, offset=start)

@@ -16,11 +16,14 @@ import threading
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from isal import isal_zlib
+from numpy.lib.stride_tricks import sliding_window_view
 
 from worker.core.cell_runs import CellRuns, RunFinder
 from worker.core.types import BoolArray, IntArray
@@ -147,18 +150,25 @@ def _read_rows(layout: ShardLayout, wanted: IntArray) -> tuple[np.ndarray, BoolA
     """Ascending rows, from the file or from the object that it was moved to."""
     stored = np.zeros((wanted.size, layout.patch_dim), dtype=layout.codec.dtype)
     sound = np.zeros(wanted.size, dtype=np.bool_)
-    descriptor, _, moved = _opened(layout)
-    try:
-        if moved is not None:
-            _fill_moved(layout, moved.stored, wanted, stored, sound)
+    tried = None
+    while True:
+        descriptor, _, moved = _opened(layout)
+        try:
+            if moved is None:
+                edges = np.flatnonzero(np.diff(wanted) > _GAP_ROWS) + 1
+                for first, end in pairwise([0, *edges.tolist(), wanted.size]):
+                    part = slice(first, end)
+                    _fill_rows(descriptor, layout, wanted[part], stored[part], sound[part])
+                return stored, sound
+        finally:
+            os.close(descriptor)
+        # What could not be read may have been brought back meanwhile, and its object removed.
+        if moved.stored.url == tried:
             return stored, sound
-        edges = np.flatnonzero(np.diff(wanted) > _GAP_ROWS) + 1
-        for first, end in pairwise([0, *edges.tolist(), wanted.size]):
-            part = slice(first, end)
-            _fill_rows(descriptor, layout, wanted[part], stored[part], sound[part])
-    finally:
-        os.close(descriptor)
-    return stored, sound
+        tried = moved.stored.url
+        _fill_moved(layout, moved.stored, wanted, stored, sound)
+        if sound.all():
+            return stored, sound
 
 
 def _opened(layout: ShardLayout) -> tuple[int, Path, MovedRuns | None]:
@@ -178,12 +188,12 @@ def _fill_moved(
     layout: ShardLayout, of: StoredObject, rows: IntArray, stored: np.ndarray, sound: BoolArray
 ) -> None:
     """Read ascending rows of an object into place: its parts that they lie in, at once."""
-    if not rows.size:
-        return
     row_bytes = layout.patch_dim * layout.codec.item_bytes
     first_n = HEADER_BYTES + rows * row_bytes
     first_part_n, last_part_n = first_n // PART_BYTES, (first_n + row_bytes - 1) // PART_BYTES
     inside = last_part_n < len(of.crc32s)
+    if not inside.any():
+        return
     wanted = np.unique(np.concatenate([first_part_n[inside], last_part_n[inside]]))
     found = _parts(layout, of, wanted.tolist())
     # Parts one behind the other: those that a row lies across are neighbours here as well.
@@ -193,7 +203,7 @@ def _fill_moved(
     place_n = np.searchsorted(wanted, first_part_n[inside])
     end_n = np.searchsorted(wanted, last_part_n[inside])
     at_n = place_n * PART_BYTES + first_n[inside] % PART_BYTES
-    read = body[at_n[:, None] + np.arange(row_bytes)]
+    read = np.ascontiguousarray(sliding_window_view(body, row_bytes)[at_n])
     stored[inside] = read.view(layout.codec.dtype).reshape(-1, layout.patch_dim)
     sound[inside] = here[place_n] & here[end_n]
 
@@ -225,17 +235,25 @@ def map_of(layout: ShardLayout, stored: StoredObject) -> None:
     it is not here. Raises :class:`IndexDamaged` when neither is sound."""
     path = layout.path_of("patch", 0)
     if path.exists() and part_crc32s(path) == stored.crc32s:
-        body = path.read_bytes()
+        with storage_errors(path), path.open("rb") as file:
+            page, runs = _page_and_runs(layout, file)
     else:
         found = _parts(layout, stored, list(range(len(stored.crc32s))))
         body = b"".join(found[part] for part in sorted(found))
         if len(body) != stored.byte_count:
             raise IndexDamaged(f"{stored.url} is damaged or missing; run `ris repair`")
-    fields = header_fields(_MAGIC, body[:HEADER_BYTES])
+        page, runs = _page_and_runs(layout, BytesIO(body))
+    write_map(layout.folder, stored, page, runs)
+
+
+def _page_and_runs(layout: ShardLayout, file: BinaryIO) -> tuple[bytes, bytes]:
+    page = file.read(HEADER_BYTES)
+    fields = header_fields(_MAGIC, page)
     if fields is None:
+        path = layout.path_of("patch", 0)
         raise IndexDamaged(f"{path}: header is damaged; run `ris repair`")
-    runs = body[_runs_offset(layout, fields["rows"]) :]
-    write_map(layout.folder, stored, body[:HEADER_BYTES], runs)
+    file.seek(_runs_offset(layout, fields["rows"]))
+    return page, file.read()
 
 
 def write_whole(layout: ShardLayout, target: Path, *, holes: bool = False) -> None:

@@ -15,7 +15,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -40,6 +40,7 @@ from worker.index.layout import (
 from worker.index.runs_file import open_runs, read_made_up
 
 LOCK_NAME = "writer.lock"
+DERIVED_LOCK_NAME = "derived.lock"
 NO_CHECKSUM = 2**32
 """Recorded for a block that stays damaged: no CRC-32 is equal to it."""
 
@@ -78,40 +79,56 @@ def checksums(stored_global: np.ndarray, stored_patches: np.ndarray) -> IntArray
     return sums_n2
 
 
-@contextmanager
-def hold_shard(layout: ShardLayout, wait_s: float = 2.0) -> Iterator[None]:
-    """Be the only process that writes these files until the block is left, after the commit.
+def hold_shard(layout: ShardLayout, wait_s: float = 2.0) -> AbstractContextManager[None]:
+    """Be the only process that writes these vectors until the block is left, after the commit.
 
     Second fence behind the row lock: a writer that lost Postgres may still be writing, and what it
     writes must not land on what another one has committed since. Read the valid length again once
     this is held. Raises :class:`StorageFailed` when another process holds it for ``wait_s``.
     """
-    descriptor = _open_lock(layout)
-    try:
-        give_up_s = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_entry(descriptor, layout.folder / LOCK_NAME):
-                    break
-                # Whoever held it removed the folder: this lock keeps nobody out.
-                os.close(descriptor)
-                descriptor = _open_lock(layout)
-            except BlockingIOError as error:
-                if time.monotonic() > give_up_s:
-                    raise StorageFailed(
-                        f"{layout.folder} is being written by another worker; try again"
-                    ) from error
-                time.sleep(0.02)
-        yield
-    finally:
-        os.close(descriptor)
+    return _held(layout, LOCK_NAME, wait_s)
 
 
-def _open_lock(layout: ShardLayout) -> int:
+def hold_derived(layout: ShardLayout, wait_s: float = 2.0) -> AbstractContextManager[None]:
+    """Be the only process that writes codes, or what says where patches were moved to.
+
+    Another lock than :func:`hold_shard`: whoever has this one locks the shard's row afterwards,
+    and an append, which has locked the row first, must neither wait for it nor be waited for.
+    """
+    return _held(layout, DERIVED_LOCK_NAME, wait_s)
+
+
+@contextmanager
+def _held(layout: ShardLayout, name: str, wait_s: float) -> Iterator[None]:
+    give_up_s = time.monotonic() + wait_s
+    while True:
+        descriptor = _open_lock(layout, name)
+        try:
+            _lock(descriptor, layout, give_up_s)
+            if _is_entry(descriptor, layout.folder / name):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+        # Whoever held it removed the folder: that lock kept nobody out.
+
+
+def _lock(descriptor: int, layout: ShardLayout, give_up_s: float) -> None:
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > give_up_s:
+                raise StorageFailed(
+                    f"{layout.folder} is being written by another worker; try again"
+                ) from error
+            time.sleep(0.02)
+
+
+def _open_lock(layout: ShardLayout, name: str) -> int:
     with storage_errors(layout.folder):
         layout.folder.mkdir(parents=True, exist_ok=True)
-        return os.open(layout.folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o640)
+        return os.open(layout.folder / name, os.O_RDWR | os.O_CREAT, 0o640)
 
 
 def _is_entry(descriptor: int, path: Path) -> bool:
@@ -253,11 +270,11 @@ def read_stored(
     sealed = layout.sealed if kind == "patch" else 0
     late = at >= sealed
     if late.all():
-        return _read_file(layout, kind, at - sealed, header)
+        return _read_file(layout, kind, at, sealed, header)
     if late.any():
         stored = np.zeros((at.size, *layout.block_shape(kind)), dtype=layout.codec.dtype)
         sound = np.zeros(at.size, dtype=np.bool_)
-        stored[late], sound[late] = _read_file(layout, kind, at[late] - sealed, header)
+        stored[late], sound[late] = _read_file(layout, kind, at[late], sealed, header)
         stored[~late], sound[~late] = read_stored(layout, kind, at[~late], header=header)
         return stored, sound
     with storage_errors(layout.path_of(kind, 0)):
@@ -271,9 +288,9 @@ def read_stored(
 
 
 def _read_file(
-    layout: ShardLayout, kind: FileKind, at: IntArray, header: bool
+    layout: ShardLayout, kind: FileKind, at: IntArray, first: int, header: bool
 ) -> tuple[np.ndarray, BoolArray]:
-    """Blocks at places of the file that is appended to."""
+    """Blocks of the file that is appended to, whose first one is ``first``."""
     stored = np.zeros((at.size, *layout.block_shape(kind)), dtype=layout.codec.dtype)
     sound = np.zeros(at.size, dtype=np.bool_)
     with storage_errors(layout.path(kind)):
@@ -289,9 +306,9 @@ def _read_file(
                 raise _bad_header(layout, kind, found, at)
             # Neighbouring blocks are read at once.
             edges = [0, *(np.flatnonzero(np.diff(at) != 1) + 1).tolist(), at.size]
-            for first, end in pairwise(edges):
-                part = slice(first, end)
-                _fill(descriptor, layout, kind, at[part], stored[part], sound[part])
+            for start, end in pairwise(edges):
+                part = slice(start, end)
+                _fill(descriptor, layout, kind, at[part] - first, stored[part], sound[part])
         finally:
             os.close(descriptor)
     return stored, sound
