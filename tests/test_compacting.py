@@ -18,7 +18,7 @@ from worker.context import Context
 from worker.core.sampling import IntervalPolicy
 from worker.erasure import camera_span, submit_erasure
 from worker.errors import IndexDamaged
-from worker.index import codes_file
+from worker.index.codes_file import write_codes
 from worker.index.layout import HEADER_BYTES
 from worker.index.store import PinnedShard
 from worker.ingest import submit_file
@@ -108,7 +108,7 @@ def test_an_append_does_not_wait_for_codes(
     indexed: Context, footage: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has locked the row that codes are recorded in: each would wait for the other."""
-    write = codes_file.write_codes
+    write = write_codes
     states: list[str] = []
 
     def while_frames_come(*given: Any) -> None:
