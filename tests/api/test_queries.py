@@ -68,6 +68,21 @@ def test_a_query_on_an_uploaded_picture(api: Api):
     assert told["hits"] > 0
 
 
+@pytest.mark.parametrize("missing", ["frames_lost", "frames_away"])
+def test_an_answer_over_less_than_all_frames_is_told_as_degraded(api: Api, missing: str):
+    key = api.key("search")
+    told = api.answered(key)
+    assert told["degraded"] is False
+    sql(
+        api.context,
+        "update search_queries set stats = stats || jsonb_build_object(%s::text, 3) where id = %s",
+        missing,
+        told["query_id"],
+    )
+    again = api.client.get(f"/v1/queries/{told['query_id']}", headers=key).json()
+    assert again["degraded"] is True
+
+
 def body(api: Api, **given: object) -> dict[str, object]:
     return {"frame_id": api.frame("street"), "roi": BOX, "params": {"tau": -1.0}} | given
 
