@@ -154,7 +154,7 @@ async def refuse_fields(request: Request, error: Exception) -> Response:
 
 def in_words(found: Mapping[str, Any]) -> str:
     """One of pydantic's findings."""
-    place = ".".join(str(part) for part in found["loc"])
+    place = ".".join(str(part) for part in found["loc"]) or "body"
     return f"{place}: {found['msg']}"
 
 

@@ -125,7 +125,7 @@ class QueryTold(BaseModel):
     generation_id: int | None
     stats: dict[str, Any] | None
     degraded: bool = Field(
-        description="Frames were not searched: their vectors are damaged, or away on object storage."
+        description="Frames were not searched: vectors are damaged, or on storage that is away."
     )
     hits: int
     waiting: Failure | None

@@ -8,7 +8,7 @@ from pathlib import Path
 from fastapi import APIRouter, Response
 
 from api.access import Feeder
-from api.bodies import named
+from api.bodies import SegmentBody, json_body, named
 from api.desk import ApiDesk, Here
 from api.fields import Cursor, Id, IdempotencyKey, Limit, next_cursor, read_cursor, whole
 from api.given import SegmentGiven
@@ -26,11 +26,11 @@ from worker.errors import InputInvalid, NotFound, VideoUnreadable
 router = APIRouter(prefix="/v1/segments", tags=["segments"])
 
 
-@router.post("", status_code=202, responses=WRITING)
+@router.post("", status_code=202, responses=WRITING, openapi_extra=json_body(SegmentGiven))
 def submit(
     caller: Feeder,
     desk: Here,
-    given: SegmentGiven,
+    given: SegmentBody,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> SegmentTold:

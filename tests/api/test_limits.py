@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from api.app import make_app
 from api.desk import BackgroundBell, Pace, open_desk
 from api.problems import STATUS_OF_CODE
 from tests.api.conftest import BOX, Api, serving
@@ -33,8 +36,59 @@ def test_a_body_that_is_too_large(api: Api):
         for content in (b" " * 5000, dribble()):
             reply = client.post("/v1/queries", content=content, headers=key)
             assert (reply.status_code, reply.json()["code"]) == (413, "body_too_large")
-        reply = client.post("/v1/cameras", content=dribble(), headers=api.key("admin"))
+        reply = client.post("/v1/cameras", content=dribble(), headers=key | api.key("admin"))
         assert (reply.status_code, reply.json()["code"]) == (413, "body_too_large")
+
+
+WRITES = [
+    ("POST", "/v1/queries"),
+    ("POST", "/v1/cameras"),
+    ("PATCH", "/v1/cameras/1"),
+    ("POST", "/v1/segments"),
+    ("POST", "/v1/keys"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), WRITES)
+def test_no_body_is_read_before_the_key_is_known(api: Api, method: str, path: str):
+    """Else anybody could have 32 MiB kept in memory and parsed."""
+    pulled = 0
+    headers = {"Content-Type": "application/json"}
+
+    async def body() -> dict[str, Any]:
+        nonlocal pulled
+        pulled += 1
+        return {"type": "http.request", "body": b"[[],", "more_body": pulled < 3}
+
+    async def ask(key: dict[str, str]) -> int:
+        statuses: list[int] = []
+        given = [(k.lower().encode(), v.encode()) for k, v in (headers | key).items()]
+        scope: Any = {"type": "http", "method": method, "path": path, "headers": given}
+        scope |= {"query_string": b"", "http_version": "1.1", "raw_path": path.encode()}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        await make_app(api.desk)(scope, body, send)
+        return statuses[0]
+
+    assert (asyncio.run(ask({})), pulled) == (401, 0)
+    assert (asyncio.run(ask({"Authorization": "Bearer ris_x"})), pulled) == (401, 0)
+    assert (asyncio.run(ask(api.key("view"))), pulled) == (403, 0)
+    assert (asyncio.run(ask(api.key("admin"))), pulled) == (422, 3)
+
+
+@pytest.mark.parametrize(("method", "path"), WRITES)
+def test_json_is_smaller_than_pictures(api: Api, method: str, path: str):
+    key = api.key("admin") | {"Content-Type": "application/json"}
+    most = 1024 * 1024 if path == "/v1/queries" else 256 * 1024
+    for extra, code in ((0, "input_invalid"), (1, "body_too_large")):
+        content = b" " * (most + extra)
+        reply = api.client.request(method, path, content=content, headers=key)
+        assert reply.json()["code"] == code
+    reply = api.client.request(method, path, content=b"{}", headers=key | {"Content-Type": "a/b"})
+    assert (reply.status_code, reply.json()["code"]) == (415, "media_unsupported")
 
 
 def test_a_key_that_asks_too_often(api: Api):
