@@ -13,7 +13,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from api.bodies import BODIES
-from api.desk import ApiDesk, BackgroundBell
+from api.desk import ApiDesk
 from api.front import Front
 from api.problems import Problem, refuse_fields, refuse_http, refuse_known
 from api.routes import admin, cameras, frames, health, hits, queries, segments
@@ -34,9 +34,7 @@ def make_app(desk: ApiDesk) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        if isinstance(desk.ring, BackgroundBell):
-            desk.ring.close()
-        desk.db.close()
+        desk.close()
 
     app = FastAPI(
         title="RIS",

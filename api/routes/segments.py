@@ -6,6 +6,7 @@ import uuid
 from pathlib import Path
 
 from fastapi import APIRouter, Response
+from fastapi.concurrency import run_in_threadpool
 
 from api.access import Feeder
 from api.bodies import SegmentBody, json_body, named
@@ -18,7 +19,7 @@ from api.told import Page, SegmentTold
 from models.repositories import browse
 from models.session import Session
 from worker.accepting.keys import Caller
-from worker.accepting.repeats import made_before, note_made
+from worker.accepting.repeats import NamedRequest, made_before, note_made, repeated
 from worker.accepting.segments import Recording, Submission, hash_file, record_segment
 from worker.core.sampling import ChangePolicy, IntervalPolicy, KeyframePolicy, SamplingPolicy
 from worker.errors import InputInvalid, NotFound, VideoUnreadable
@@ -27,7 +28,7 @@ router = APIRouter(prefix="/v1/segments", tags=["segments"])
 
 
 @router.post("", status_code=202, responses=WRITING, openapi_extra=json_body(SegmentGiven))
-def submit(
+async def submit(
     caller: Feeder,
     desk: Here,
     given: SegmentBody,
@@ -35,12 +36,41 @@ def submit(
     idempotency_key: IdempotencyKey = None,
 ) -> SegmentTold:
     """Ingest a recorded file that lies on the server. The same file again changes nothing. The
-    file is read once before the answer: allow a second for each 500 MB."""
-    with desk.db.transaction() as session:  # before anything is told about files
-        known_camera(session, caller, given.camera_id)
-    path = footage_path(desk, given.path)
-    recording = Recording(path, hash_file(path), given.start_utc, "given", _policy(given))
+    file is read once before the answer, two files at a time: allow a second for each 500 MB."""
     asked = named(idempotency_key, "segment", given.model_dump(mode="json"))
+    told = await run_in_threadpool(_made_already, desk, caller, given, asked)
+    if told is None:
+        path = await run_in_threadpool(footage_path, desk, given.path)
+        recording = await desk.hashing.run(lambda: _recording(path, given))
+        told = await run_in_threadpool(_accept, desk, caller, given, recording, asked)
+    response.headers["Location"] = f"/v1/segments/{told.segment_id}"
+    return told
+
+
+def _made_already(
+    desk: ApiDesk, caller: Caller, given: SegmentGiven, asked: NamedRequest | None
+) -> SegmentTold | None:
+    """What the same request made before."""
+    with desk.db.transaction() as session:
+        made = repeated(session, caller.key_id, asked)
+        if made is not None:
+            return _known_segment(session, caller, int(made))
+        known_camera(session, caller, given.camera_id)  # before anything is told about files
+    return None
+
+
+def _recording(path: Path, given: SegmentGiven) -> Recording:
+    content_sha256 = hash_file(path)
+    return Recording(path, content_sha256, given.start_utc, "given", _policy(given))
+
+
+def _accept(
+    desk: ApiDesk,
+    caller: Caller,
+    given: SegmentGiven,
+    recording: Recording,
+    asked: NamedRequest | None,
+) -> SegmentTold:
     submission: Submission | None = None
     with desk.db.transaction() as session:
         made = made_before(session, caller.key_id, asked)
@@ -52,7 +82,6 @@ def submit(
         told = _known_segment(session, caller, int(made))
     if submission is not None and submission.is_new:
         desk.ring(uuid.UUID(submission.job_id), "ingest")
-    response.headers["Location"] = f"/v1/segments/{told.segment_id}"
     return told
 
 

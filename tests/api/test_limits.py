@@ -6,18 +6,25 @@ import asyncio
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from api.app import make_app
-from api.desk import BackgroundBell, Pace, open_desk
+from api.desk import ApiDesk, BackgroundBell, Few, Pace, open_desk
 from api.problems import STATUS_OF_CODE
+from api.routes import frames, segments
 from tests.api.conftest import BOX, Api, serving
-from tests.parts import sql
+from tests.parts import run_jobs, sql
+from worker.accepting.segments import hash_file
 from worker.errors import RisError, TooManyRequests
+
+LATER = "2026-04-01T08:00:00Z"
 
 
 def test_every_code_has_a_status():
@@ -132,6 +139,80 @@ def test_a_key_with_too_many_open_queries(api: Api):
         api.context,
         "update jobs set state = 'failed', error_code = 'cancelled' where state = 'queued'",
     )
+
+
+class Stuck:
+    """Work that does not end before it is let go."""
+
+    def __init__(self) -> None:
+        self.begun, self.let_go = threading.Event(), threading.Event()
+
+    def wait(self) -> None:
+        self.begun.set()
+        assert self.let_go.wait(120)
+
+
+def asked_while_stuck(
+    desk: ApiDesk,
+    stuck: Stuck,
+    key: dict[str, str],
+    requests: Sequence[Callable[[TestClient], Any]],
+) -> list[int]:
+    """Statuses of requests that one event loop serves at once, and are stuck while others are
+    answered."""
+    with (
+        TestClient(make_app(desk)) as client,
+        ThreadPoolExecutor(46) as threads,
+    ):
+        sent = [threads.submit(ask, client) for _ in range(45)]
+        try:
+            assert stuck.begun.wait(60)
+            for _ in range(10):
+                others = threads.submit(client.get, "/v1/me", headers=key)
+                assert others.result(60).status_code == 200
+                time.sleep(0.05)
+        finally:
+            stuck.let_go.set()
+        return {one.result().status_code for one in sent}
+
+
+def test_long_recordings_hold_up_nobody_else(api: Api, monkeypatch):
+    """Forty threads check keys and read the record: hashing has two of its own."""
+    key, stuck = api.key("ingest"), Stuck()
+
+    def slow(path: Path) -> str:
+        stuck.wait()
+        return hash_file(path)
+
+    monkeypatch.setattr(segments, "hash_file", slow)
+    given = {"path": "bikes.mp4", "camera_id": api.camera("street"), "start_utc": LATER}
+    desk = replace(api.desk, hashing=Few(), pace=Pace(1e5))
+
+    def ask(client: TestClient) -> Any:
+        return client.post("/v1/segments", json=given, headers=key)
+
+    assert asked_while_stuck(desk, stuck, key, ask) == {202}
+    run_jobs(api.context)
+
+
+def test_large_pictures_hold_up_nobody_else(api: Api, monkeypatch):
+    key, stuck = api.key("view"), Stuck()
+
+    def slow(jpeg: bytes, side_px: int) -> bytes:
+        stuck.wait()
+        return jpeg
+
+    monkeypatch.setattr(frames, "thumbnail", slow)
+    path = f"/v1/frames/{api.frame('street')}/thumbnail"
+    desk = replace(api.desk, decoding=Few(), pace=Pace(1e5))
+    statuses = asked_while_stuck(desk, stuck, key, lambda client: client.get(path, headers=key))
+    assert statuses <= {200, 503}
+
+
+def test_pictures_that_wait_too_long_are_refused(api: Api):
+    with serving(replace(api.desk, decoding=Few("pictures", wait_s=-1.0))) as client:
+        reply = client.get(f"/v1/frames/{api.frame('street')}/thumbnail", headers=api.key("view"))
+    assert (reply.status_code, reply.json()["code"]) == (503, "service_unavailable")
 
 
 def test_an_id_of_a_request_is_taken_over_or_made(api: Api):
