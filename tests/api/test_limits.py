@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
+import math
 import threading
 import time
 import uuid
@@ -18,9 +21,10 @@ from fastapi.testclient import TestClient
 from api.app import make_app
 from api.desk import ApiDesk, BackgroundBell, Few, Pace, open_desk
 from api.problems import STATUS_OF_CODE
-from api.routes import frames, segments
+from api.routes import frames, queries, segments
 from tests.api.conftest import BOX, Api, serving
 from tests.parts import run_jobs, sql
+from worker.accepting.queries import checked_order
 from worker.accepting.segments import hash_file
 from worker.errors import RisError, TooManyRequests
 
@@ -153,13 +157,9 @@ class Stuck:
 
 
 def asked_while_stuck(
-    desk: ApiDesk,
-    stuck: Stuck,
-    key: dict[str, str],
-    requests: Sequence[Callable[[TestClient], Any]],
-) -> list[int]:
-    """Statuses of requests that one event loop serves at once, and are stuck while others are
-    answered."""
+    desk: ApiDesk, stuck: Stuck, key: dict[str, str], ask: Callable[[TestClient], Any]
+) -> set[int]:
+    """Statuses of more requests at once than a server has threads, while others are answered."""
     with (
         TestClient(make_app(desk)) as client,
         ThreadPoolExecutor(46) as threads,
@@ -213,6 +213,71 @@ def test_pictures_that_wait_too_long_are_refused(api: Api):
     with serving(replace(api.desk, decoding=Few("pictures", wait_s=-1.0))) as client:
         reply = client.get(f"/v1/frames/{api.frame('street')}/thumbnail", headers=api.key("view"))
     assert (reply.status_code, reply.json()["code"]) == (503, "service_unavailable")
+
+
+def test_what_is_not_taken_is_not_decoded_first(api: Api, monkeypatch):
+    """A key without room, and a request that was answered before, cost next to nothing."""
+    key = api.key("search", "view")
+    picture = api.client.get(f"/v1/frames/{api.frame('car')}/picture", headers=key).content
+    decoded = []
+
+    def counted(desk: Any, *given: Any, **more: Any) -> Any:
+        decoded.append(given)
+        return checked_order(desk, *given, **more)
+
+    monkeypatch.setattr(queries, "checked_order", counted)
+    with api.with_settings(api_open_queries=1) as client:
+        statuses = []
+        for name in ("a", "a", "b"):
+            reply = client.post(
+                "/v1/queries",
+                files={"picture": ("a.jpg", picture, "image/jpeg")},
+                data={"query": json.dumps({"roi": BOX})},
+                headers=key | {"Idempotency-Key": name},
+            )
+            statuses.append(reply.status_code)
+    assert statuses == [202, 202, 429]
+    assert len(decoded) == 1
+    run_jobs(api.context)
+
+
+def test_a_recording_sent_again_is_not_read_again(api: Api, monkeypatch):
+    key = api.key("ingest") | {"Idempotency-Key": "once"}
+    given = {"path": "bikes.mp4", "camera_id": api.camera("street"), "start_utc": LATER}
+    first = api.client.post("/v1/segments", json=given, headers=key)
+    monkeypatch.delattr(segments, "hash_file")
+    again = api.client.post("/v1/segments", json=given, headers=key)
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.json()["segment_id"] == again.json()["segment_id"]
+    run_jobs(api.context)
+
+
+def circle(points: int) -> list[list[float]]:
+    turns = [2 * math.pi * i / points for i in range(points)]
+    return [[0.5 + 0.4 * math.cos(turn), 0.5 + 0.4 * math.sin(turn)] for turn in turns]
+
+
+def test_polygons_of_a_query_are_bounded_together_and_short_in_the_audit(api: Api):
+    key, frame_id = api.key("search"), api.frame("street")
+    example = {"frame_id": frame_id, "polygon": circle(1000)}
+    asked: Any = {
+        "frame_id": frame_id,
+        "roi": {"polygon": circle(1000)},
+        "params": {"more": [example]},
+    }
+    reply = api.client.post("/v1/queries", json=asked, headers=key)
+    assert reply.status_code == 202, reply.text
+    told = api.acts("query.submit")[-1]
+    assert told["query_id"] == reply.json()["query_id"]
+    text = json.dumps(circle(1000), separators=(",", ":"))
+    brief = {"points": 1000, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    assert told["roi"] == {"polygon": brief}
+    assert told["params"]["more"] == [{"frame_id": frame_id, "polygon": brief}]
+    api.client.delete(reply.headers["Location"], headers=key)
+    asked["params"] |= {"zone": {"polygon": circle(3)}}
+    reply = api.client.post("/v1/queries", json=asked, headers=key)
+    assert (reply.status_code, reply.json()["code"]) == (422, "input_invalid")
+    assert "2003 points" in reply.json()["detail"]
 
 
 def test_an_id_of_a_request_is_taken_over_or_made(api: Api):

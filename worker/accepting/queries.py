@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -23,6 +25,7 @@ from worker.messages import QUERY_QUEUE
 from worker.video.picture import load_query_picture
 
 _ID_LIMIT = 2**63  # ids are Postgres bigints; a larger number would be an error of its own
+_MOST_AUDITED_POINTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +138,21 @@ def record_query(
         query_id=str(query_id),
         frame_id=order.frame_id,
         picture_sha256=picture_sha256,
-        roi=roi_to_json(order.roi),
-        params=params.to_json(),
+        roi=_brief(roi_to_json(order.roi)),
+        params={name: _brief(value) for name, value in params.to_json().items()},
     )
     return AcceptedQuery(query_id, job_id)
+
+
+def _brief(value: Any) -> Any:
+    """The value with large polygons told by count and hash: the audit is kept for ever."""
+    if isinstance(value, list):
+        return [_brief(one) for one in value] if value and isinstance(value[0], dict) else value
+    if not isinstance(value, dict) or len(value.get("polygon", ())) <= _MOST_AUDITED_POINTS:
+        return value
+    text = json.dumps(value["polygon"], separators=(",", ":"))
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    return value | {"polygon": {"points": len(value["polygon"]), "sha256": sha256}}
 
 
 def _require_known(
