@@ -20,7 +20,7 @@ from models.repositories import browse
 from models.session import Session
 from worker.accepting.keys import Caller
 from worker.accepting.repeats import NamedRequest, made_before, note_made, repeated
-from worker.accepting.segments import Recording, Submission, hash_file, record_segment
+from worker.accepting.segments import Recording, Submission, read_content, record_segment
 from worker.core.sampling import ChangePolicy, IntervalPolicy, KeyframePolicy, SamplingPolicy
 from worker.errors import InputInvalid, NotFound, VideoUnreadable
 
@@ -60,8 +60,7 @@ def _made_already(
 
 
 def _recording(path: Path, given: SegmentGiven) -> Recording:
-    content_sha256 = hash_file(path)
-    return Recording(path, content_sha256, given.start_utc, "given", _policy(given))
+    return Recording(path, read_content(path), given.start_utc, "given", _policy(given))
 
 
 def _accept(

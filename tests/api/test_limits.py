@@ -25,7 +25,7 @@ from api.routes import frames, queries, segments
 from tests.api.conftest import BOX, Api, serving
 from tests.parts import run_jobs, sql
 from worker.accepting.queries import checked_order
-from worker.accepting.segments import hash_file
+from worker.accepting.segments import FileContent, read_content
 from worker.errors import RisError, TooManyRequests
 
 LATER = "2026-04-01T08:00:00Z"
@@ -180,11 +180,11 @@ def test_long_recordings_hold_up_nobody_else(api: Api, monkeypatch):
     """Forty threads check keys and read the record: hashing has two of its own."""
     key, stuck = api.key("ingest"), Stuck()
 
-    def slow(path: Path) -> str:
+    def slow(path: Path) -> FileContent:
         stuck.wait()
-        return hash_file(path)
+        return read_content(path)
 
-    monkeypatch.setattr(segments, "hash_file", slow)
+    monkeypatch.setattr(segments, "read_content", slow)
     given = {"path": "bikes.mp4", "camera_id": api.camera("street"), "start_utc": LATER}
     desk = replace(api.desk, hashing=Few(), pace=Pace(1e5))
 
@@ -245,7 +245,7 @@ def test_a_recording_sent_again_is_not_read_again(api: Api, monkeypatch):
     key = api.key("ingest") | {"Idempotency-Key": "once"}
     given = {"path": "bikes.mp4", "camera_id": api.camera("street"), "start_utc": LATER}
     first = api.client.post("/v1/segments", json=given, headers=key)
-    monkeypatch.delattr(segments, "hash_file")
+    monkeypatch.delattr(segments, "read_content")
     again = api.client.post("/v1/segments", json=given, headers=key)
     assert (first.status_code, again.status_code) == (202, 202)
     assert first.json()["segment_id"] == again.json()["segment_id"]
