@@ -27,12 +27,13 @@ from worker.accepting.queries import (
     QueryOrder,
     cancel_query,
     checked_order,
+    discard_uploads,
     record_query,
 )
 from worker.accepting.repeats import NamedRequest, made_before, note_made, repeated
 from worker.core.roi_json import roi_from_json
 from worker.core.search_params import search_params_from_json
-from worker.errors import InputInvalid, NotFound, TooManyRequests
+from worker.errors import Forbidden, InputInvalid, NotFound, TooManyRequests
 from worker.video.picture import as_jpeg, load_query_picture
 
 router = APIRouter(prefix="/v1/queries", tags=["queries"])
@@ -142,7 +143,8 @@ def get_query(caller: Searcher, desk: Here, query_id: uuid.UUID) -> QueryTold:
 async def get_picture(
     caller: Searcher, desk: Here, query_id: uuid.UUID, request: Request
 ) -> Response:
-    """The picture that the query was drawn on, as a JPEG; an upload is turned upright."""
+    """The picture that the query was drawn on, as a JPEG; an upload is turned upright. A frame's
+    needs the action view as well."""
     sha256, is_upload = await run_in_threadpool(_picture_of, desk, caller, query_id)
     if answer := unchanged(request, sha256):
         return answer
@@ -163,6 +165,10 @@ def _picture_of(desk: ApiDesk, caller: Caller, query_id: uuid.UUID) -> tuple[str
         query = known_query(session, caller, query_id).query
         if query.frame_id is None:
             return str(query.picture_sha256), True
+        if not caller.may("view"):
+            raise Forbidden(
+                f"API key {caller.key_id} does not allow 'view', which the picture of a frame needs"
+            )
         return known_frame(session, caller, query.frame_id).picture_sha256, False
 
 
@@ -170,9 +176,13 @@ def _picture_of(desk: ApiDesk, caller: Caller, query_id: uuid.UUID) -> tuple[str
 def cancel(caller: Searcher, desk: Here, query_id: uuid.UUID) -> QueryTold:
     """Take a query back: it ends as failed with `cancelled`. One that has ended stays as it is."""
     with desk.db.transaction() as session:
-        cancel_query(session, caller.actor, known_query(session, caller, query_id).query)
+        query = known_query(session, caller, query_id).query
+        cancelled = cancel_query(session, caller.actor, query)
         session.expire_all()
-        return QueryTold.of(known_query(session, caller, query_id))
+        told = QueryTold.of(known_query(session, caller, query_id))
+    if cancelled and query.picture_sha256 is not None:
+        discard_uploads(desk, [query.picture_sha256])
+    return told
 
 
 @router.get("/{query_id}/events", responses=EVENT_RESPONSES, response_class=StreamingResponse)

@@ -6,6 +6,7 @@ import io
 import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -18,6 +19,7 @@ from worker.context import Context
 from worker.core.search_params import SearchParams
 from worker.jobs import Handler, Lease, Outcome, run_job
 from worker.search import run_query
+from worker.verify import verify_index
 
 LATER, EARLIER = "2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z"
 
@@ -132,6 +134,54 @@ def test_a_query_taken_back_is_not_answered(api: Api):
     done = api.answered(key)
     kept = api.client.delete(f"/v1/queries/{done['query_id']}", headers=key).json()
     assert (kept["state"], kept["hits"]) == ("done", done["hits"])
+
+
+def upload(api: Api, key: dict[str, str], colour: int, client: Any = None) -> Any:
+    """A query on a picture of one colour."""
+    content = io.BytesIO()
+    Image.new("RGB", (64, 48), (colour, 0, 0)).save(content, "PNG")
+    return (client or api.client).post(
+        "/v1/queries",
+        files={"picture": ("a.png", content.getvalue(), "image/png")},
+        data={"query": json.dumps({"roi": BOX})},
+        headers=key,
+    )
+
+
+def test_the_upload_of_a_query_taken_back_goes_unless_another_asks_on_it(api: Api):
+    key, other = api.key("search"), api.key("search")
+    mine, theirs = upload(api, key, 9), upload(api, other, 9)
+    kept = api.desk.uploads.root / mine.json()["picture_sha256"]
+    api.client.delete(mine.headers["Location"], headers=key)
+    assert kept.is_file()
+    api.client.delete(theirs.headers["Location"], headers=other)
+    assert not kept.exists()
+    shown = api.client.get(theirs.headers["Location"] + "/picture", headers=other)
+    assert (shown.status_code, shown.json()["code"]) == (404, "not_found")
+    assert not [one for one in verify_index(api.context).problems if kept.name in one]
+
+
+def test_no_upload_is_kept_below_the_free_space_floor(api: Api):
+    with api.with_settings(min_free_bytes=2**62) as client:
+        reply = upload(api, api.key("search"), 10, client)
+    assert (reply.status_code, reply.json()["code"]) == (503, "storage_full")
+
+
+def test_the_picture_of_a_frame_needs_the_key_to_view(api: Api):
+    """Else a key that only searches could look at any frame, by asking on it."""
+    key, both = api.key("search"), api.key("search", "view")
+    told = api.answered(key)
+    refused = api.client.get(f"/v1/queries/{told['query_id']}/picture", headers=key)
+    assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+    hit = api.client.get(f"/v1/queries/{told['query_id']}/hits/1/overlay", headers=key)
+    assert hit.status_code == 200
+    told = api.answered(both)
+    shown = api.client.get(f"/v1/queries/{told['query_id']}/picture", headers=both)
+    assert shown.status_code == 200
+    own = upload(api, key, 11)
+    shown = api.client.get(own.headers["Location"] + "/picture", headers=key)
+    assert shown.status_code == 200
+    api.client.delete(own.headers["Location"], headers=key)
 
 
 def test_a_query_taken_back_while_it_runs_records_nothing(api: Api):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -120,6 +120,7 @@ def record_query(
     if order.picture is not None:
         # One that lay there unused must not be swept before this query names it.
         search_record.lock_uploads(session, exclusive=False)
+        desk.uploads.require_free(desk.settings.min_free_bytes)
         picture_sha256 = desk.uploads.put(order.picture)
     job_id = job_record.submit(session, "query", QUERY_QUEUE, {})
     query_id = search_record.create_query(
@@ -198,7 +199,8 @@ def query_state(desk: Desk, query_id: uuid.UUID) -> QueryState:
 def cancel_query(session: Session, actor: Actor, query: SearchQuery) -> bool:
     """Take a query back, in the caller's transaction; False when it had ended already.
 
-    A worker that runs it loses its lease and records nothing.
+    A worker that runs it loses its lease and records nothing. Its upload goes with
+    :func:`discard_uploads`, after the commit.
     """
     details: dict[str, Any] = {"query_id": str(query.id)}
     if not job_record.cancel(
@@ -207,3 +209,11 @@ def cancel_query(session: Session, actor: Actor, query: SearchQuery) -> bool:
         return False
     record_act(session, actor, "query.cancel", **details)
     return True
+
+
+def discard_uploads(desk: Desk, sha256s: Sequence[str]) -> int:
+    """Remove those of these uploads that no query is asked on any more; returns how many."""
+    with desk.db.transaction() as session:
+        search_record.lock_uploads(session, exclusive=True)
+        unused = search_record.unused_uploads(session, sha256s)
+        return sum(desk.uploads.remove(sha256) for sha256 in sorted(unused))
