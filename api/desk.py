@@ -27,6 +27,7 @@ from worker.video.upload_store import UploadStore
 log = structlog.get_logger()
 
 STATEMENT_TIMEOUT_MS = 15_000
+IDLE_IN_TRANSACTION_MS = 60_000
 CONNECTIONS = 20
 _WAITING_BELLS = 1000
 _BURST_S = 2.0
@@ -156,6 +157,7 @@ def open_desk(
             pool_size=CONNECTIONS,
             connect_timeout_s=2,
             pool_timeout_s=2.0,
+            idle_in_transaction_timeout_ms=IDLE_IN_TRANSACTION_MS,
         ),
         pictures=FrameStore(folder / "pictures", configured.picture_quality),
         uploads=UploadStore(folder / "uploads"),
