@@ -93,12 +93,7 @@ def get_coverage(
         if to_utc is None and end <= start:
             end = start + timedelta(seconds=1)
         start, end, bucket_s = _aligned(start, end, bucket_s)
-        counted = (
-            browse.shard_frames_per_bucket
-            if bucket_s % desk.settings.shard_span_s == 0
-            else browse.frames_per_bucket
-        )
-        rows = counted(session, camera_id, start, end, bucket_s)
+        rows = browse.frames_per_bucket(session, camera_id, start, end, bucket_s)
     return Coverage(
         camera_id=camera_id,
         from_utc=start,
