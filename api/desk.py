@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -60,6 +61,32 @@ class Pace:
                 f"API key {key_id} asks more than {self._per_s:g} times a second"
                 " (RIS_API_REQUESTS_PER_S): ask again in a second"
             )
+
+
+class Streams:
+    """How many streams of events each key has open: ``most`` at once."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._open: Counter[int] = Counter()
+
+    def begin(self, key_id: int) -> None:
+        """Count one more. Raises :class:`TooManyRequests`."""
+        with self._lock:
+            if self._open[key_id] >= self._most:
+                raise TooManyRequests(
+                    f"API key {key_id} has {self._most} streams of events open"
+                    " (RIS_API_OPEN_QUERIES): end one, or ask for the query itself"
+                )
+            self._open[key_id] += 1
+
+    def end(self, key_id: int) -> None:
+        """Count one less."""
+        with self._lock:
+            self._open[key_id] -= 1
+            if not self._open[key_id]:
+                del self._open[key_id]
 
 
 class BackgroundBell:
@@ -118,7 +145,8 @@ class Few:
 class ApiDesk:
     """A :class:`worker.accepting.desk.Desk` with the limits of the API.
 
-    ``decoding``: few pictures at a time, whatever is asked; ``hashing``: few recordings.
+    ``decoding``: few pictures at a time, whatever is asked; ``hashing``: few recordings;
+    ``following``: few looks at the state of queries.
     """
 
     settings: Settings
@@ -127,8 +155,10 @@ class ApiDesk:
     uploads: UploadStore
     ring: Callable[[uuid.UUID, JobKind], None]
     pace: Pace
+    streams: Streams
     decoding: Few = field(default_factory=lambda: Few("pictures", _WAIT_S))
     hashing: Few = field(default_factory=lambda: Few("recordings"))
+    following: Few = field(default_factory=lambda: Few("streams"))
 
     def close(self) -> None:
         """End what runs beside requests, and the connections."""
@@ -136,6 +166,7 @@ class ApiDesk:
             self.ring.close()
         self.decoding.close()
         self.hashing.close()
+        self.following.close()
         self.db.close()
 
 
@@ -163,6 +194,7 @@ def open_desk(
         uploads=UploadStore(folder / "uploads"),
         ring=ring_job,
         pace=Pace(configured.api_requests_per_s),
+        streams=Streams(configured.api_open_queries),
     )
 
 

@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from api.access import Searcher
 from api.bodies import QUERY_BODY, QueryBody, named, read_query
 from api.desk import ApiDesk, Here
-from api.events import EVENT_RESPONSES, query_events
+from api.events import EVENT_RESPONSES, EventStream
 from api.fields import Cursor, IdempotencyKey, Limit, moment, next_cursor, read_cursor
 from api.pictures import PICTURE_RESPONSES, picture_response, unchanged
 from api.problems import READING, WRITING
@@ -194,7 +194,7 @@ async def follow(caller: Searcher, desk: Here, query_id: uuid.UUID) -> Streaming
             known_query(session, caller, query_id)
 
     await run_in_threadpool(check)
-    return StreamingResponse(query_events(desk, query_id), media_type="text/event-stream")
+    return EventStream(desk, caller.key_id, query_id)
 
 
 def owner(caller: Caller) -> int | None:

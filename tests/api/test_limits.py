@@ -280,6 +280,27 @@ def test_polygons_of_a_query_are_bounded_together_and_short_in_the_audit(api: Ap
     assert "2003 points" in reply.json()["detail"]
 
 
+def test_streams_of_a_key_are_bounded(api: Api):
+    key, other = api.key("search"), api.key("search")
+    asked = {"frame_id": api.frame("street"), "roi": BOX}
+    with api.with_settings(api_events_s=0.2) as client:
+        mine, theirs = (
+            client.post("/v1/queries", json=asked, headers=one).headers["Location"] + "/events"
+            for one in (key, other)
+        )
+        for _ in range(3):  # one after another they are not too many
+            assert client.get(mine, headers=key).status_code == 200
+        key_id = client.get("/v1/me", headers=key).json()["key_id"]
+        for _ in range(api.desk.settings.api_open_queries):
+            api.desk.streams.begin(key_id)
+        refused = client.get(mine, headers=key)
+        assert (refused.status_code, refused.json()["code"]) == (429, "too_many_requests")
+        assert client.get(theirs, headers=other).status_code == 200
+        api.desk.streams.end(key_id)
+        assert client.get(mine, headers=key).status_code == 200
+    run_jobs(api.context)
+
+
 def test_an_id_of_a_request_is_taken_over_or_made(api: Api):
     given = api.client.get("/healthz", headers={"X-Request-ID": "vms-1.a_B"})
     assert given.headers["X-Request-ID"] == "vms-1.a_B"
