@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 
 from api.access import Anyone
@@ -69,6 +70,9 @@ async def read_query(request: Request) -> QueryBody:
         return QueryBody(await _json_of(request, QueryGiven, _MOST_QUERY_TEXT_BYTES), None)
     if kind != FORM_TYPE:
         raise MediaUnsupported(f"Content-Type {kind or 'missing'}: send {JSON_TYPE} or {FORM_TYPE}")
+    charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8")
+    if charset.lower() != b"utf-8":
+        raise MediaUnsupported("the form's charset is not utf-8: send it as utf-8, or leave it out")
     most = _MOST_QUERY_TEXT_BYTES
     async with request.form(max_files=1, max_fields=1, max_part_size=most) as form:
         picture, text = form.get("picture"), form.get("query")

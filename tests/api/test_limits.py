@@ -12,16 +12,19 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from fastapi.testclient import TestClient
 
 from api.app import make_app
 from api.desk import ApiDesk, BackgroundBell, Few, Pace, open_desk
 from api.problems import STATUS_OF_CODE
 from api.routes import frames, queries, segments
+from ris_client import RisApiError, RisClient
 from tests.api.conftest import BOX, Api, serving
 from tests.parts import run_jobs, sql
 from worker.accepting.queries import checked_order
@@ -88,6 +91,24 @@ def test_no_body_is_read_before_the_key_is_known(api: Api, method: str, path: st
     assert (asyncio.run(ask({"Authorization": "Bearer ris_x"})), pulled) == (401, 0)
     assert (asyncio.run(ask(api.key("view"))), pulled) == (403, 0)
     assert (asyncio.run(ask(api.key("admin"))), pulled) == (422, 3)
+
+
+def test_a_client_that_goes_away_is_no_failure(api: Api):
+    key = api.key("admin") | {"Content-Type": "application/json"}
+    given = [(name.lower().encode(), value.encode()) for name, value in key.items()]
+    scope: Any = {"type": "http", "method": "POST", "path": "/v1/cameras", "headers": given}
+    scope |= {"query_string": b"", "http_version": "1.1", "raw_path": b"/v1/cameras"}
+    messages = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    with structlog.testing.capture_logs() as logged:
+        asyncio.run(make_app(api.desk)(scope, receive, send))
+    assert [one["event"] for one in logged] == ["client_gone", "request"]
 
 
 @pytest.mark.parametrize(("method", "path"), WRITES)
@@ -301,6 +322,27 @@ def test_streams_of_a_key_are_bounded(api: Api):
     run_jobs(api.context)
 
 
+def test_the_client_takes_any_retry_after():
+    """A proxy in between may send a date."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(503)
+            self.send_header("Retry-After", "Fri, 01 May 2026 08:00:00 GMT")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        client = RisClient(f"http://127.0.0.1:{proxy.server_port}", "ris_x", patience_s=0.0)
+        with pytest.raises(RisApiError):
+            client.query("x")
+        proxy.shutdown()
+
+
 def test_an_id_of_a_request_is_taken_over_or_made(api: Api):
     given = api.client.get("/healthz", headers={"X-Request-ID": "vms-1.a_B"})
     assert given.headers["X-Request-ID"] == "vms-1.a_B"
@@ -319,6 +361,7 @@ def test_postgres_away_is_a_503_and_soon(api: Api):
             reply = client.get(path, headers={"Authorization": "Bearer ris_x"})
             assert (reply.status_code, reply.json()["code"]) == (503, "service_unavailable")
             assert reply.headers["Retry-After"] == "1"
+            assert "127.0.0.1" not in reply.text
         assert client.get("/healthz").status_code == 200
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 from PIL import Image
 
 from api.given import ParamsGiven
 from models.repositories.jobs import ClaimedJob
 from tests.api.conftest import BOX, Api
+from tests.conftest import psycopg_url
 from tests.parts import run_jobs, sql
 from worker.context import Context
 from worker.core.search_params import SearchParams
@@ -184,6 +187,33 @@ def test_the_picture_of_a_frame_needs_the_key_to_view(api: Api):
     api.client.delete(own.headers["Location"], headers=key)
 
 
+def test_a_query_taken_back_waits_for_nothing(api: Api):
+    key = api.key("search")
+    asked = api.client.post("/v1/queries", json=body(api), headers=key)
+    waits = "update jobs set retry_code = 'storage_full', retry_detail = 'x' where id = %s"
+    sql(api.context, waits, asked.json()["job_id"])
+    where = asked.headers["Location"]
+    assert api.client.get(where, headers=key).json()["waiting"]["code"] == "storage_full"
+    assert api.client.delete(where, headers=key).json()["waiting"] is None
+
+
+def test_a_frame_is_not_erased_between_the_look_at_it_and_the_query(api: Api):
+    key, frame_id = api.key("search"), api.frame("street")
+    url = psycopg_url(str(api.context.settings.database_url))
+    with psycopg.connect(url) as eraser, ThreadPoolExecutor(1) as threads:
+        eraser.execute("select 1 from frames where id = %s for update", [frame_id])
+        asked = threads.submit(api.client.post, "/v1/queries", json=body(api), headers=key)
+        held = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+        while not sql(api.context, held)[0][0]:
+            assert not asked.done()
+            time.sleep(0.02)
+        waiting = "select query from pg_stat_activity where wait_event_type = 'Lock'"
+        assert sql(api.context, waiting)[0][0].startswith("SELECT frames.id")
+        eraser.rollback()
+        assert asked.result(60).status_code == 202
+    run_jobs(api.context)
+
+
 def test_a_query_taken_back_while_it_runs_records_nothing(api: Api):
     """The worker has lost its lease: what it found is thrown away."""
     key = api.key("search")
@@ -286,6 +316,9 @@ def test_bodies_that_are_none(api: Api):
         (b"roi", "text/plain", "media_unsupported"),
         (b"x", "multipart/form-data", "input_invalid"),
         (b"x", "multipart/form-data; boundary=a", "input_invalid"),
+        (b"x", "multipart/form-data; boundary=a; charset=punycode", "media_unsupported"),
+        (b"x", "multipart/form-data; boundary=a; charset=undefined", "media_unsupported"),
+        (b"--a--", "multipart/form-data; boundary=a; charset=UTF-8", "input_invalid"),
     ):
         reply = api.client.post(
             "/v1/queries", content=content, headers=key | {"Content-Type": kind}
@@ -297,7 +330,9 @@ def test_pictures_that_are_none(api: Api):
     key = api.key("search")
     big = io.BytesIO()
     Image.new("L", (20_000, 10_000)).save(big, "PNG")  # 200 megapixels in a few kilobytes
-    for content in (b"", b"no picture", big.getvalue()):
+    long = io.BytesIO()
+    Image.new("L", (66_000, 20)).save(long, "PNG")  # no JPEG can show it
+    for content in (b"", b"no picture", big.getvalue(), long.getvalue()):
         reply = api.client.post(
             "/v1/queries",
             files={"picture": ("a.png", content, "image/png")},

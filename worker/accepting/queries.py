@@ -163,7 +163,9 @@ def _require_known(
     scope: Collection[int] | None,
 ) -> None:
     if frame_id is not None and not (
-        0 < frame_id < _ID_LIMIT and _sees_frame(session, frame_id, scope)
+        0 < frame_id < _ID_LIMIT
+        and _sees_frame(session, frame_id, scope)
+        and search_record.frames_kept(session, [frame_id])  # from here on it is not erased
     ):
         raise NotFound(f"frame {frame_id} is not known")
     for example in (*params.more, *params.less):
