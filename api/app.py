@@ -12,9 +12,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
-from api.desk import ApiDesk, BackgroundBell
+from api.bodies import BODIES
+from api.desk import ApiDesk
 from api.front import Front
-from api.given import QueryGiven
 from api.problems import Problem, refuse_fields, refuse_http, refuse_known
 from api.routes import admin, cameras, frames, health, hits, queries, segments
 from models.session import DatabaseUnavailable
@@ -34,9 +34,7 @@ def make_app(desk: ApiDesk) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        if isinstance(desk.ring, BackgroundBell):
-            desk.ring.close()
-        desk.db.close()
+        desk.close()
 
     app = FastAPI(
         title="RIS",
@@ -73,7 +71,7 @@ def document(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
         )
         _, named = models_json_schema(
-            [(QueryGiven, "validation"), (Problem, "serialization")],
+            [*((kind, "validation") for kind in BODIES), (Problem, "serialization")],
             ref_template="#/components/schemas/{model}",
         )
         schemas = made.setdefault("components", {}).setdefault("schemas", {})

@@ -1,23 +1,30 @@
-"""Reading a query's body: JSON, or a form with the picture beside it."""
+"""Reading bodies once the key is known: JSON, or a query's form with the picture beside it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Request
+from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 
-from api.given import QueryGiven
+from api.access import Anyone
+from api.given import CameraChange, CameraGiven, Given, KeyGiven, QueryGiven, SegmentGiven
 from api.problems import in_words
 from worker.accepting.repeats import NamedRequest
-from worker.errors import InputInvalid, MediaUnsupported
+from worker.errors import BodyTooLarge, InputInvalid, MediaUnsupported
 
 JSON_TYPE = "application/json"
 FORM_TYPE = "multipart/form-data"
+_MOST_QUERY_TEXT_BYTES = 1024 * 1024
+_MOST_TEXT_BYTES = 256 * 1024
+Body = TypeVar("Body", bound=Given)
 _QUERY_REF = {"$ref": "#/components/schemas/QueryGiven"}
 QUERY_BODY: dict[str, Any] = {
     "required": True,
@@ -57,28 +64,73 @@ class QueryBody:
 
 
 async def read_query(request: Request) -> QueryBody:
-    """Raises :class:`InputInvalid` or :class:`MediaUnsupported`."""
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    """Raises :class:`InputInvalid`, :class:`BodyTooLarge` or :class:`MediaUnsupported`."""
+    kind = _kind(request)
     if kind == JSON_TYPE:
-        return QueryBody(_query(await request.body()), None)
+        return QueryBody(await _json_of(request, QueryGiven, _MOST_QUERY_TEXT_BYTES), None)
     if kind != FORM_TYPE:
         raise MediaUnsupported(f"Content-Type {kind or 'missing'}: send {JSON_TYPE} or {FORM_TYPE}")
-    async with request.form(max_files=1, max_fields=1, max_part_size=1 << 20) as form:
+    charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8")
+    if charset.lower() != b"utf-8":
+        raise MediaUnsupported("the form's charset is not utf-8: send it as utf-8, or leave it out")
+    most = _MOST_QUERY_TEXT_BYTES
+    async with request.form(max_files=1, max_fields=1, max_part_size=most) as form:
         picture, text = form.get("picture"), form.get("query")
         if not isinstance(picture, UploadFile) or not isinstance(text, str) or len(form) != 2:
             raise InputInvalid("the form has a file `picture` and a text `query`, and nothing else")
-        given = _query(text.encode("utf-8", "surrogatepass"))
+        raw = text.encode("utf-8", "surrogatepass")
+        given = await run_in_threadpool(_parsed, QueryGiven, raw)
         if given.frame_id is not None:
             raise InputInvalid("give either a frame id or a picture, not both")
         return QueryBody(given, await picture.read())
 
 
-def _query(text: bytes) -> QueryGiven:
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+async def _json_of(request: Request, kind: type[Body], most_bytes: int) -> Body:
+    """The body as that kind; parsed beside the event loop, which everybody waits for."""
+    text = bytearray()
+    async for chunk in request.stream():
+        text += chunk
+        if len(text) > most_bytes:
+            raise BodyTooLarge(f"the JSON is larger than {most_bytes} bytes")
+    return await run_in_threadpool(_parsed, kind, bytes(text))
+
+
+def _parsed(kind: type[Body], text: bytes) -> Body:
     try:
-        return QueryGiven.model_validate_json(text)
+        return kind.model_validate_json(text)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
         raise InputInvalid("; ".join(in_words(one) for one in found[:5])) from None
+
+
+def _reading(kind: type[Body]) -> Callable[[Request, Anyone], Awaitable[Body]]:
+    """A dependency that reads a JSON body. A body that FastAPI itself reads is read before any
+    key is checked; routes name this one behind their caller."""
+
+    async def read(request: Request, _: Anyone) -> Body:
+        if (given := _kind(request)) != JSON_TYPE:
+            raise MediaUnsupported(f"Content-Type {given or 'missing'}: send {JSON_TYPE}")
+        return await _json_of(request, kind, _MOST_TEXT_BYTES)
+
+    return read
+
+
+def json_body(kind: type[Given]) -> dict[str, Any]:
+    """What OpenAPI says of a JSON body of that kind: ``openapi_extra`` of its route."""
+    schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
+    return {"requestBody": {"required": True, "content": {JSON_TYPE: {"schema": schema}}}}
+
+
+CameraBody = Annotated[CameraGiven, Depends(_reading(CameraGiven))]
+CameraChangeBody = Annotated[CameraChange, Depends(_reading(CameraChange))]
+SegmentBody = Annotated[SegmentGiven, Depends(_reading(SegmentGiven))]
+KeyBody = Annotated[KeyGiven, Depends(_reading(KeyGiven))]
+BODIES: tuple[type[Given], ...] = (QueryGiven, CameraGiven, CameraChange, SegmentGiven, KeyGiven)
+"""All kinds of bodies, for the OpenAPI document."""
 
 
 def named(idempotency_key: str | None, *asked: Any) -> NamedRequest | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Annotated
+from functools import partial
+from typing import Annotated, TypeVar
 
 import structlog
 from fastapi import Depends, Request
@@ -17,7 +19,7 @@ from fastapi import Depends, Request
 from models.session import Database, connect
 from worker.bell import ring
 from worker.config import Settings
-from worker.errors import TooManyRequests
+from worker.errors import ServiceUnavailable, TooManyRequests
 from worker.messages import JobKind
 from worker.services import database_url
 from worker.video.frame_store import FrameStore
@@ -26,10 +28,14 @@ from worker.video.upload_store import UploadStore
 log = structlog.get_logger()
 
 STATEMENT_TIMEOUT_MS = 15_000
+IDLE_IN_TRANSACTION_MS = 60_000
 CONNECTIONS = 20
 _WAITING_BELLS = 1000
 _BURST_S = 2.0
-_PICTURES_AT_ONCE = max(2, os.cpu_count() or 1)
+_AT_ONCE = 2
+_WAIT_S = 5.0
+
+Made = TypeVar("Made")
 
 
 class Pace:
@@ -57,6 +63,32 @@ class Pace:
             )
 
 
+class Streams:
+    """How many streams of events each key has open: ``most`` at once."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._open: Counter[int] = Counter()
+
+    def begin(self, key_id: int) -> None:
+        """Count one more. Raises :class:`TooManyRequests`."""
+        with self._lock:
+            if self._open[key_id] >= self._most:
+                raise TooManyRequests(
+                    f"API key {key_id} has {self._most} streams of events open"
+                    " (RIS_API_OPEN_QUERIES): end one, or ask for the query itself"
+                )
+            self._open[key_id] += 1
+
+    def end(self, key_id: int) -> None:
+        """Count one less."""
+        with self._lock:
+            self._open[key_id] -= 1
+            if not self._open[key_id]:
+                del self._open[key_id]
+
+
 class BackgroundBell:
     """Rings beside the request, which must not wait for a broker that is away. What is not rung
     here, the sweeper rings."""
@@ -80,11 +112,41 @@ class BackgroundBell:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
+class Few:
+    """Threads of their own for work that takes long, so that it never holds up those that check
+    keys and read the record. ``wait_s``: whoever has not begun by then is refused."""
+
+    def __init__(
+        self, what: str = "requests", wait_s: float | None = None, threads: int = _AT_ONCE
+    ) -> None:
+        self._what = what
+        self._wait_s = wait_s
+        self._make = partial(ThreadPoolExecutor, threads, thread_name_prefix=what)
+        self._threads = self._make()
+
+    async def run(self, work: Callable[[], Made]) -> Made:
+        """Do it when it is its turn. Raises :class:`ServiceUnavailable`, and what it raises."""
+        asked_s = time.monotonic()
+
+        def in_turn() -> Made:
+            if self._wait_s is not None and time.monotonic() - asked_s > self._wait_s:
+                raise ServiceUnavailable(f"too many {self._what} wait here: ask again soon")
+            return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, in_turn)
+
+    def close(self) -> None:
+        """Give up what has not begun. Like connections, threads are made again when needed."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads = self._make()
+
+
 @dataclass(frozen=True, slots=True)
 class ApiDesk:
     """A :class:`worker.accepting.desk.Desk` with the limits of the API.
 
-    ``decoding``: large pictures are decoded by few at a time, whatever is asked.
+    ``decoding``: few pictures at a time, whatever is asked; ``hashing``: few recordings;
+    ``following``: few looks at the state of queries.
     """
 
     settings: Settings
@@ -93,9 +155,19 @@ class ApiDesk:
     uploads: UploadStore
     ring: Callable[[uuid.UUID, JobKind], None]
     pace: Pace
-    decoding: threading.BoundedSemaphore = field(
-        default_factory=lambda: threading.BoundedSemaphore(_PICTURES_AT_ONCE)
-    )
+    streams: Streams
+    decoding: Few = field(default_factory=lambda: Few("pictures", _WAIT_S))
+    hashing: Few = field(default_factory=lambda: Few("recordings"))
+    following: Few = field(default_factory=lambda: Few("streams"))
+
+    def close(self) -> None:
+        """End what runs beside requests, and the connections."""
+        if isinstance(self.ring, BackgroundBell):
+            self.ring.close()
+        self.decoding.close()
+        self.hashing.close()
+        self.following.close()
+        self.db.close()
 
 
 def open_desk(
@@ -116,11 +188,13 @@ def open_desk(
             pool_size=CONNECTIONS,
             connect_timeout_s=2,
             pool_timeout_s=2.0,
+            idle_in_transaction_timeout_ms=IDLE_IN_TRANSACTION_MS,
         ),
         pictures=FrameStore(folder / "pictures", configured.picture_quality),
         uploads=UploadStore(folder / "uploads"),
         ring=ring_job,
         pace=Pace(configured.api_requests_per_s),
+        streams=Streams(configured.api_open_queries),
     )
 
 

@@ -7,9 +7,11 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
-from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from api.desk import ApiDesk
 from api.problems import READING
@@ -29,6 +31,23 @@ EVENT_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
+class EventStream(StreamingResponse):
+    """A stream of a key, counted until it ends, however it ends. Raises
+    :class:`TooManyRequests`."""
+
+    def __init__(self, desk: ApiDesk, key_id: int, query_id: uuid.UUID) -> None:
+        super().__init__(query_events(desk, query_id), media_type="text/event-stream")
+        desk.streams.begin(key_id)
+        self._end = partial(desk.streams.end, key_id)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._end()
+
+
 async def query_events(desk: ApiDesk, query_id: uuid.UUID) -> AsyncIterator[str]:
     """The stream. It ends with the query, when it was erased, when Postgres is away, and after
     ``RIS_API_EVENTS_S``: a browser then asks again by itself."""
@@ -43,7 +62,7 @@ async def query_events(desk: ApiDesk, query_id: uuid.UUID) -> AsyncIterator[str]
     yield "retry: 1000\n\n"
     while time.monotonic() < until_s:
         try:
-            found = await run_in_threadpool(look)
+            found = await desk.following.run(look)
         except DatabaseUnavailable:
             return
         if found is None:

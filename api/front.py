@@ -9,6 +9,7 @@ import uuid
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import problem, problem_of
@@ -53,6 +54,8 @@ class Front:
         try:
             bounded.refuse_announced(scope)
             await self._app(scope, bounded.read, tell)
+        except ClientDisconnect:
+            log.info("client_gone", request_id=request_id)
         except Exception as error:
             known, bounded.refused = bounded.refused or error, None
             answer = problem_of(known, request_id)

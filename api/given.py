@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.fields import IdField, Number, Time, Whole
 from worker.accepting.keys import Action
@@ -20,6 +20,7 @@ from worker.core.search_params import (
 )
 
 MAX_POINTS = 1000
+MAX_QUERY_POINTS = 2000
 
 Share = Annotated[Number, Field(ge=0, le=1)]
 XyXy = Annotated[list[Share], Field(min_length=4, max_length=4)]
@@ -100,7 +101,8 @@ class ParamsGiven(Given):
 
 
 class QueryGiven(Given):
-    """A query drawn on an indexed frame; beside an uploaded picture `frame_id` is left out."""
+    """A query drawn on an indexed frame; beside an uploaded picture `frame_id` is left out. Its
+    polygons have at most 2000 points together."""
 
     frame_id: IdField | None = None
     roi: RoiGiven
@@ -118,6 +120,16 @@ class QueryGiven(Given):
             ]
         },
     )
+
+    @model_validator(mode="after")
+    def _bounded(self) -> QueryGiven:
+        drawn = (self.roi, self.params.zone, *self.params.more, *self.params.less)
+        points = sum(len(one.polygon) for one in drawn if isinstance(one, PolygonGiven))
+        if points > MAX_QUERY_POINTS:
+            raise ValueError(
+                f"polygons of {points} points, at most {MAX_QUERY_POINTS} in a query: draw coarser"
+            )
+        return self
 
 
 class CameraGiven(Given):

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
 
-from api.desk import ApiDesk
 from api.problems import refusals
-from worker.errors import ServiceUnavailable
-
-_WAIT_S = 5.0
 
 PICTURE_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -55,14 +49,3 @@ def picture_response(content: bytes, etag: str, media_type: str = "image/jpeg") 
 def _headers(etag: str) -> dict[str, str]:
     # Kept by the browser, shown only after it asked: the footage may be erased, the key revoked.
     return {"ETag": f'"{etag}"', "Cache-Control": "private, no-cache"}
-
-
-@contextmanager
-def decoding(desk: ApiDesk) -> Iterator[None]:
-    """One of the few places to decode in. Raises :class:`ServiceUnavailable` after a while."""
-    if not desk.decoding.acquire(timeout=_WAIT_S):
-        raise ServiceUnavailable("too many pictures are being decoded: ask again soon")
-    try:
-        yield
-    finally:
-        desk.decoding.release()

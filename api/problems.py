@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+import structlog
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -15,6 +16,8 @@ from starlette.exceptions import HTTPException
 from models.session import DatabaseUnavailable
 from worker import errors
 from worker.errors import RisError
+
+log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
@@ -133,8 +136,10 @@ def problem_of(error: Exception, request_id: str) -> Response | None:
     if isinstance(error, RisError):
         return problem(error.code, str(error), request_id)
     if isinstance(error, DatabaseUnavailable):
+        # Where it is, and what it says, is for the log: /readyz answers without a key.
+        log.warning("database_unavailable", request_id=request_id, detail=str(error))
         code = errors.ServiceUnavailable.code
-        return problem(code, f"Postgres: {error}; ask again soon", request_id)
+        return problem(code, "Postgres is away or busy: ask again soon", request_id)
     return None
 
 
@@ -154,7 +159,7 @@ async def refuse_fields(request: Request, error: Exception) -> Response:
 
 def in_words(found: Mapping[str, Any]) -> str:
     """One of pydantic's findings."""
-    place = ".".join(str(part) for part in found["loc"])
+    place = ".".join(str(part) for part in found["loc"]) or "body"
     return f"{place}: {found['msg']}"
 
 

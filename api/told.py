@@ -124,7 +124,9 @@ class QueryTold(BaseModel):
     params: dict[str, Any]
     generation_id: int | None
     stats: dict[str, Any] | None
-    degraded: bool = Field(description="Frames with damaged vectors were not searched.")
+    degraded: bool = Field(
+        description="Frames were not searched: vectors are damaged, or on storage that is away."
+    )
     hits: int
     waiting: Failure | None
     error: Failure | None
@@ -135,6 +137,7 @@ class QueryTold(BaseModel):
     def of(cls, view: QueryView) -> QueryTold:
         """From a row and its job."""
         query, job = view.query, view.job
+        stats = query.stats or {}
         return cls(
             query_id=query.id,
             job_id=job.id,
@@ -145,7 +148,7 @@ class QueryTold(BaseModel):
             params=query.params,
             generation_id=query.generation_id,
             stats=query.stats,
-            degraded=bool((query.stats or {}).get("frames_lost", 0)),
+            degraded=stats.get("frames_lost", 0) + stats.get("frames_away", 0) > 0,
             hits=view.hits if job.state == "done" else 0,
             waiting=failure(job.retry_code, job.retry_detail),
             error=failure(job.error_code, job.error_detail),

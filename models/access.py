@@ -5,7 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import DDL, JSON, BigInteger, CheckConstraint, ForeignKey, Identity, Text, event
+from sqlalchemy import (
+    DDL,
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    Text,
+    event,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -45,6 +55,7 @@ class RequestKey(Base):
     """What a request with an Idempotency-Key made: repeated, it is answered with the same."""
 
     __tablename__ = "request_keys"
+    __table_args__ = (Index(None, "key_id", "created_at"),)
 
     key_id: Mapped[int] = mapped_column(ForeignKey("api_keys.id"), primary_key=True)
     idempotency_key: Mapped[str] = mapped_column(primary_key=True)

@@ -14,6 +14,12 @@ from sqlalchemy.orm import Session, sessionmaker
 __all__ = ["Database", "DatabaseUnavailable", "Session", "connect", "normalised_url"]
 
 
+_KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+_USER_TIMEOUT_MS = 15_000
+"""Seconds, seconds, times, milliseconds: either side gives up a peer that vanished without a word,
+which else keeps its locks, or its thread here, for hours. Unix sockets have no such thing."""
+
+
 class DatabaseUnavailable(ConnectionError):
     """Postgres cannot be reached, dropped the connection, or timed out on a lock or statement."""
 
@@ -74,12 +80,23 @@ def connect(
     pool_size: int = 5,
     connect_timeout_s: int = 5,
     pool_timeout_s: float = 30.0,
+    idle_in_transaction_timeout_ms: int | None = None,
 ) -> Database:
     """Describe a database; the first connection is made on first use.
 
-    ``url`` may be ``postgresql://`` or ``postgresql+psycopg://``; psycopg 3 is used either way.
+    ``idle_in_transaction_timeout_ms``: Postgres ends a session that keeps a transaction open and
+    says nothing for so long. ``url`` may be ``postgresql://`` or ``postgresql+psycopg://``;
+    psycopg 3 is used either way.
     """
-    options = f"-c statement_timeout={statement_timeout_ms} -c lock_timeout={lock_timeout_ms}"
+    server: dict[str, int | str] = {
+        "statement_timeout": statement_timeout_ms,
+        "lock_timeout": lock_timeout_ms,
+        "timezone": "UTC",
+        "tcp_user_timeout": _USER_TIMEOUT_MS,
+        **{f"tcp_{name}": value for name, value in _KEEPALIVE.items()},
+    }
+    if idle_in_transaction_timeout_ms is not None:
+        server["idle_in_transaction_session_timeout"] = idle_in_transaction_timeout_ms
     engine = create_engine(
         normalised_url(url),
         pool_pre_ping=True,
@@ -90,7 +107,9 @@ def connect(
         connect_args={
             "application_name": application_name,
             "connect_timeout": connect_timeout_s,
-            "options": options + " -c timezone=UTC",
+            "options": " ".join(f"-c {name}={value}" for name, value in server.items()),
+            "tcp_user_timeout": _USER_TIMEOUT_MS,
+            **_KEEPALIVE,
         },
     )
     return Database(engine, sessionmaker(engine, expire_on_commit=False))

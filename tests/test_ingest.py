@@ -34,7 +34,8 @@ from tests.parts import (
     with_settings,
 )
 from tests.video.clips import FPS, make_audio, make_clip
-from worker.accepting.segments import Submission
+from worker.accepting import segments
+from worker.accepting.segments import Submission, hash_file
 from worker.backbones.base import Backbone
 from worker.context import Context
 from worker.core.backbone_spec import BackboneSpec
@@ -490,6 +491,27 @@ def test_a_file_replaced_after_it_was_accepted_is_not_indexed(
     assert (failed.state, failed.error_code) == ("failed", "video_unreadable")
     assert "changed" in str(failed.error_detail)
     assert frames(tiny) == []
+
+
+@pytest.mark.parametrize("harm", ["written to", "removed"])
+def test_a_file_that_changes_while_it_is_accepted_is_refused(
+    tiny: Context, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    """The hash would be that of its beginning, and the finished file another recording."""
+    growing = tmp_path / "growing.mp4"
+    shutil.copy(clip, growing)
+
+    def hash_meanwhile(path: Path) -> str:
+        sha256 = hash_file(path)
+        if harm == "removed":
+            growing.unlink()
+        else:
+            growing.write_bytes(clip.read_bytes() + b"more")
+        return sha256
+
+    monkeypatch.setattr(segments, "hash_file", hash_meanwhile)
+    with pytest.raises(VideoUnreadable):
+        submit_file(tiny, growing, "gate", IntervalPolicy(1))
 
 
 def test_joined_recordings_whose_times_start_again_are_partial(

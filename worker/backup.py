@@ -19,6 +19,7 @@ import structlog
 from models.index import IndexGeneration, Shard
 from models.repositories import backups as backup_record
 from models.repositories import index as index_record
+from models.repositories import search as search_record
 from models.repositories import videos as video_record
 from models.repositories.backups import Moment
 from models.session import Session
@@ -200,7 +201,7 @@ def _wanted(session: Session) -> _Wanted:
     backup_record.take_time(session)
     pictures = video_record.picture_hashes(session)
     contents = {f"pictures/{name[:2]}/{name[2:4]}/{name}.jpg": name for name in sorted(pictures)}
-    contents |= {f"uploads/{name}": name for name in sorted(backup_record.upload_hashes(session))}
+    contents |= {f"uploads/{name}": name for name in sorted(search_record.upload_hashes(session))}
     return _Wanted(
         moment=backup_record.moment(session),
         generations={one.id: one for one in index_record.list_generations(session)},

@@ -35,7 +35,7 @@ class PictureInvalid(RisError):
 
 
 class VideoUnreadable(RisError):
-    """The path does not exist, is not a regular file, or may not be read."""
+    """The path does not exist, is no regular file, may not be read, or changed meanwhile."""
 
     code = "video_unreadable"
 

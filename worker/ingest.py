@@ -23,7 +23,15 @@ from models.session import Session
 from models.video import VideoSegment
 from worker.accepting.desk import COMMAND_LINE
 from worker.accepting.names import checked_name
-from worker.accepting.segments import Recording, Submission, file_state, hash_file, record_segment
+from worker.accepting.segments import (
+    FileContent,
+    Recording,
+    Submission,
+    file_state,
+    hash_file,
+    read_content,
+    record_segment,
+)
 from worker.backbones.base import Backbone
 from worker.context import Context
 from worker.core.sampling import SamplingPolicy, policy_from_json
@@ -69,9 +77,9 @@ def submit_file(
     if start_utc is not None and start_utc.tzinfo is None:
         raise InputInvalid(f"start time {start_utc} has no time zone: add one, e.g. +00:00")
     path = path.resolve()
-    content_sha256 = hash_file(path)
-    start, source = _start_time(context, path, start_utc)
-    recording = Recording(path, content_sha256, start, source, policy)
+    content = read_content(path)
+    start, source = _start_time(context, path, content, start_utc)
+    recording = Recording(path, content, start, source, policy)
     with context.db.transaction() as session:
         camera = video_record.ensure_camera(session, name)
         submission = record_segment(session, camera.id, recording, COMMAND_LINE)
@@ -80,7 +88,9 @@ def submit_file(
     return submission
 
 
-def _start_time(context: Context, path: Path, given: datetime | None) -> tuple[datetime, str]:
+def _start_time(
+    context: Context, path: Path, content: FileContent, given: datetime | None
+) -> tuple[datetime, str]:
     """The given time, else the container's creation time, else when the file's writing began.
 
     A file is modified last when its recording ends, so its length is taken off.
@@ -97,7 +107,7 @@ def _start_time(context: Context, path: Path, given: datetime | None) -> tuple[d
         created, duration_s = None, 0.0  # the ingest job will record why the file is no good
     if created is not None:
         return created, "container"
-    ended = datetime.fromtimestamp(int(path.stat().st_mtime), UTC)
+    ended = datetime.fromtimestamp(content.state["mtime_ns"] // 10**9, UTC)
     return ended - timedelta(seconds=duration_s), "file-mtime"
 
 

@@ -15,8 +15,8 @@ from models.index import Shard
 from models.repositories import erasures as erasure_record
 from models.repositories import index as index_record
 from models.repositories import offloading as offload_record
-from models.repositories import search as search_record
 from models.session import DatabaseUnavailable
+from worker.accepting.queries import discard_uploads
 from worker.context import Context
 from worker.errors import ObjectStoreUnavailable, StorageFailed
 from worker.index.moved_file import url_in_map
@@ -43,7 +43,7 @@ def remove_leftovers(context: Context, erasure_id: int, leftovers: dict[str, Any
     for name in leftovers["shards"]:
         shutil.rmtree(context.index.root / name, ignore_errors=True)
     pictures = discard_pictures(context, leftovers["pictures"])
-    _discard_uploads(context, leftovers["uploads"])
+    discard_uploads(context, leftovers["uploads"])
     left = [name for name in leftovers["shards"] if (context.index.root / name).exists()]
     objects = leftovers.get("objects", {})
     os.sync()  # thousands of folder entries: one call for all
@@ -71,7 +71,7 @@ def remove_strays(context: Context, older_than_s: float = STRAY_AFTER_S) -> int:
     for sha256s in _in_parts(context.pictures.names(before_s)):
         removed += discard_pictures(context, sha256s)
     for sha256s in _in_parts(context.uploads.names(before_s)):
-        removed += _discard_uploads(context, sha256s)
+        removed += discard_uploads(context, sha256s)
     removed += remove_stray_shards(context, older_than_s)
     removed += _remove_halves(context.pictures.root, before_s)
     removed += _remove_halves(context.uploads.root, before_s)
@@ -223,13 +223,6 @@ def _changed_s(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return time.time()
-
-
-def _discard_uploads(context: Context, sha256s: list[str]) -> int:
-    with context.db.transaction() as session:
-        search_record.lock_uploads(session, exclusive=True)
-        unused = erasure_record.unused_uploads(session, sha256s)
-        return sum(context.uploads.remove(sha256) for sha256 in sorted(unused))
 
 
 def _in_parts(names: Iterator[str]) -> Iterator[list[str]]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 
 from api.access import Admin, Anyone
+from api.bodies import KeyBody, json_body
 from api.desk import Here
 from api.fields import Cursor, Id, Limit, moment, next_cursor, read_cursor, whole
 from api.given import KeyGiven
@@ -51,8 +52,14 @@ def list_keys(
     )
 
 
-@router.post("/keys", status_code=201, responses=WRITING, tags=["keys"])
-def add_key(caller: Admin, desk: Here, given: KeyGiven, response: Response) -> KeyMade:
+@router.post(
+    "/keys",
+    status_code=201,
+    responses=WRITING,
+    tags=["keys"],
+    openapi_extra=json_body(KeyGiven),
+)
+def add_key(caller: Admin, desk: Here, given: KeyBody, response: Response) -> KeyMade:
     """Make a key. Its secret is in this answer and nowhere else."""
     with desk.db.transaction() as session:
         key, secret = create_key(

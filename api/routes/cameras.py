@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from api.access import Admin, Viewer
+from api.bodies import CameraBody, CameraChangeBody, json_body
 from api.desk import Here
 from api.fields import Cursor, Id, Limit, Time, next_cursor, read_cursor, whole
 from api.given import CameraChange, CameraGiven
@@ -45,8 +46,8 @@ def list_cameras(
     )
 
 
-@router.post("", status_code=201, responses=WRITING)
-def add_camera(caller: Admin, desk: Here, given: CameraGiven, response: Response) -> CameraTold:
+@router.post("", status_code=201, responses=WRITING, openapi_extra=json_body(CameraGiven))
+def add_camera(caller: Admin, desk: Here, given: CameraBody, response: Response) -> CameraTold:
     """Make a camera. `ris ingest` makes those that it does not know by itself."""
     with desk.db.transaction() as session:
         camera = create_camera(session, caller.actor, given.name, given.retention_days)
@@ -61,8 +62,8 @@ def get_camera(caller: Viewer, desk: Here, camera_id: Id) -> CameraTold:
         return CameraTold.of(known_camera(session, caller, camera_id))
 
 
-@router.patch("/{camera_id}", responses=WRITING)
-def patch_camera(caller: Admin, desk: Here, camera_id: Id, given: CameraChange) -> CameraTold:
+@router.patch("/{camera_id}", responses=WRITING, openapi_extra=json_body(CameraChange))
+def patch_camera(caller: Admin, desk: Here, camera_id: Id, given: CameraChangeBody) -> CameraTold:
     """Rename a camera, or change how long its footage is kept."""
     changes = given.model_dump(exclude_unset=True)
     if "name" in changes and changes["name"] is None:
@@ -92,12 +93,7 @@ def get_coverage(
         if to_utc is None and end <= start:
             end = start + timedelta(seconds=1)
         start, end, bucket_s = _aligned(start, end, bucket_s)
-        counted = (
-            browse.shard_frames_per_bucket
-            if bucket_s % desk.settings.shard_span_s == 0
-            else browse.frames_per_bucket
-        )
-        rows = counted(session, camera_id, start, end, bucket_s)
+        rows = browse.frames_per_bucket(session, camera_id, start, end, bucket_s)
     return Coverage(
         camera_id=camera_id,
         from_utc=start,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
 from api.access import Viewer
-from api.desk import Here
+from api.desk import ApiDesk, Here
 from api.fields import MAX_ID, Cursor, Id, Limit, Time, moment, next_cursor, read_cursor, whole
-from api.pictures import PICTURE_RESPONSES, decoding, picture_response, unchanged
+from api.pictures import PICTURE_RESPONSES, picture_response, unchanged
 from api.problems import READING
 from api.routes.cameras import known_camera
 from api.told import FrameTold, Page
@@ -93,20 +94,28 @@ def get_picture(caller: Viewer, desk: Here, frame_id: Id, request: Request) -> R
 
 
 @router.get("/{frame_id}/thumbnail", responses=PICTURE_RESPONSES, response_class=Response)
-def get_thumbnail(
+async def get_thumbnail(
     caller: Viewer, desk: Here, frame_id: Id, request: Request, max_side_px: MaxSidePx = 320
 ) -> Response:
     """The kept picture, made smaller."""
-    with desk.db.transaction() as session:
-        frame = known_frame(session, caller, frame_id)
-    etag = f"{frame.picture_sha256}-{max_side_px}"
+    sha256 = (await run_in_threadpool(_known, desk, caller, frame_id)).picture_sha256
+    etag = f"{sha256}-{max_side_px}"
     if answer := unchanged(request, etag):
         return answer
-    with decoding(desk):
-        small = thumbnail(desk.pictures.read(frame.picture_sha256), max_side_px)
-    with desk.db.transaction() as session:
-        record_act(session, caller.actor, "picture.view", frame_id=frame_id, what="thumbnail")
+    small = await desk.decoding.run(lambda: thumbnail(desk.pictures.read(sha256), max_side_px))
+    await run_in_threadpool(note_view, desk, caller, frame_id=frame_id, what="thumbnail")
     return picture_response(small, etag)
+
+
+def _known(desk: ApiDesk, caller: Caller, frame_id: int) -> Frame:
+    with desk.db.transaction() as session:
+        return known_frame(session, caller, frame_id)
+
+
+def note_view(desk: ApiDesk, caller: Caller, **details: Any) -> None:
+    """Record that a picture is shown."""
+    with desk.db.transaction() as session:
+        record_act(session, caller.actor, "picture.view", **details)
 
 
 def known_frame(session: Session, caller: Caller, frame_id: int) -> Frame:

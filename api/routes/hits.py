@@ -9,19 +9,20 @@ from typing import Annotated, Literal
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
 from api.access import Searcher
-from api.desk import Here
+from api.desk import ApiDesk, Here
 from api.fields import Cursor, Limit, next_cursor, read_cursor, whole
-from api.pictures import OVERLAY_RESPONSES, decoding, picture_response, unchanged
+from api.pictures import OVERLAY_RESPONSES, picture_response, unchanged
 from api.problems import READING
-from api.routes.frames import MaxSidePx
+from api.routes.frames import MaxSidePx, note_view
 from api.routes.queries import known_query
 from api.told import Appearances, CameraAppearance, HitTold, Page, hit_box
 from models.repositories import browse
 from models.search import SearchHit
-from worker.accepting.audit import record_act
+from worker.accepting.keys import Caller
 from worker.core.appearances import join_appearances
 from worker.core.search_params import search_params_from_json
 from worker.core.types import Box, GridSize
@@ -31,6 +32,7 @@ from worker.video.picture import HitPicture, draw_overlay
 router = APIRouter(prefix="/v1/queries/{query_id}", tags=["hits"])
 
 _MOST_HITS = 1000
+_KINDS: dict[str, Literal["JPEG", "PNG"]] = {"jpeg": "JPEG", "png": "PNG"}
 _GapS = Annotated[
     float | None,
     Query(ge=0, le=3600, description="Seconds between hits of one; left out: as was asked."),
@@ -53,7 +55,7 @@ def list_hits(
 
 
 @router.get("/hits/{rank}/overlay", responses=OVERLAY_RESPONSES, response_class=Response)
-def get_overlay(
+async def get_overlay(
     caller: Searcher,
     desk: Here,
     query_id: uuid.UUID,
@@ -63,32 +65,26 @@ def get_overlay(
     max_side_px: MaxSidePx = 1920,
 ) -> Response:
     """The hit's picture with the matched region tinted and the subject's box drawn."""
+    hit = await run_in_threadpool(_known_hit, desk, caller, query_id, rank)
+    sha256, kind = hit.frame.picture_sha256, _KINDS[form]
+    etag = f"{sha256}-{query_id}-{rank}-{form}-{max_side_px}"
+    if answer := unchanged(request, etag):
+        return answer
+    content = await desk.decoding.run(
+        lambda: draw_overlay(_as_drawn(hit, desk.pictures.load(sha256)), max_side_px, kind)
+    )
+    details = {"frame_id": hit.frame_id, "query_id": str(query_id), "rank": rank}
+    await run_in_threadpool(note_view, desk, caller, what="overlay", **details)
+    return picture_response(content, etag, f"image/{form}")
+
+
+def _known_hit(desk: ApiDesk, caller: Caller, query_id: uuid.UUID, rank: int) -> SearchHit:
     with desk.db.transaction() as session:
         known_query(session, caller, query_id)
         found = browse.list_hits(session, query_id, caller.cameras(), rank - 1, 1)
     if not found or found[0].rank != rank:
         raise NotFound(f"query {query_id} has no hit {rank}")
-    hit = found[0]
-    etag = f"{hit.frame.picture_sha256}-{query_id}-{rank}-{form}-{max_side_px}"
-    if answer := unchanged(request, etag):
-        return answer
-    with decoding(desk):
-        content = draw_overlay(
-            _as_drawn(hit, desk.pictures.load(hit.frame.picture_sha256)),
-            max_side_px,
-            "PNG" if form == "png" else "JPEG",
-        )
-    with desk.db.transaction() as session:
-        record_act(
-            session,
-            caller.actor,
-            "picture.view",
-            frame_id=hit.frame_id,
-            what="overlay",
-            query_id=str(query_id),
-            rank=rank,
-        )
-    return picture_response(content, etag, f"image/{form}")
+    return found[0]
 
 
 def _as_drawn(hit: SearchHit, img_hwc: np.ndarray) -> HitPicture:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from contextlib import nullcontext
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -13,22 +12,28 @@ from fastapi.responses import StreamingResponse
 from api.access import Searcher
 from api.bodies import QUERY_BODY, QueryBody, named, read_query
 from api.desk import ApiDesk, Here
-from api.events import EVENT_RESPONSES, query_events
+from api.events import EVENT_RESPONSES, EventStream
 from api.fields import Cursor, IdempotencyKey, Limit, moment, next_cursor, read_cursor
-from api.pictures import PICTURE_RESPONSES, decoding, picture_response, unchanged
+from api.pictures import PICTURE_RESPONSES, picture_response, unchanged
 from api.problems import READING, WRITING
-from api.routes.frames import known_frame
+from api.routes.frames import known_frame, note_view
 from api.told import Page, QueryTold
 from models.repositories import browse
 from models.repositories.browse import QueryView
 from models.session import Session
-from worker.accepting.audit import record_act
 from worker.accepting.keys import Caller
-from worker.accepting.queries import AcceptedQuery, cancel_query, checked_order, record_query
-from worker.accepting.repeats import made_before, note_made
+from worker.accepting.queries import (
+    AcceptedQuery,
+    QueryOrder,
+    cancel_query,
+    checked_order,
+    discard_uploads,
+    record_query,
+)
+from worker.accepting.repeats import NamedRequest, made_before, note_made, repeated
 from worker.core.roi_json import roi_from_json
 from worker.core.search_params import search_params_from_json
-from worker.errors import InputInvalid, NotFound, TooManyRequests
+from worker.errors import Forbidden, InputInvalid, NotFound, TooManyRequests
 from worker.video.picture import as_jpeg, load_query_picture
 
 router = APIRouter(prefix="/v1/queries", tags=["queries"])
@@ -45,23 +50,45 @@ async def submit(
     """Search for what is inside a box or polygon of an indexed frame (JSON) or of a picture
     (multipart form). The answer comes at the address in Location."""
     body = await read_query(request)
-    told = await run_in_threadpool(_accept, desk, caller, body, idempotency_key)
+    given = body.given
+    if given.frame_id is None and body.picture is None:
+        raise InputInvalid("frame_id: name an indexed frame, or send a form with a picture")
+    picture_sha256 = None if body.picture is None else hashlib.sha256(body.picture).hexdigest()
+    asked = named(idempotency_key, "query", given.model_dump(mode="json"), picture_sha256)
+    told = await run_in_threadpool(_made_already, desk, caller, asked)
+    if told is None:
+        run = run_in_threadpool if body.picture is None else desk.decoding.run
+        order = await run(lambda: _order(desk, body))
+        told = await run_in_threadpool(_accept, desk, caller, order, asked)
     response.headers["Location"] = f"/v1/queries/{told.query_id}"
     return told
 
 
-def _accept(
-    desk: ApiDesk, caller: Caller, body: QueryBody, idempotency_key: str | None
-) -> QueryTold:
+def _made_already(desk: ApiDesk, caller: Caller, asked: NamedRequest | None) -> QueryTold | None:
+    """What the same request made before; else there is room for another query. Looked at before
+    the work that checking polygons and pictures is."""
+    with desk.db.transaction() as session:
+        made = repeated(session, caller.key_id, asked)
+        if made is not None:
+            return QueryTold.of(known_query(session, caller, uuid.UUID(made)))
+        _require_room(session, desk, caller)
+    return None
+
+
+def _order(desk: ApiDesk, body: QueryBody) -> QueryOrder:
     given = body.given
-    if given.frame_id is None and body.picture is None:
-        raise InputInvalid("frame_id: name an indexed frame, or send a form with a picture")
-    roi = roi_from_json(given.roi.model_dump())
-    params = search_params_from_json(given.params.to_fields())
-    with nullcontext() if body.picture is None else decoding(desk):
-        order = checked_order(desk, roi, params, frame_id=given.frame_id, picture=body.picture)
-    picture_sha256 = None if body.picture is None else hashlib.sha256(body.picture).hexdigest()
-    asked = named(idempotency_key, "query", given.model_dump(mode="json"), picture_sha256)
+    return checked_order(
+        desk,
+        roi_from_json(given.roi.model_dump()),
+        search_params_from_json(given.params.to_fields()),
+        frame_id=given.frame_id,
+        picture=body.picture,
+    )
+
+
+def _accept(
+    desk: ApiDesk, caller: Caller, order: QueryOrder, asked: NamedRequest | None
+) -> QueryTold:
     accepted: AcceptedQuery | None = None
     with desk.db.transaction() as session:
         made = made_before(session, caller.key_id, asked)
@@ -113,34 +140,49 @@ def get_query(caller: Searcher, desk: Here, query_id: uuid.UUID) -> QueryTold:
 
 
 @router.get("/{query_id}/picture", responses=PICTURE_RESPONSES, response_class=Response)
-def get_picture(caller: Searcher, desk: Here, query_id: uuid.UUID, request: Request) -> Response:
-    """The picture that the query was drawn on, as a JPEG; an upload is turned upright."""
-    with desk.db.transaction() as session:
-        query = known_query(session, caller, query_id).query
-        frame = None if query.frame_id is None else known_frame(session, caller, query.frame_id)
-    sha256 = str(query.picture_sha256 if frame is None else frame.picture_sha256)
+async def get_picture(
+    caller: Searcher, desk: Here, query_id: uuid.UUID, request: Request
+) -> Response:
+    """The picture that the query was drawn on, as a JPEG; an upload is turned upright. A frame's
+    needs the action view as well."""
+    sha256, is_upload = await run_in_threadpool(_picture_of, desk, caller, query_id)
     if answer := unchanged(request, sha256):
         return answer
-    if frame is None:
-        with decoding(desk):
-            most_px = desk.settings.query_picture_max_px
-            jpeg = as_jpeg(load_query_picture(desk.uploads.load(sha256), most_px))
-    else:
-        jpeg = desk.pictures.read(sha256)
-    with desk.db.transaction() as session:
-        record_act(
-            session, caller.actor, "picture.view", query_id=str(query_id), what="query picture"
+    if is_upload:
+        most_px = desk.settings.query_picture_max_px
+        jpeg = await desk.decoding.run(
+            lambda: as_jpeg(load_query_picture(desk.uploads.load(sha256), most_px))
         )
+    else:
+        jpeg = await run_in_threadpool(desk.pictures.read, sha256)
+    await run_in_threadpool(note_view, desk, caller, query_id=str(query_id), what="query picture")
     return picture_response(jpeg, sha256)
+
+
+def _picture_of(desk: ApiDesk, caller: Caller, query_id: uuid.UUID) -> tuple[str, bool]:
+    """Content hash of a query's picture, and whether it is an upload."""
+    with desk.db.transaction() as session:
+        query = known_query(session, caller, query_id).query
+        if query.frame_id is None:
+            return str(query.picture_sha256), True
+        if not caller.may("view"):
+            raise Forbidden(
+                f"API key {caller.key_id} does not allow 'view', which the picture of a frame needs"
+            )
+        return known_frame(session, caller, query.frame_id).picture_sha256, False
 
 
 @router.delete("/{query_id}", responses=WRITING)
 def cancel(caller: Searcher, desk: Here, query_id: uuid.UUID) -> QueryTold:
     """Take a query back: it ends as failed with `cancelled`. One that has ended stays as it is."""
     with desk.db.transaction() as session:
-        cancel_query(session, caller.actor, known_query(session, caller, query_id).query)
+        query = known_query(session, caller, query_id).query
+        cancelled = cancel_query(session, caller.actor, query)
         session.expire_all()
-        return QueryTold.of(known_query(session, caller, query_id))
+        told = QueryTold.of(known_query(session, caller, query_id))
+    if cancelled and query.picture_sha256 is not None:
+        discard_uploads(desk, [query.picture_sha256])
+    return told
 
 
 @router.get("/{query_id}/events", responses=EVENT_RESPONSES, response_class=StreamingResponse)
@@ -152,7 +194,7 @@ async def follow(caller: Searcher, desk: Here, query_id: uuid.UUID) -> Streaming
             known_query(session, caller, query_id)
 
     await run_in_threadpool(check)
-    return StreamingResponse(query_events(desk, query_id), media_type="text/event-stream")
+    return EventStream(desk, caller.key_id, query_id)
 
 
 def owner(caller: Caller) -> int | None:

@@ -6,9 +6,10 @@ import uuid
 from pathlib import Path
 
 from fastapi import APIRouter, Response
+from fastapi.concurrency import run_in_threadpool
 
 from api.access import Feeder
-from api.bodies import named
+from api.bodies import SegmentBody, json_body, named
 from api.desk import ApiDesk, Here
 from api.fields import Cursor, Id, IdempotencyKey, Limit, next_cursor, read_cursor, whole
 from api.given import SegmentGiven
@@ -18,29 +19,59 @@ from api.told import Page, SegmentTold
 from models.repositories import browse
 from models.session import Session
 from worker.accepting.keys import Caller
-from worker.accepting.repeats import made_before, note_made
-from worker.accepting.segments import Recording, Submission, hash_file, record_segment
+from worker.accepting.repeats import NamedRequest, made_before, note_made, repeated
+from worker.accepting.segments import Recording, Submission, read_content, record_segment
 from worker.core.sampling import ChangePolicy, IntervalPolicy, KeyframePolicy, SamplingPolicy
 from worker.errors import InputInvalid, NotFound, VideoUnreadable
 
 router = APIRouter(prefix="/v1/segments", tags=["segments"])
 
 
-@router.post("", status_code=202, responses=WRITING)
-def submit(
+@router.post("", status_code=202, responses=WRITING, openapi_extra=json_body(SegmentGiven))
+async def submit(
     caller: Feeder,
     desk: Here,
-    given: SegmentGiven,
+    given: SegmentBody,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> SegmentTold:
     """Ingest a recorded file that lies on the server. The same file again changes nothing. The
-    file is read once before the answer: allow a second for each 500 MB."""
-    with desk.db.transaction() as session:  # before anything is told about files
-        known_camera(session, caller, given.camera_id)
-    path = footage_path(desk, given.path)
-    recording = Recording(path, hash_file(path), given.start_utc, "given", _policy(given))
+    file is read once before the answer, two files at a time: allow a second for each 500 MB."""
     asked = named(idempotency_key, "segment", given.model_dump(mode="json"))
+    told, camera = await run_in_threadpool(_made_already, desk, caller, given, asked)
+    if told is None:
+        path = await run_in_threadpool(footage_path, desk, caller, camera, given.path)
+        recording = await desk.hashing.run(lambda: _recording(path, given))
+        told = await run_in_threadpool(_accept, desk, caller, given, recording, asked)
+    response.headers["Location"] = f"/v1/segments/{told.segment_id}"
+    return told
+
+
+def _made_already(
+    desk: ApiDesk, caller: Caller, given: SegmentGiven, asked: NamedRequest | None
+) -> tuple[SegmentTold | None, str]:
+    """What the same request made before, and the name of the camera."""
+    with desk.db.transaction() as session:
+        camera = known_camera(session, caller, given.camera_id).camera.name
+        made = repeated(session, caller.key_id, asked)
+        return None if made is None else _known_segment(session, caller, int(made)), camera
+
+
+def _recording(path: Path, given: SegmentGiven) -> Recording:
+    try:
+        content = read_content(path)
+    except VideoUnreadable as error:  # where the footage folder lies is not told
+        raise VideoUnreadable(str(error).replace(str(path), given.path[:80])) from error
+    return Recording(path, content, given.start_utc, "given", _policy(given))
+
+
+def _accept(
+    desk: ApiDesk,
+    caller: Caller,
+    given: SegmentGiven,
+    recording: Recording,
+    asked: NamedRequest | None,
+) -> SegmentTold:
     submission: Submission | None = None
     with desk.db.transaction() as session:
         made = made_before(session, caller.key_id, asked)
@@ -52,13 +83,15 @@ def submit(
         told = _known_segment(session, caller, int(made))
     if submission is not None and submission.is_new:
         desk.ring(uuid.UUID(submission.job_id), "ingest")
-    response.headers["Location"] = f"/v1/segments/{told.segment_id}"
     return told
 
 
-def footage_path(desk: ApiDesk, given: str) -> Path:
-    """A file below the footage folder. Raises :class:`InputInvalid` or
-    :class:`VideoUnreadable`; of files elsewhere nothing is told."""
+def footage_path(desk: ApiDesk, caller: Caller, camera: str, given: str) -> Path:
+    """A file below the footage folder; for a key that is limited to cameras one below the folder
+    of its camera's name there: other cameras' recordings lie beside it.
+
+    Raises :class:`InputInvalid` or :class:`VideoUnreadable`; of files elsewhere nothing is told.
+    """
     if desk.settings.footage_dir is None:
         raise InputInvalid(
             "path: this server takes no files by path; set RIS_FOOTAGE_DIR to the folder that"
@@ -67,16 +100,22 @@ def footage_path(desk: ApiDesk, given: str) -> Path:
     folder = desk.settings.footage_dir.resolve()
     try:
         path = (folder / given).resolve()
+        within = path.relative_to(folder).parts if path.is_relative_to(folder) else ()
+        known = path.is_file()
     except (ValueError, OSError, RuntimeError):  # a NUL, a name too long, a loop of links
         raise InputInvalid(f"path {given[:80]!r} is no path") from None
-    if not path.is_relative_to(folder):
+    if caller.camera_ids is not None:
+        if not known or within[:1] != (camera,):
+            raise VideoUnreadable(
+                f"path {given[:80]!r} is no file below {camera}/ in the footage folder of this"
+                f" server; API key {caller.key_id} is limited to cameras"
+            )
+    elif not within:
         raise InputInvalid(f"path {given[:80]!r} is outside the footage folder of this server")
-    try:
-        missing = not path.exists()
-    except OSError:
-        missing = True
-    if missing:
-        raise VideoUnreadable(f"path {given[:80]!r} is not in the footage folder of this server")
+    elif not known:
+        raise VideoUnreadable(
+            f"path {given[:80]!r} is no file in the footage folder of this server"
+        )
     return path
 
 

@@ -104,6 +104,19 @@ def remember_request(
     return session.get(RequestKey, (key_id, idempotency_key), populate_existing=True)
 
 
+def find_request(
+    session: Session, key_id: int, idempotency_key: str, kept_s: float
+) -> RequestKey | None:
+    """What is noted of a request, and is not older than ``kept_s``."""
+    return session.scalars(
+        select(RequestKey).where(
+            RequestKey.key_id == key_id,
+            RequestKey.idempotency_key == idempotency_key,
+            RequestKey.created_at >= func.now() - func.make_interval(0, 0, 0, 0, 0, 0, kept_s),
+        )
+    ).one_or_none()
+
+
 def record_made(session: Session, key_id: int, idempotency_key: str, made: str) -> None:
     """Note what the request made."""
     session.execute(

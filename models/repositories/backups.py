@@ -10,7 +10,6 @@ from sqlalchemy.orm import Session
 
 from models.erasure import Erasure
 from models.index import FMapRun, IndexGeneration, Shard
-from models.search import SearchQuery
 from models.video import Frame
 
 
@@ -72,12 +71,6 @@ def checksums_digest(session: Session, shard_id: int, blocks: int) -> str:
     )
     joined = func.string_agg(first.c.sums, text("',' order by start_row"))
     return str(session.scalars(select(func.md5(func.coalesce(joined, "")))).one())
-
-
-def upload_hashes(session: Session) -> set[str]:
-    """Content hash of every upload that a query was made from."""
-    found = select(SearchQuery.picture_sha256).where(SearchQuery.picture_sha256.is_not(None))
-    return {str(sha256) for sha256 in session.scalars(found.distinct())}
 
 
 def forget_codes(session: Session) -> None:

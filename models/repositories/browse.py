@@ -20,7 +20,8 @@ from models.search import SearchHit, SearchQuery
 from models.video import Camera, Frame, VideoSegment
 
 Scope = Sequence[int] | None
-EPOCH_UTC = datetime.fromisoformat("2000-01-01T00:00:00+00:00")
+EPOCH_UTC = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+"""Where buckets, and spans of shards, are counted from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +114,15 @@ def nearest_frame(session: Session, camera_id: int, t_utc: datetime) -> Frame | 
 def frames_per_bucket(
     session: Session, camera_id: int, from_utc: datetime, to_utc: datetime, bucket_s: int
 ) -> list[tuple[datetime, int]]:
-    """How many frames of ``[from_utc, to_utc)`` each bucket holds; buckets without any are left
-    out. Buckets are counted from ``EPOCH_UTC``."""
+    """How many frames of ``[from_utc, to_utc)``, which are whole buckets, each bucket holds;
+    buckets without any are left out. Buckets are counted from ``EPOCH_UTC``.
+
+    Counts come from the shards where each of them lies in one bucket, whatever span it was made
+    with: then it does not matter how many frames there are.
+    """
+    counted = _shard_frames_per_bucket(session, camera_id, from_utc, to_utc, bucket_s)
+    if counted is not None:
+        return counted
     bucket = func.date_bin(timedelta(seconds=bucket_s), Frame.t_utc, EPOCH_UTC)
     rows = session.execute(
         _in_span(select(bucket, func.count()).where(Frame.camera_id == camera_id), from_utc, to_utc)
@@ -124,21 +132,22 @@ def frames_per_bucket(
     return [(row[0], int(row[1])) for row in rows]
 
 
-def shard_frames_per_bucket(
+def _shard_frames_per_bucket(
     session: Session, camera_id: int, from_utc: datetime, to_utc: datetime, bucket_s: int
-) -> list[tuple[datetime, int]]:
-    """The same from the shards of the live generation: for buckets of whole shard spans, however
-    many frames there are."""
-    bucket = func.date_bin(timedelta(seconds=bucket_s), Shard.bucket_utc, EPOCH_UTC)
+) -> list[tuple[datetime, int]] | None:
+    """The same from the shards of the live generation; None where one reaches over an edge."""
+    length = timedelta(seconds=bucket_s)
+    bucket = func.date_bin(length, Shard.bucket_utc, EPOCH_UTC)
+    last_bucket = func.date_bin(length, Shard.last_utc, EPOCH_UTC)
     rows = session.execute(
-        select(bucket, func.sum(Shard.frame_count))
+        select(bucket, func.sum(Shard.frame_count), func.bool_and(bucket == last_bucket))
         .join(IndexGeneration, IndexGeneration.id == Shard.generation_id)
         .where(IndexGeneration.state == "live", Shard.camera_id == camera_id)
-        .where(Shard.bucket_utc >= from_utc, Shard.bucket_utc < to_utc, Shard.frame_count > 0)
+        .where(Shard.last_utc >= from_utc, Shard.bucket_utc < to_utc)
         .group_by(bucket)
         .order_by(bucket)
-    )
-    return [(row[0], int(row[1])) for row in rows]
+    ).all()
+    return [(row[0], int(row[1])) for row in rows] if all(row[2] for row in rows) else None
 
 
 def _queries() -> Select[Any]:

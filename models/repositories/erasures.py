@@ -269,14 +269,6 @@ def unused_pictures(session: Session, sha256s: Sequence[str]) -> set[str]:
     return set(sha256s) - set(used)
 
 
-def unused_uploads(session: Session, sha256s: Sequence[str]) -> set[str]:
-    """Which of these uploads no query was made from."""
-    used = session.scalars(
-        select(SearchQuery.picture_sha256).where(SearchQuery.picture_sha256.in_(sha256s))
-    )
-    return set(sha256s) - set(used)
-
-
 def set_retention(session: Session, camera_id: int, days: int | None) -> None:
     """How long a camera's footage is kept: 0 for ever, None as the settings say."""
     session.execute(

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, select, text, update
+from sqlalchemy import Select, and_, delete, not_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload
 
@@ -24,10 +24,26 @@ def lock_uploads(session: Session, *, exclusive: bool) -> None:
     session.execute(text(f"select {function}({UPLOAD_LOCK})"))
 
 
+def _asked_uploads() -> Select[Any]:
+    """Uploads of queries, but for those that were taken back: nobody waits for their answer."""
+    taken_back = and_(Job.state == "failed", Job.error_code == "cancelled")
+    return (
+        select(SearchQuery.picture_sha256)
+        .join(Job, Job.id == SearchQuery.job_id)
+        .where(SearchQuery.picture_sha256.is_not(None), not_(taken_back))
+        .distinct()
+    )
+
+
 def upload_hashes(session: Session) -> set[str]:
-    """Names of the uploads that queries were made from."""
-    named = select(SearchQuery.picture_sha256).where(SearchQuery.picture_sha256.is_not(None))
-    return {sha256 for sha256 in session.scalars(named.distinct()) if sha256 is not None}
+    """Names of the uploads that queries are asked on."""
+    return {str(sha256) for sha256 in session.scalars(_asked_uploads())}
+
+
+def unused_uploads(session: Session, sha256s: Sequence[str]) -> set[str]:
+    """Which of these uploads no query is asked on."""
+    asked = _asked_uploads().where(SearchQuery.picture_sha256.in_(sha256s))
+    return set(sha256s) - {str(sha256) for sha256 in session.scalars(asked)}
 
 
 def create_query(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -86,11 +87,15 @@ def api(
 ) -> Iterator[Api]:
     """Two cameras, ``street`` and ``car``, an hour apart."""
     folder = tmp_path_factory.mktemp("api")
-    changes = {"backbone": "tiny-a", "codec": "fp32", "footage_dir": footage["car"].parent}
+    recordings = tmp_path_factory.mktemp("recordings")
+    for camera in ("", "street", "car"):
+        (recordings / camera).mkdir(exist_ok=True)
+        shutil.copy(footage["bikes"], recordings / camera / "bikes.mp4")
+    changes = {"backbone": "tiny-a", "codec": "fp32", "footage_dir": recordings}
     with fresh_context(services.database_url, template_database, folder, **changes) as context:
         ingested(context, footage["bikes"], "street", 2.0, start_utc=STREET_START)
         ingested(context, footage["car"], "car", 1.0, start_utc=CAR_START)
         desk = open_desk(context.settings, lambda _job_id, _kind: None)
         with serving(replace(desk, pace=Pace(100_000.0))) as client:
-            yield Api(context, desk, client, footage["car"].parent)
+            yield Api(context, desk, client, recordings)
         desk.db.close()

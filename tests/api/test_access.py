@@ -50,11 +50,13 @@ class Ask:
 @dataclass(frozen=True)
 class Rule:
     """``action`` None: any key. ``right``: what a key of that action may ask. ``others``: what one
-    that is limited to ``street`` must not learn of: refused as unknown, or left out."""
+    that is limited to ``street`` must not learn of: refused as unknown, or left out. ``also``: what
+    else the right key allows."""
 
     action: str | None
     right: Callable[[World], Ask]
     others: list[Callable[[World], Ask]] = field(default_factory=list)
+    also: tuple[str, ...] = ()
 
 
 def not_found(path: Callable[[World], str], json: Callable[[World], Any] = lambda _w: None) -> Any:
@@ -156,6 +158,7 @@ RULES: dict[tuple[str, str], Rule] = {
             "search",
             partial(own_query, asked),
             [partial(others_query, asked)],
+            also=("view",) if asked == "/picture" else (),
         )
         for method, below, asked in (
             ("GET", "", ""),
@@ -199,7 +202,7 @@ RULES: dict[tuple[str, str], Rule] = {
 
 def segment_body(camera_id: int) -> dict[str, Any]:
     start = f"2026-02-01T{uuid.uuid4().int % 24:02}:00:00Z"
-    return {"path": "bikes.mp4", "camera_id": camera_id, "start_utc": start}
+    return {"path": "street/bikes.mp4", "camera_id": camera_id, "start_utc": start}
 
 
 def operations() -> set[tuple[str, str]]:
@@ -266,7 +269,7 @@ def assert_told(reply: Any, wanted: Ask) -> None:
 def test_an_operation_with_every_kind_of_key(world: World, method: str, path: str):
     rule = RULES[method, path]
     api = world.api
-    needed = [] if rule.action is None else [rule.action]
+    needed = [] if rule.action is None else [rule.action, *rule.also]
     right = api.key(*(needed or ["view"]))
     if "/queries" in path:
         world.own_query = uuid.UUID(api.answered(right)["query_id"])
@@ -318,6 +321,22 @@ def test_a_limited_key_counts_only_its_own_cameras(api: Api):
     assert cameras == {"all": {street, car}, "limited": {street}}
     per_camera = dict(sql(api.context, "select camera_id, count(*) from frames group by 1"))
     assert frames == {"all": per_camera[street] + per_camera[car], "limited": per_camera[street]}
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["bikes.mp4", "car/bikes.mp4", "street/../car/bikes.mp4", "street/gone.mp4", "street", "."],
+)
+def test_a_limited_key_takes_recordings_of_its_own_cameras_only(api: Api, path: str):
+    """And is not told which files of others exist, nor where the folder lies."""
+    street = api.camera("street")
+    key = api.key("ingest", camera_ids=[street])
+    given = {"path": path, "camera_id": street, "start_utc": "2026-02-01T08:00:00Z"}
+    reply = api.client.post("/v1/segments", json=given, headers=key)
+    assert (reply.status_code, reply.json()["code"]) == (422, "video_unreadable")
+    told = reply.json()["detail"]
+    assert told.startswith(f"path {path!r} is no file below street/ in the footage folder")
+    assert str(api.footage) not in told
 
 
 def test_a_limited_admin_key_cannot_be_made(api: Api):

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import psycopg
 import pytest
 from PIL import Image
 
 from api.given import ParamsGiven
 from models.repositories.jobs import ClaimedJob
 from tests.api.conftest import BOX, Api
+from tests.conftest import psycopg_url
 from tests.parts import run_jobs, sql
 from worker.context import Context
 from worker.core.search_params import SearchParams
 from worker.jobs import Handler, Lease, Outcome, run_job
 from worker.search import run_query
+from worker.verify import verify_index
 
 LATER, EARLIER = "2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z"
 
@@ -66,6 +71,21 @@ def test_a_query_on_an_uploaded_picture(api: Api):
     told = api.client.get(reply.headers["Location"], headers=key).json()
     assert (told["state"], told["frame_id"]) == ("done", None)
     assert told["hits"] > 0
+
+
+@pytest.mark.parametrize("missing", ["frames_lost", "frames_away"])
+def test_an_answer_over_less_than_all_frames_is_told_as_degraded(api: Api, missing: str):
+    key = api.key("search")
+    told = api.answered(key)
+    assert told["degraded"] is False
+    sql(
+        api.context,
+        "update search_queries set stats = stats || jsonb_build_object(%s::text, 3) where id = %s",
+        missing,
+        told["query_id"],
+    )
+    again = api.client.get(f"/v1/queries/{told['query_id']}", headers=key).json()
+    assert again["degraded"] is True
 
 
 def body(api: Api, **given: object) -> dict[str, object]:
@@ -117,6 +137,81 @@ def test_a_query_taken_back_is_not_answered(api: Api):
     done = api.answered(key)
     kept = api.client.delete(f"/v1/queries/{done['query_id']}", headers=key).json()
     assert (kept["state"], kept["hits"]) == ("done", done["hits"])
+
+
+def upload(api: Api, key: dict[str, str], colour: int, client: Any = None) -> Any:
+    """A query on a picture of one colour."""
+    content = io.BytesIO()
+    Image.new("RGB", (64, 48), (colour, 0, 0)).save(content, "PNG")
+    return (client or api.client).post(
+        "/v1/queries",
+        files={"picture": ("a.png", content.getvalue(), "image/png")},
+        data={"query": json.dumps({"roi": BOX})},
+        headers=key,
+    )
+
+
+def test_the_upload_of_a_query_taken_back_goes_unless_another_asks_on_it(api: Api):
+    key, other = api.key("search"), api.key("search")
+    mine, theirs = upload(api, key, 9), upload(api, other, 9)
+    kept = api.desk.uploads.root / mine.json()["picture_sha256"]
+    api.client.delete(mine.headers["Location"], headers=key)
+    assert kept.is_file()
+    api.client.delete(theirs.headers["Location"], headers=other)
+    assert not kept.exists()
+    shown = api.client.get(theirs.headers["Location"] + "/picture", headers=other)
+    assert (shown.status_code, shown.json()["code"]) == (404, "not_found")
+    assert not [one for one in verify_index(api.context).problems if kept.name in one]
+
+
+def test_no_upload_is_kept_below_the_free_space_floor(api: Api):
+    with api.with_settings(min_free_bytes=2**62) as client:
+        reply = upload(api, api.key("search"), 10, client)
+    assert (reply.status_code, reply.json()["code"]) == (503, "storage_full")
+
+
+def test_the_picture_of_a_frame_needs_the_key_to_view(api: Api):
+    """Else a key that only searches could look at any frame, by asking on it."""
+    key, both = api.key("search"), api.key("search", "view")
+    told = api.answered(key)
+    refused = api.client.get(f"/v1/queries/{told['query_id']}/picture", headers=key)
+    assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+    hit = api.client.get(f"/v1/queries/{told['query_id']}/hits/1/overlay", headers=key)
+    assert hit.status_code == 200
+    told = api.answered(both)
+    shown = api.client.get(f"/v1/queries/{told['query_id']}/picture", headers=both)
+    assert shown.status_code == 200
+    own = upload(api, key, 11)
+    shown = api.client.get(own.headers["Location"] + "/picture", headers=key)
+    assert shown.status_code == 200
+    api.client.delete(own.headers["Location"], headers=key)
+
+
+def test_a_query_taken_back_waits_for_nothing(api: Api):
+    key = api.key("search")
+    asked = api.client.post("/v1/queries", json=body(api), headers=key)
+    waits = "update jobs set retry_code = 'storage_full', retry_detail = 'x' where id = %s"
+    sql(api.context, waits, asked.json()["job_id"])
+    where = asked.headers["Location"]
+    assert api.client.get(where, headers=key).json()["waiting"]["code"] == "storage_full"
+    assert api.client.delete(where, headers=key).json()["waiting"] is None
+
+
+def test_a_frame_is_not_erased_between_the_look_at_it_and_the_query(api: Api):
+    key, frame_id = api.key("search"), api.frame("street")
+    url = psycopg_url(str(api.context.settings.database_url))
+    with psycopg.connect(url) as eraser, ThreadPoolExecutor(1) as threads:
+        eraser.execute("select 1 from frames where id = %s for update", [frame_id])
+        asked = threads.submit(api.client.post, "/v1/queries", json=body(api), headers=key)
+        held = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+        while not sql(api.context, held)[0][0]:
+            assert not asked.done()
+            time.sleep(0.02)
+        waiting = "select query from pg_stat_activity where wait_event_type = 'Lock'"
+        assert sql(api.context, waiting)[0][0].startswith("SELECT frames.id")
+        eraser.rollback()
+        assert asked.result(60).status_code == 202
+    run_jobs(api.context)
 
 
 def test_a_query_taken_back_while_it_runs_records_nothing(api: Api):
@@ -221,6 +316,9 @@ def test_bodies_that_are_none(api: Api):
         (b"roi", "text/plain", "media_unsupported"),
         (b"x", "multipart/form-data", "input_invalid"),
         (b"x", "multipart/form-data; boundary=a", "input_invalid"),
+        (b"x", "multipart/form-data; boundary=a; charset=punycode", "media_unsupported"),
+        (b"x", "multipart/form-data; boundary=a; charset=undefined", "media_unsupported"),
+        (b"--a--", "multipart/form-data; boundary=a; charset=UTF-8", "input_invalid"),
     ):
         reply = api.client.post(
             "/v1/queries", content=content, headers=key | {"Content-Type": kind}
@@ -232,7 +330,9 @@ def test_pictures_that_are_none(api: Api):
     key = api.key("search")
     big = io.BytesIO()
     Image.new("L", (20_000, 10_000)).save(big, "PNG")  # 200 megapixels in a few kilobytes
-    for content in (b"", b"no picture", big.getvalue()):
+    long = io.BytesIO()
+    Image.new("L", (66_000, 20)).save(long, "PNG")  # no JPEG can show it
+    for content in (b"", b"no picture", big.getvalue(), long.getvalue()):
         reply = api.client.post(
             "/v1/queries",
             files={"picture": ("a.png", content, "image/png")},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from PIL import Image
 from api.fields import write_cursor
 from api.routes.cameras import gaps
 from tests.api.conftest import CAR_START, STREET_START, Api
-from tests.parts import run_jobs, sql
+from tests.parts import ingested, run_jobs, sql, with_settings
 
 LATER = "2026-03-01T08:00:00Z"
 
@@ -140,6 +140,26 @@ def test_coverage_counts_every_frame(api: Api, bucket_s: int | None):
         for gap in told["gaps"]
     )
     assert in_gaps + len(found) == (end - start) // length
+
+
+@pytest.mark.parametrize("span_s", [3600, 5000])
+def test_coverage_counts_every_frame_of_shards_of_any_span(api: Api, footage: Any, span_s: int):
+    """A setting may have been another when footage was indexed; 5000 s are counted from 1970."""
+    start = datetime(2026, 5, 1, 9, 59, 56, tzinfo=UTC)
+    camera = f"span {span_s}"
+    context = with_settings(api.context, shard_span_s=span_s)
+    ingested(context, footage["bikes"], camera, 1.0, start_utc=start)
+    camera_id = api.camera(camera)
+    statement = "select t_utc from frames where camera_id = %s"
+    times = [row[0] for row in sql(api.context, statement, camera_id)]
+    hours = Counter(t_utc.replace(minute=0, second=0, microsecond=0) for t_utc in times)
+    assert len(hours) == 2
+    told = api.client.get(
+        f"/v1/cameras/{camera_id}/coverage", params={"bucket_s": 3600}, headers=api.key("view")
+    ).json()
+    found = {datetime.fromisoformat(one["from_utc"]): one["frames"] for one in told["buckets"]}
+    assert found == hours
+    assert told["gaps"] == []
 
 
 def test_gaps_between_and_around():

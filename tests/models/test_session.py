@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -173,3 +174,25 @@ def test_unknown_ids_are_none(db: Database) -> None:
         assert video_record.camera_named(session, "gate") is None
         assert video_record.nearest_frame(session, "gate", datetime.now(UTC)) is None
         assert search_record.find_query(session, uuid.uuid4()) is None
+
+
+def test_a_peer_that_vanishes_is_given_up_by_either_side(database_url: str) -> None:
+    """Else the server keeps its locks, or a thread here waits for it, for hours."""
+    made = connect(database_url, application_name="ris tests", idle_in_transaction_timeout_ms=250)
+    names = ("idle", "interval", "count")
+    with made.transaction() as session:
+        driver = session.connection().connection.driver_connection
+        assert driver is not None
+        given = driver.info.get_parameters()
+        shown = [
+            str(session.execute(text(f"show tcp_keepalives_{name}")).scalar_one()) for name in names
+        ]
+        shown.append(str(session.execute(text("show tcp_user_timeout")).scalar_one()))
+    assert [given[f"keepalives_{name}"] for name in names] == ["10", "5", "3"]
+    assert given["tcp_user_timeout"] == "15000"
+    assert shown == ["10", "5", "3", "15000"]
+    with pytest.raises(DatabaseUnavailable), made.transaction() as session:
+        session.execute(text("select 1"))
+        time.sleep(1)
+        session.execute(text("select 1"))
+    made.close()

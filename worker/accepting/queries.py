@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +25,7 @@ from worker.messages import QUERY_QUEUE
 from worker.video.picture import load_query_picture
 
 _ID_LIMIT = 2**63  # ids are Postgres bigints; a larger number would be an error of its own
+_MOST_AUDITED_POINTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,7 @@ def record_query(
     if order.picture is not None:
         # One that lay there unused must not be swept before this query names it.
         search_record.lock_uploads(session, exclusive=False)
+        desk.uploads.require_free(desk.settings.min_free_bytes)
         picture_sha256 = desk.uploads.put(order.picture)
     job_id = job_record.submit(session, "query", QUERY_QUEUE, {})
     query_id = search_record.create_query(
@@ -135,10 +139,21 @@ def record_query(
         query_id=str(query_id),
         frame_id=order.frame_id,
         picture_sha256=picture_sha256,
-        roi=roi_to_json(order.roi),
-        params=params.to_json(),
+        roi=_brief(roi_to_json(order.roi)),
+        params={name: _brief(value) for name, value in params.to_json().items()},
     )
     return AcceptedQuery(query_id, job_id)
+
+
+def _brief(value: Any) -> Any:
+    """The value with large polygons told by count and hash: the audit is kept for ever."""
+    if isinstance(value, list):
+        return [_brief(one) for one in value] if value and isinstance(value[0], dict) else value
+    if not isinstance(value, dict) or len(value.get("polygon", ())) <= _MOST_AUDITED_POINTS:
+        return value
+    text = json.dumps(value["polygon"], separators=(",", ":"))
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    return value | {"polygon": {"points": len(value["polygon"]), "sha256": sha256}}
 
 
 def _require_known(
@@ -148,7 +163,9 @@ def _require_known(
     scope: Collection[int] | None,
 ) -> None:
     if frame_id is not None and not (
-        0 < frame_id < _ID_LIMIT and _sees_frame(session, frame_id, scope)
+        0 < frame_id < _ID_LIMIT
+        and _sees_frame(session, frame_id, scope)
+        and search_record.frames_kept(session, [frame_id])  # from here on it is not erased
     ):
         raise NotFound(f"frame {frame_id} is not known")
     for example in (*params.more, *params.less):
@@ -184,7 +201,8 @@ def query_state(desk: Desk, query_id: uuid.UUID) -> QueryState:
 def cancel_query(session: Session, actor: Actor, query: SearchQuery) -> bool:
     """Take a query back, in the caller's transaction; False when it had ended already.
 
-    A worker that runs it loses its lease and records nothing.
+    A worker that runs it loses its lease and records nothing. Its upload goes with
+    :func:`discard_uploads`, after the commit.
     """
     details: dict[str, Any] = {"query_id": str(query.id)}
     if not job_record.cancel(
@@ -193,3 +211,11 @@ def cancel_query(session: Session, actor: Actor, query: SearchQuery) -> bool:
         return False
     record_act(session, actor, "query.cancel", **details)
     return True
+
+
+def discard_uploads(desk: Desk, sha256s: Sequence[str]) -> int:
+    """Remove those of these uploads that no query is asked on any more; returns how many."""
+    with desk.db.transaction() as session:
+        search_record.lock_uploads(session, exclusive=True)
+        unused = search_record.unused_uploads(session, sha256s)
+        return sum(desk.uploads.remove(sha256) for sha256 in sorted(unused))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from models.access import RequestKey
 from models.repositories import access as access_record
 from models.session import Session
 from worker.errors import KeyReused
@@ -20,6 +21,15 @@ class NamedRequest:
     sha256: str
 
 
+def repeated(session: Session, key_id: int, request: NamedRequest | None) -> str | None:
+    """What the same request made before, else None; notes nothing and waits for nobody. Raises
+    :class:`KeyReused`."""
+    if request is None:
+        return None
+    earlier = access_record.find_request(session, key_id, request.idempotency_key, KEPT_S)
+    return None if earlier is None else _made_by(earlier, request)
+
+
 def made_before(session: Session, key_id: int, request: NamedRequest | None) -> str | None:
     """What the same request made before; None for a new one, which is noted.
 
@@ -30,8 +40,10 @@ def made_before(session: Session, key_id: int, request: NamedRequest | None) -> 
     earlier = access_record.remember_request(
         session, key_id, request.idempotency_key, request.sha256, KEPT_S
     )
-    if earlier is None:
-        return None
+    return None if earlier is None else _made_by(earlier, request)
+
+
+def _made_by(earlier: RequestKey, request: NamedRequest) -> str:
     if earlier.request_sha256 != request.sha256:
         raise KeyReused(
             f"Idempotency-Key {request.idempotency_key!r} came with another request before: take"

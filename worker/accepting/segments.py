@@ -34,12 +34,20 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
+class FileContent:
+    """What a file held. ``state``: its :func:`file_state` before and after it was read."""
+
+    sha256: str
+    state: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Recording:
     """A file to ingest. ``start_source``: where the start comes from; ``given`` by whoever submits,
     else a guess that gives way to what is known of the same content."""
 
     path: Path
-    content_sha256: str
+    content: FileContent
     start_utc: datetime
     start_source: str
     policy: SamplingPolicy
@@ -55,7 +63,7 @@ def record_segment(
     if source != "given":
         # A copied or touched file has another modification time and is the same recording.
         known = video_record.segment_of_content(
-            session, camera_id, recording.content_sha256, policy_key(policy)
+            session, camera_id, recording.content.sha256, policy_key(policy)
         )
         if known is not None:
             start, source = known.start_utc, known.start_source
@@ -64,7 +72,7 @@ def record_segment(
         {
             "camera_id": camera_id,
             "source_path": str(recording.path),
-            "content_sha256": recording.content_sha256,
+            "content_sha256": recording.content.sha256,
             "start_utc": start,
             "start_source": source,
             "policy": policy_to_json(policy),
@@ -77,24 +85,24 @@ def record_segment(
         video_record.renew_segment(session, segment.id)
     if segment.job_id is not None and segment.outcome != "failed" and not erased:
         return Submission(segment.id, str(segment.job_id), camera_id, is_new)
-    job_id = _submit_job(session, segment.id, recording.path)
+    job_id = _submit_job(session, segment.id, recording)
     record_act(
         session,
         actor,
         "segment.submit",
         segment_id=segment.id,
         camera_id=camera_id,
-        content_sha256=recording.content_sha256,
+        content_sha256=recording.content.sha256,
         start_utc=start.isoformat(),
     )
     return Submission(segment.id, str(job_id), camera_id, True)
 
 
-def _submit_job(session: Session, segment_id: int, path: Path) -> uuid.UUID:
-    payload = {"segment_id": segment_id, "file": file_state(path)}
+def _submit_job(session: Session, segment_id: int, recording: Recording) -> uuid.UUID:
+    payload = {"segment_id": segment_id, "file": recording.content.state}
     job_id = job_record.submit(session, "ingest", INGEST_QUEUE, payload)
     video_record.set_segment(
-        session, segment_id, job_id=job_id, outcome=None, source_path=str(path)
+        session, segment_id, job_id=job_id, outcome=None, source_path=str(recording.path)
     )
     return job_id
 
@@ -114,22 +122,48 @@ def _erased_since(session: Session, segment: VideoSegment) -> bool:
     return any(erasure.created_at >= segment.created_at for erasure, _ in reaching)
 
 
+def read_content(path: Path) -> FileContent:
+    """Hash and state of a file that nobody is writing to.
+
+    Raises :class:`VideoUnreadable`, also when it changed meanwhile: the hash would be that of a
+    part of it, and the whole would be ingested again later.
+    """
+    _require_regular(path)
+    try:
+        before = file_state(path)
+        sha256 = hash_file(path)
+        after = file_state(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if before != after:
+        raise VideoUnreadable(
+            f"{path} changed while it was read: submit it when its recorder has closed it"
+        )
+    return FileContent(sha256, before)
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 (hex) of a file. Raises :class:`VideoUnreadable`."""
     digest = hashlib.sha256()
-    if path.exists() and not path.is_file():  # opening a pipe or a device could wait for ever
-        raise VideoUnreadable(f"{path} is not a regular file; name a readable video file")
-    if any(category(letter) == "Cs" for letter in str(path)):
-        raise VideoUnreadable(f"{str(path)!r} is not a UTF-8 name; rename the file")
+    _require_regular(path)
     try:
         with path.open("rb") as stream:
             while chunk := stream.read(_HASH_CHUNK_BYTES):
                 digest.update(chunk)
     except OSError as error:
-        raise VideoUnreadable(
-            f"{path}: {error.strerror or error}; name a readable video file"
-        ) from error
+        raise _unreadable(path, error) from error
     return digest.hexdigest()
+
+
+def _require_regular(path: Path) -> None:
+    if any(category(letter) == "Cs" for letter in str(path)):
+        raise VideoUnreadable(f"{str(path)!r} is not a UTF-8 name; rename the file")
+    if path.exists() and not path.is_file():  # opening a pipe or a device could wait for ever
+        raise VideoUnreadable(f"{path} is not a regular file; name a readable video file")
+
+
+def _unreadable(path: Path, error: OSError) -> VideoUnreadable:
+    return VideoUnreadable(f"{path}: {error.strerror or error}; name a readable video file")
 
 
 def file_state(path: Path) -> dict[str, int]:

@@ -21,6 +21,7 @@ from worker.core.types import Box, GridSize, ImageArray, IntArray, Point, Polygo
 from worker.errors import InputInvalid, PictureInvalid
 from worker.video.frame_store import storage_error
 
+_MAX_SIDE_PX = 65_500  # of a JPEG, which queries are shown as
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 _Rgb = tuple[int, int, int]
@@ -91,6 +92,11 @@ def _check_size(picture: Image.Image, name: str, max_px: int) -> None:
         raise PictureInvalid(
             f"{name} is {picture.width} x {picture.height}, more than the {max_px} pixels "
             "allowed; scale it down or raise RIS_QUERY_PICTURE_MAX_PX"
+        )
+    if max(picture.size) > _MAX_SIDE_PX:
+        raise PictureInvalid(
+            f"{name} is {picture.width} x {picture.height}, and a side has at most {_MAX_SIDE_PX}"
+            " pixels; scale it down"
         )
     if picture.width < 1 or picture.height < 1:
         raise PictureInvalid(f"{name} has no pixels; give another picture")

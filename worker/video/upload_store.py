@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.errors import IndexDamaged, NotFound
+from worker.errors import IndexDamaged, NotFound, StorageFull
 from worker.video.frame_store import storage_error, sync_folder
 
 
@@ -45,6 +46,16 @@ class UploadStore:
             raise storage_error(error, target) from error
         return sha256
 
+    def require_free(self, min_free_bytes: int) -> None:
+        """Raise ``StorageFull`` below the free-space floor, before anything is written."""
+        place = next(one for one in (self.root, *self.root.parents) if one.exists())
+        free_bytes = shutil.disk_usage(place).free
+        if free_bytes < min_free_bytes:
+            raise StorageFull(
+                f"{free_bytes} bytes free for uploads, RIS_MIN_FREE_BYTES asks for"
+                f" {min_free_bytes}; free space, or ask on an indexed frame"
+            )
+
     def names(self, before_s: float) -> Iterator[str]:
         """Uploads written before a time (epoch seconds)."""
         if not self.root.exists():
@@ -71,9 +82,9 @@ class UploadStore:
         try:
             content = path.read_bytes()
         except FileNotFoundError:
-            raise NotFound(f"uploaded picture {path} is gone; submit the query again") from None
+            raise NotFound(f"uploaded picture {sha256} is gone; submit the query again") from None
         except OSError as error:
             raise storage_error(error, path) from error
         if hashlib.sha256(content).hexdigest() != sha256:
-            raise IndexDamaged(f"uploaded picture {path} is damaged; submit the query again")
+            raise IndexDamaged(f"uploaded picture {sha256} is damaged; submit the query again")
         return content

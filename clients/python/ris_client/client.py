@@ -171,10 +171,15 @@ class RisClient:
                     return content
             except urllib.error.HTTPError as error:
                 refused = _refusal(error)
-                wait_s = float(error.headers.get("Retry-After", "1"))
+                wait_s = _wait_s(error.headers.get("Retry-After", ""))
                 if error.code not in _AGAIN or time.monotonic() + wait_s > until_s:
                     raise refused from None
                 time.sleep(wait_s)
+
+
+def _wait_s(retry_after: str) -> float:
+    """Seconds to wait; one where the header is missing or, from a proxy in between, a date."""
+    return float(retry_after) if retry_after.isdecimal() else 1.0
 
 
 def _refusal(error: urllib.error.HTTPError) -> RisApiError:

@@ -94,7 +94,8 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query as it stands: ``queued``, ``running``, ``done`` or ``failed``."""
+    """A query as it stands: ``queued``, ``running``, ``done`` or ``failed``. ``degraded``: frames
+    were not searched, as their vectors are damaged or on storage that is away."""
 
     query_id: str
     state: str
