@@ -16,11 +16,11 @@ from models.repositories import feeds as feed_record
 from models.repositories import videos as video_record
 from models.repositories.jobs import ClaimedJob
 from worker.context import Context
-from worker.core.feed_clock import FeedClock
+from worker.core.feed_clock import OWN_CLOCK_S, FeedClock
 from worker.core.sampling import policy_from_json, sampler
 from worker.errors import LeaseLost
 from worker.feed_recorder import FeedRecorder, finish_segment
-from worker.feed_session import FeedSession
+from worker.feed_session import FeedSession, at_utc
 from worker.feed_slice import HOLD_S, FeedSlice
 from worker.generations import backbone_of, ensure_live_generation
 from worker.held_feeds import HeldFeeds
@@ -97,8 +97,11 @@ class FeedHost:
         self._held.forget(feed.id)
         generation = ensure_live_generation(context)
         policy = policy_from_json(feed.policy)
-        last = _later(status.last_seen_utc, status.last_frame_utc)
-        resume_s = None if status.last_frame_utc is None else status.last_frame_utc.timestamp()
+        # This machine's clock may have been ahead: what has such times says nothing of today.
+        now_s = time.time()
+        last_frame_utc = _believed(status.last_frame_utc, now_s)
+        last = _later(_believed(status.last_seen_utc, now_s), last_frame_utc)
+        resume_s = None if last_frame_utc is None else last_frame_utc.timestamp()
         made = FeedSession(
             feed_id=feed.id,
             camera_id=feed.camera_id,
@@ -113,10 +116,11 @@ class FeedHost:
             input_size=backbone_of(context, generation).spec.input_size,
             idle_since_s=time.monotonic(),
             last_seen_utc=last,
-            last_frame_utc=status.last_frame_utc,
+            last_frame_utc=last_frame_utc,
         )
-        if last is not None:
-            made.note_gap("worker_lost", last)  # unless one is open that says more
+        if _later(status.last_seen_utc, status.last_frame_utc) is not None:
+            # Unless one is open that says more.
+            made.note_gap("worker_lost", at_utc(now_s) if last is None else last)
         if status.segment_id is not None:
             with context.db.transaction() as session:
                 segment = video_record.find_segment(session, status.segment_id)
@@ -125,6 +129,13 @@ class FeedHost:
         with self._held.changed:
             self._held.sessions[feed.id] = made
         return made
+
+
+def _believed(t_utc: datetime | None, now_s: float) -> datetime | None:
+    """None for a time that only a wrong clock of this machine can have made."""
+    if t_utc is None or t_utc.timestamp() - now_s > OWN_CLOCK_S:
+        return None
+    return t_utc
 
 
 def _later(first: datetime | None, second: datetime | None) -> datetime | None:

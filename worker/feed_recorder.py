@@ -22,6 +22,7 @@ from models.session import DatabaseUnavailable, Session
 from models.video import VideoSegment
 from worker.backbones.base import Backbone
 from worker.context import Context
+from worker.core.feed_clock import OWN_CLOCK_S
 from worker.core.sampling import policy_key, policy_to_json
 from worker.core.types import Descriptors, SizePx
 from worker.errors import (
@@ -32,7 +33,7 @@ from worker.errors import (
     StorageFailed,
     StorageFull,
 )
-from worker.feed_session import FeedSession, LiveFrame, Missed, taking
+from worker.feed_session import FeedSession, LiveFrame, Missed, at_utc, taking
 from worker.generations import backbone_of, ensure_live_generation
 from worker.jobs import Lease
 from worker.recording import (
@@ -127,12 +128,7 @@ class FeedRecorder:
             self._not_recorded(context, parts, error)
             return
         for part, batch in zip(kept, prepared, strict=True):
-            try:
-                self._record(context, part, batch)
-            except Exception as error:
-                if isinstance(error, ErasedMeanwhile | LeaseLost):
-                    _discard(context, batch)
-                self._not_recorded(context, [part], error)
+            self._record(context, part, batch)
 
     def _usable(self, context: Context, parts: Sequence[_Part], input_size: SizePx) -> list[_Part]:
         """Without frames that were erased meanwhile, or sampled for another backbone."""
@@ -176,10 +172,20 @@ class FeedRecorder:
         return batches
 
     def _record(self, context: Context, part: _Part, batch: PreparedBatch) -> None:
+        """Stretch by stretch; what an error leaves over waits again."""
         at = 0
         for _, group in groupby(part.frames, key=lambda frame: id(frame.stretch)):
             frames = list(group)
-            self._record_stretch(context, part, frames, _cut(batch, slice(at, at + len(frames))))
+            try:
+                self._record_stretch(
+                    context, part, frames, _cut(batch, slice(at, at + len(frames)))
+                )
+            except Exception as error:
+                if isinstance(error, ErasedMeanwhile | LeaseLost):
+                    _discard(context, _cut(batch, slice(at, None)))
+                left = _Part(part.session, part.lease, part.frames[at:])
+                self._not_recorded(context, [left], error)
+                return
             at += len(frames)
 
     def _record_stretch(
@@ -208,7 +214,8 @@ class FeedRecorder:
             }
             video_record.set_segment(session, segment.id, **counts)
             record_missed(session, feed, missed)
-            feed_record.close_gap(session, feed.camera_id, first.t_utc)
+            wrong_after_utc = at_utc(time.time() + OWN_CLOCK_S)
+            feed_record.close_gap(session, feed.camera_id, first.t_utc, wrong_after_utc)
             feed_record.set_status(
                 session,
                 feed.feed_id,
@@ -229,7 +236,7 @@ class FeedRecorder:
         with self._changed:
             for part in parts:
                 feed = part.session
-                frames = [f for f in part.frames if _is_later(f, feed)]
+                frames = part.frames
                 if isinstance(error, LeaseLost):
                     feed.lease_lost = True
                 elif isinstance(error, GenerationSwitched | ErasedMeanwhile):
@@ -265,11 +272,6 @@ def _of_surroundings(error: Exception) -> bool:
         and error.retryable
         and not isinstance(error, GenerationSwitched | ErasedMeanwhile)
     )
-
-
-def _is_later(frame: LiveFrame, feed: FeedSession) -> bool:
-    """False for a frame of a part whose earlier stretch was recorded before the error."""
-    return feed.last_frame_utc is None or frame.t_utc > feed.last_frame_utc
 
 
 def _not_erased(session: Session, part: _Part) -> list[LiveFrame]:

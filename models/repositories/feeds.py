@@ -180,12 +180,18 @@ def open_gap(session: Session, camera_id: int, from_utc: datetime, reason: str) 
     )
 
 
-def close_gap(session: Session, camera_id: int, to_utc: datetime) -> None:
-    """End the open gap with the first frame after it; a frame of before leaves it open."""
+def close_gap(
+    session: Session, camera_id: int, to_utc: datetime, wrong_after_utc: datetime
+) -> None:
+    """End the open gap with the first frame after it; a frame of before leaves it open.
+
+    A gap from later than ``wrong_after_utc`` was begun by a wrong clock: it ends where it begins.
+    """
+    over = or_(FeedGap.from_utc < to_utc, FeedGap.from_utc > wrong_after_utc)
     session.execute(
         update(FeedGap)
-        .where(FeedGap.camera_id == camera_id, FeedGap.to_utc.is_(None), FeedGap.from_utc < to_utc)
-        .values(to_utc=to_utc)
+        .where(FeedGap.camera_id == camera_id, FeedGap.to_utc.is_(None), over)
+        .values(from_utc=func.least(FeedGap.from_utc, to_utc), to_utc=to_utc)
         .execution_options(synchronize_session=False)
     )
 

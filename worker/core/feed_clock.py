@@ -15,7 +15,7 @@ JUMP_S: Final = 1.0
 HELD_STEP_S: Final = 0.001
 _AHEAD_S: Final = 10.0
 """How far the stream's clock may run ahead of arrival: a playlist is handed out in one go."""
-_OWN_CLOCK_S: Final = 3600.0
+OWN_CLOCK_S: Final = 3600.0
 """Last times further ahead than this were made by this machine's own wrong clock."""
 
 
@@ -64,7 +64,7 @@ class FeedClock:
         offset_s = t_s - stream_s
         jumped = self._offset_s is None or abs(offset_s - self._offset_s) > JUMP_S
         last_s = self._last_s
-        if last_s is not None and t_s <= last_s and last_s - arrival_s <= _OWN_CLOCK_S:
+        if last_s is not None and t_s <= last_s and last_s - arrival_s <= OWN_CLOCK_S:
             t_s, source = last_s + HELD_STEP_S, "held"
         jumped |= self._source != source and "held" not in (self._source, source)
         # By the stream's clock, and over a reconnection, which starts it anew, by arrival.
