@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 
@@ -9,11 +10,12 @@ import pytest
 
 from tests.conftest import Services
 from tests.feeding import feed_worker, frame_times, gap_rows, until
-from tests.parts import fresh_context, sql
+from tests.parts import fresh_context, sql, with_settings
 from tests.rtsp_server import Camera
 from worker.context import Context
 from worker.core.sampling import IntervalPolicy
 from worker.feeds import add_feed
+from worker.jobs import Handler, run_job
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +64,27 @@ def test_a_machine_whose_clock_was_hours_ahead_goes_on_at_once(context: Context)
             assert gap == (first, first, "stopped")
     assert abs(first - time.time()) < 60
     assert gap_rows(context, "ahead")[1][1:] == (None, "stopped")  # another can begin
+
+
+def test_a_job_that_is_claimed_again_waits_for_the_slice_that_still_runs(
+    context: Context, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As after an outage of Postgres: the lease ran out, and the same process has the next bell."""
+    with Camera() as camera, feed_worker(with_settings(context, job_slice_s=60)) as worker:
+        add_feed(context, "twice", camera.url, IntervalPolicy(0.3))
+        until(lambda: len(frame_times(context, "twice")) >= 2, what="2 frames")
+        ((job_id,),) = sql(
+            context,
+            "update jobs set lease_until = now() - interval '1 hour', rung_at = now() returning id",
+        )
+        handlers = {"feed": Handler(worker.host.run)}
+        second = threading.Thread(target=run_job, args=(worker.context, job_id, handlers))
+        second.start()
+        before = len(frame_times(context, "twice"))
+        until(lambda: len(frame_times(context, "twice")) >= before + 4, what="4 more")
+        worker.stop()
+        second.join(20)
+    written = "".join(capfd.readouterr())
+    assert "lease_lost" in written
+    assert "job_unexpected" not in written
+    assert camera.connections == 2

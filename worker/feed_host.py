@@ -41,6 +41,18 @@ class FeedHost:
         """One slice of a feed: from where it stands until the slice is over or it shall not run."""
         self._start(context)
         feed_id = int(job.payload["feed_id"])
+        if not self._held.enter(feed_id, HOLD_S):
+            return "yield"
+        try:
+            return self._run(context, feed_id, lease)
+        finally:
+            self._held.leave(feed_id)
+
+    def stop(self) -> None:
+        """Let every slice end now: connections are closed, and what is read is recorded."""
+        self._held.stopping.set()
+
+    def _run(self, context: Context, feed_id: int, lease: Lease) -> Outcome:
         with context.db.transaction() as session:
             feed = feed_record.find(session, feed_id)
             mine = feed_record.is_free(session, feed_id, self._held.id)
@@ -69,25 +81,13 @@ class FeedHost:
                 feed_session.idle_since_s = time.monotonic()
             self._held.wait_recorded(feed_session, _FLUSH_S, in_flight_only=True)
 
-    def stop(self) -> None:
-        """Let every slice end now: connections are closed, and what is read is recorded."""
-        self._held.stopping.set()
-
     def _start(self, context: Context) -> None:
         with self._held.changed:
             if self._recorder is None:
                 self._recorder = FeedRecorder(self._held.sessions, self._held.changed)
                 self._recorder.start(context)
-        # Connections whose next slice runs elsewhere, or never.
-        limit_s = time.monotonic() - max(HOLD_S, context.settings.job_lease_s)
-        with self._held.changed:
-            stale = [
-                session.feed_id
-                for session in self._held.sessions.values()
-                if session.lease is None and session.idle_since_s < limit_s
-            ]
-        for feed_id in stale:
-            self._held.forget(feed_id)
+        idle_s = max(HOLD_S, context.settings.job_lease_s)
+        self._held.forget_idle(time.monotonic() - idle_s)
 
     def _session(self, context: Context, feed: Feed, status: FeedStatus) -> FeedSession:
         """The session kept from the slice before, if nobody else had the feed since."""

@@ -62,7 +62,7 @@ class FeedSession:
     """One feed in one process, kept between slices.
 
     The slice's thread reads and appends to ``pending``, the recorder takes from it; both hold the
-    host's lock for that. ``lease`` is None between slices: then nothing is recorded.
+    lock of :class:`HeldFeeds` for that. ``lease`` is None between slices: then nothing is recorded.
     """
 
     feed_id: int
