@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from models.repositories import jobs as job_record
+from models.repositories.jobs import ClaimedJob
 from tests.conftest import Services
 from tests.feeding import feed_worker, frame_times, gap_rows, until
 from tests.parts import fresh_context, sql, with_settings
@@ -15,7 +17,7 @@ from tests.rtsp_server import Camera
 from worker.context import Context
 from worker.core.sampling import IntervalPolicy
 from worker.feeds import add_feed
-from worker.jobs import Handler, run_job
+from worker.jobs import Handler, Lease, Outcome, run_job
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +90,28 @@ def test_a_job_that_is_claimed_again_waits_for_the_slice_that_still_runs(
     assert "lease_lost" in written
     assert "job_unexpected" not in written
     assert camera.connections == 2
+
+
+def test_the_lease_of_an_attempt_that_hangs_is_not_renewed_for_ever(context: Context) -> None:
+    quick = with_settings(context, job_lease_s=0.6)
+    hung, taken = threading.Event(), threading.Event()
+
+    def hang(_context: Context, _job: ClaimedJob, lease: Lease) -> Outcome:
+        lease.alive_for(0.1)
+        hung.wait(30)
+        return "yield"
+
+    def take(_context: Context, _job: ClaimedJob, _lease: Lease) -> Outcome:
+        taken.set()
+        return "yield"
+
+    with context.db.transaction() as session:
+        job_id = job_record.submit(session, "feed", "feed", {})
+    first = threading.Thread(target=run_job, args=(quick, job_id, {"feed": Handler(hang)}))
+    first.start()
+    until(lambda: sql(context, "select state from jobs") == [("running",)], what="the claim")
+    try:
+        until(lambda: run_job(quick, job_id, {"feed": Handler(take)}) or taken.is_set(), 10)
+    finally:
+        hung.set()
+        first.join(10)

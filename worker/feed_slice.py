@@ -31,6 +31,8 @@ HOLD_S: Final = 5.0
 _FIRST_RETRY_S: Final = 0.25
 _FLUSH_S: Final = 10.0
 _STOP_FLUSH_S: Final = 4.0
+_TURN_S: Final = 120.0
+"""The longest look-up, connecting and writing together; a slice that takes longer hangs."""
 _spread = random.SystemRandom()
 
 
@@ -48,6 +50,7 @@ class FeedSlice:
     def run(self) -> Outcome:
         """Until the slice is over, or the feed shall not run, or the process ends."""
         while True:
+            self.lease.alive_for(_TURN_S + 2 * self.context.settings.feed_stall_s)
             if self.held.stopping.is_set():
                 return self._stop()
             if self.lease.slice_over() and self.recorded_status and self._write_status():

@@ -25,6 +25,12 @@ UNEXPECTED = "internal"
 WORKER_LOST = "worker_lost"
 
 
+class _Patience:
+    """Until when, by the monotonic clock, an attempt's lease is renewed."""
+
+    until_s = float("inf")
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right to record results of one claimed job, renewed in the background.
@@ -36,10 +42,16 @@ class Lease:
     context: Context
     job: ClaimedJob
     started_s: float = field(default_factory=time.monotonic)
+    patience: _Patience = field(default_factory=_Patience)
 
     def slice_over(self) -> bool:
         """Whether a long task should yield now."""
         return time.monotonic() - self.started_s >= self.context.settings.job_slice_s
+
+    def alive_for(self, limit_s: float) -> None:
+        """Have the lease renewed no longer than this, unless it is asked for again: the renewing
+        thread cannot see that the attempt's own thread hangs."""
+        self.patience.until_s = time.monotonic() + limit_s
 
     def record_progress(self, session: Session, progress: dict[str, Any]) -> None:
         """Fence this transaction's results and note progress."""
@@ -87,7 +99,7 @@ def run_job(context: Context, job_id: uuid.UUID, handlers: Mapping[str, Handler]
 def _attempt(context: Context, job: ClaimedJob, handler: Handler) -> None:
     lease = Lease(context, job)
     try:
-        with _Heartbeat(context, job):
+        with _Heartbeat(lease):
             outcome = handler.run(context, job, lease)
         if outcome == "yield":
             _give_back(context, job)
@@ -107,11 +119,10 @@ def _attempt(context: Context, job: ClaimedJob, handler: Handler) -> None:
 
 
 class _Heartbeat:
-    """Renews the lease every third of its length until the attempt ends."""
+    """Renews the lease every third of its length until the attempt ends, or hangs."""
 
-    def __init__(self, context: Context, job: ClaimedJob) -> None:
-        self._context = context
-        self._job = job
+    def __init__(self, lease: Lease) -> None:
+        self._context, self._job, self._lease = lease.context, lease.job, lease
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
 
@@ -125,6 +136,9 @@ class _Heartbeat:
     def _beat(self) -> None:
         lease_s = self._context.settings.job_lease_s
         while not self._stop.wait(lease_s / 3):
+            if time.monotonic() > self._lease.patience.until_s:
+                log.error("lease_let_go", job_id=str(self._job.id), detail="its thread hangs")
+                return
             try:
                 with self._context.db.transaction() as session:
                     held = job_record.extend(session, self._job.id, self._job.token, lease_s)

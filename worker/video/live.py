@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import stat
 import struct
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import av
@@ -16,8 +18,8 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
+from av.stream import Stream
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
 from worker.core.sampling import ChangePolicy, KeyframePolicy, SamplingPolicy
 from worker.core.types import FloatArray, ImageArray, SizePx
@@ -86,7 +88,9 @@ class LiveVideo:
         self._stream = video_stream(container, self._label, options.max_px, threads=1)
         if isinstance(options.policy, KeyframePolicy):
             self._stream.codec_context.skip_frame = "NONKEY"
-        self._packets: Iterator[Packet[VideoStream]] = packets(container, self._stream)
+        # Of all streams: FFmpeg's time limit is per packet, and sound may go on without pictures.
+        self._packets: Iterator[Packet[Stream]] = packets(container)
+        self._silent_s = 0.0
         self._info: VideoInfo | None = None
         self._converter: Converter | None = None
         self._ntp_offset_s: float | None = None
@@ -98,31 +102,37 @@ class LiveVideo:
         return self._kind == "http" and duration is not None and duration > 0
 
     def step(self) -> list[LivePicture]:
-        """Read one packet and decode it. Blocks no longer than ``stall_s``.
+        """Read one packet; decode it when it is of the video. Blocks no longer than ``stall_s``.
 
         Raises :class:`FeedFailed`; its reason ``ended`` is no failure when :attr:`ends`.
         """
         waited_from_s = time.monotonic()
         try:
             packet = next(self._packets, None)
+            if packet is None or self._is_end(packet):
+                if self._kind == "file" and self._end_s > self._loop_start_s:
+                    self._rewind()
+                    return []
+                raise FeedFailed(f"{self._label} ended", reason="ended")
         except FFmpegError as error:
             raise self._failure(error, waited_from_s) from None
         now_s = time.monotonic()
-        if packet is None or packet.size == 0:
-            if self._kind == "file" and self._end_s > self._loop_start_s:
-                self._rewind()
-                return []
-            raise FeedFailed(f"{self._label} ended", reason="ended")
-        self._check_stalled(now_s, waited_from_s)
+        if packet.stream.index != self._stream.index:
+            self._silent_s += now_s - waited_from_s
+            if self._silent_s > self._options.stall_s:
+                raise FeedFailed(f"{self._label} has stalled: it sends no video", reason="stalled")
+            return []
+        self._silent_s = 0.0
+        if now_s - self._last_picture_s > max(_NO_PICTURE_S, self._options.stall_s):
+            raise FeedFailed(f"{self._label} sends nothing that can be decoded", reason="damaged")
         return list(self._decoded(packet))
 
-    def _check_stalled(self, now_s: float, waited_from_s: float) -> None:
-        limit_s = self._options.stall_s
-        self._last_packet_s = now_s
-        if now_s - self._last_picture_s > max(_NO_PICTURE_S, limit_s):
-            raise FeedFailed(f"{self._label} sends nothing that can be decoded", reason="damaged")
+    def _is_end(self, packet: Packet[Any]) -> bool:
+        """Whether it is the empty one behind the last; other streams may have empty ones."""
+        ours = packet.stream.index == self._stream.index
+        return packet.size == 0 and (ours or packet.dts is None)
 
-    def _decoded(self, packet: Packet[VideoStream]) -> Iterator[LivePicture]:
+    def _decoded(self, packet: Packet[Any]) -> Iterator[LivePicture]:
         arrival_s = time.time()
         time_base = float(packet.time_base or self._stream.time_base or 0)
         self._note_clock(packet, time_base)
@@ -173,7 +183,7 @@ class LiveVideo:
             picture=picture,
         )
 
-    def _note_clock(self, packet: Packet[VideoStream], time_base: float) -> None:
+    def _note_clock(self, packet: Packet[Any], time_base: float) -> None:
         """The camera's clock: FFmpeg works it out per packet from RTCP sender reports."""
         if packet.pts is not None and packet.has_sidedata("prft"):
             wallclock_us = struct.unpack_from("=q", bytes(packet.get_sidedata("prft")))[0]
@@ -186,7 +196,7 @@ class LiveVideo:
 
     def _rewind(self) -> None:
         self._container.close()
-        container = _open(self._url, self._kind, self._options.stall_s, self._options.max_px)
+        container = _open(self._url, self._kind, self._label, self._options)
         self._loop_start_s, self._first_s = self._end_s + _LOOP_GAP_S, None
         info, converter = self._info, self._converter
         self._adopt(container)
@@ -238,7 +248,7 @@ def open_live(url: str, options: LiveOptions, label: str, *, again: bool = False
         _require_answer(target, label)
     began_s = time.monotonic()
     try:
-        container = _open(target, kind, options.stall_s, options.max_px)
+        container = _open(target, kind, label, options)
     except FFmpegError as error:
         timed_out = time.monotonic() - began_s >= 0.9 * _OPEN_TIMEOUT_S
         raise _failure(error, label, timed_out, opening=True) from None
@@ -269,11 +279,13 @@ def _require_answer(target: str, label: str) -> None:
         raise FeedFailed(f"{label} closed the connection", reason="connection_lost")
 
 
-def _open(target: str, kind: str, stall_s: float, max_px: int) -> InputContainer:
+def _open(target: str, kind: str, label: str, given: LiveOptions) -> InputContainer:
+    if kind == "file" and not _is_regular(target.removeprefix("file:")):
+        raise FeedFailed(f"{label} is not a regular file", reason="invalid")
     options = {
         "protocol_whitelist": _PROTOCOLS[kind],
         "format_whitelist": _NETWORK_FORMATS[kind],
-        "max_pixels": str(2 * max_px),
+        "max_pixels": str(2 * given.max_px),
     }
     if kind == "rtsp":
         options |= {"rtsp_transport": "tcp", "allowed_media_types": "video"}
@@ -286,8 +298,16 @@ def _open(target: str, kind: str, stall_s: float, max_px: int) -> InputContainer
         mode="r",
         options=options,
         metadata_errors="ignore",
-        timeout=(_OPEN_TIMEOUT_S, stall_s / 2),
+        timeout=(_OPEN_TIMEOUT_S, given.stall_s / 2),
     )
+
+
+def _is_regular(path: str) -> bool:
+    """Whether it can be opened without waiting for somebody: a pipe cannot. True when it's gone."""
+    try:
+        return stat.S_ISREG(Path(path).stat().st_mode)
+    except OSError:
+        return True  # FFmpeg says why
 
 
 _REASONS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
