@@ -6,16 +6,33 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.parts import HANDLERS, sql
+from worker.backbones.base import Backbone
 from worker.context import Context
+from worker.core.types import Descriptors, ImageArray
 from worker.feed_host import FeedHost
 from worker.feeds import reconcile
 from worker.jobs import Handler, run_job, sweep
+
+
+@dataclass
+class SlowBackbone:
+    """A real backbone on a machine that is too small."""
+
+    real: Backbone
+
+    @property
+    def spec(self):
+        return self.real.spec
+
+    def embed(self, pictures: Sequence[ImageArray]) -> Descriptors:
+        time.sleep(0.4)
+        return self.real.embed(pictures)
 
 
 class Worker:

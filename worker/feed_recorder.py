@@ -213,7 +213,8 @@ class FeedRecorder:
                 "resume_pts": numbered.frames[-1].pts,
             }
             video_record.set_segment(session, segment.id, **counts)
-            record_missed(session, feed, missed)
+            removed = feed_record.wanted(session, feed.feed_id) is None
+            record_missed(session, feed, missed, removed=removed)
             wrong_after_utc = at_utc(time.time() + OWN_CLOCK_S)
             feed_record.close_gap(session, feed.camera_id, first.t_utc, wrong_after_utc)
             feed_record.set_status(
@@ -238,7 +239,11 @@ class FeedRecorder:
                 feed = part.session
                 frames = part.frames
                 if isinstance(error, LeaseLost):
-                    feed.lease_lost = True
+                    # Of the slice before, which did not wait to the end: the next one has the feed.
+                    if feed.lease is part.lease:
+                        feed.lease_lost = True
+                    else:
+                        feed.put_back(frames)
                 elif isinstance(error, GenerationSwitched | ErasedMeanwhile):
                     self._generation = None
                     feed.put_back(frames)
@@ -258,9 +263,11 @@ class FeedRecorder:
                 log.warning("feeds_wait", detail=str(error))
 
 
-def record_missed(session: Session, feed: FeedSession, missed: Missed) -> None:
-    """Write a gap that began, and drops."""
-    if missed.gap is not None:
+def record_missed(
+    session: Session, feed: FeedSession, missed: Missed, *, removed: bool = False
+) -> None:
+    """Write a gap that began, and drops. A gap of a feed that was ``removed`` would never end."""
+    if missed.gap is not None and not removed:
         feed_record.open_gap(session, feed.camera_id, *missed.gap)
     feed_record.add_drops(session, feed.camera_id, missed.drops)
 

@@ -46,6 +46,7 @@ class FeedSlice:
     feed: FeedSession
     next_status_s: float = 0.0
     recorded_status: bool = True
+    wanted: str = "running"
 
     def run(self) -> Outcome:
         """Until the slice is over, or the feed shall not run, or the process ends."""
@@ -53,12 +54,13 @@ class FeedSlice:
             self.lease.alive_for(_TURN_S + 2 * self.context.settings.feed_stall_s)
             if self.held.stopping.is_set():
                 return self._stop()
-            if self.lease.slice_over() and self.recorded_status and self._write_status():
+            over = self.lease.slice_over() and self.recorded_status
+            if over or time.monotonic() >= self.next_status_s:
+                self._write_status()
+            if self.wanted != "running":
+                return self._end(self.wanted)
+            if over and self.recorded_status:
                 return "yield"
-            if time.monotonic() >= self.next_status_s:
-                wanted = self._write_status()
-                if wanted not in ("running", ""):
-                    return self._end(wanted)
             self._raise_for_recorder()
             try:
                 if not self._advance():
@@ -172,10 +174,10 @@ class FeedSlice:
             "behind_frames": len(feed.pending),
         }
 
-    def _write_status(self, *, hold_s: float = HOLD_S, **changes: Any) -> str | None:
-        """Write how the feed is, under the lease; returns what is wanted of it.
+    def _write_status(self, *, hold_s: float = HOLD_S, **changes: Any) -> None:
+        """Write how the feed is, under the lease, and note what is wanted of it.
 
-        "" when Postgres is away: the camera is read on, and what comes waits.
+        When Postgres is away the camera is read on, and what comes waits.
         """
         feed = self.feed
         self.next_status_s = time.monotonic() + self.context.settings.feed_status_every_s
@@ -187,17 +189,17 @@ class FeedSlice:
             ):
                 self.lease.record_progress(session, {"seen_utc": _text(feed.last_seen_utc)})
                 missed = take()
-                record_missed(session, feed, missed)
+                wanted = feed_record.wanted(session, feed.feed_id)
+                record_missed(session, feed, missed, removed=wanted is None)
                 if feed.segment is not None:
                     _count(session, feed.segment, missed)
                 feed_record.hold(session, feed.feed_id, self.held.id, hold_s)
-                wanted = feed_record.set_status(session, feed.feed_id, **fields)
+                feed_record.set_status(session, feed.feed_id, **fields)
         except DatabaseUnavailable as error:
             log.warning("feed_status_not_written", camera=feed.name, detail=str(error))
             self.recorded_status = False
-            return ""
-        self.recorded_status = True
-        return wanted or "removed"
+            return
+        self.recorded_status, self.wanted = True, wanted or "removed"
 
     def _stop(self) -> Outcome:
         """The process ends: whoever comes next goes on at once."""
@@ -213,7 +215,7 @@ class FeedSlice:
         self.held.forget(feed.feed_id)
         return "yield"
 
-    def _end(self, wanted: str | None) -> Outcome:
+    def _end(self, wanted: str) -> Outcome:
         """It is paused, removed, or a recording that has ended."""
         feed = self.feed
         self._close()
@@ -227,6 +229,8 @@ class FeedSlice:
         self._write_status(hold_s=-1.0, phase="idle", segment_id=None)
         self.held.forget(feed.feed_id)
         with self.context.db.transaction() as session:
+            # The job's row before the feed's, as all writers of a slice do.
+            self.lease.record_progress(session, {"seen_utc": _text(feed.last_seen_utc)})
             locked = feed_record.lock(session, feed.feed_id)
             if locked is not None and wanted == "ended" and locked.desired_state == "running":
                 locked.desired_state = "ended"

@@ -105,15 +105,20 @@ def status_of(session: Session, feed_id: int) -> FeedStatus | None:
     return session.get(FeedStatus, feed_id, populate_existing=True)
 
 
-def set_status(session: Session, feed_id: int, **values: Any) -> str | None:
-    """Note how a feed is; returns what is wanted of it, None when it was removed."""
+def wanted(session: Session, feed_id: int) -> str | None:
+    """What is wanted of a feed, None when it was removed; neither changes until the commit."""
+    query = select(Feed.desired_state).where(Feed.id == feed_id).with_for_update(read=True)
+    return session.scalars(query).one_or_none()
+
+
+def set_status(session: Session, feed_id: int, **values: Any) -> None:
+    """Note how a feed is."""
     session.execute(
         update(FeedStatus)
         .where(FeedStatus.feed_id == feed_id)
         .values(updated_at=func.now(), **values)
         .execution_options(synchronize_session=False)
     )
-    return session.scalars(select(Feed.desired_state).where(Feed.id == feed_id)).one_or_none()
 
 
 def is_free(session: Session, feed_id: int, holder: uuid.UUID) -> bool:
