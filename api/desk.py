@@ -61,7 +61,7 @@ class BackgroundBell:
     """Rings beside the request, which must not wait for a broker that is away. What is not rung
     here, the sweeper rings."""
 
-    def __init__(self, ring_now: Callable[[uuid.UUID, JobKind], None]) -> None:
+    def __init__(self, ring_now: Callable[[uuid.UUID, JobKind], object]) -> None:
         self._ring = ring_now
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="bell")
         self._room = threading.BoundedSemaphore(_WAITING_BELLS)
@@ -91,7 +91,7 @@ class ApiDesk:
     db: Database
     pictures: FrameStore
     uploads: UploadStore
-    ring: Callable[[uuid.UUID, JobKind], None]
+    ring: Callable[[uuid.UUID, JobKind], object]
     pace: Pace
     decoding: threading.BoundedSemaphore = field(
         default_factory=lambda: threading.BoundedSemaphore(_PICTURES_AT_ONCE)
@@ -99,7 +99,7 @@ class ApiDesk:
 
 
 def open_desk(
-    configured: Settings, ring_job: Callable[[uuid.UUID, JobKind], None] = ring
+    configured: Settings, ring_job: Callable[[uuid.UUID, JobKind], object] = ring
 ) -> ApiDesk:
     """A desk on the settings' database; connects to nothing yet.
 

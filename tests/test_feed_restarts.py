@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -158,3 +161,32 @@ def test_a_camera_that_is_not_there_can_be_paused_and_removed_at_once(context: C
         remove_feed(often, "gone")
         until(lambda: sql(context, ended) == [(0,)], 15, "the end of its job")
     assert None not in [to_s for _, to_s, _ in gap_rows(context, "gone")]
+
+
+def test_cameras_are_read_on_while_nobody_can_be_rung(context: Context) -> None:
+    """Redis is away for several slices, and comes back."""
+    with Camera() as camera, feed_worker(context) as worker:
+        add_feed(worker.context, "unrung", camera.url, IntervalPolicy(0.3))
+        until(lambda: len(frame_times(context, "unrung")) >= 2, what="2 frames")
+        worker.broker_away = True
+        before = len(frame_times(context, "unrung"))
+        until(lambda: len(frame_times(context, "unrung")) >= before + 12, 15, "3 slices' frames")
+        worker.broker_away = False
+        before = len(frame_times(context, "unrung"))
+        until(lambda: len(frame_times(context, "unrung")) >= before + 5, what="more after it")
+        assert gap_rows(context, "unrung") == []
+        worker.broker_away = True  # and it stops all the same
+    assert camera.connections == 1
+    assert [reason for *_, reason in gap_rows(context, "unrung")] == ["stopped"]
+
+
+def test_a_bell_that_reaches_nobody_says_so() -> None:
+    script = "import uuid; from worker.bell import ring; print(ring(uuid.uuid4(), 'feed'))"
+    rung = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "RIS_REDIS_URL": "redis://127.0.0.1:1/0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert rung.stdout.splitlines()[-1] == "False"

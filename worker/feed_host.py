@@ -52,6 +52,10 @@ class FeedHost:
         """Let every slice end now: connections are closed, and what is read is recorded."""
         self._held.stopping.set()
 
+    def goes_on(self) -> bool:
+        """Whether slices go on here when no worker can be rung: cameras do not wait for Redis."""
+        return not self._held.stopping.is_set()
+
     def _run(self, context: Context, feed_id: int, lease: Lease) -> Outcome:
         with context.db.transaction() as session:
             feed = feed_record.find(session, feed_id)

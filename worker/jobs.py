@@ -67,19 +67,29 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """How one kind of job is run. ``on_fail`` records the failure where the kind keeps it."""
+    """How one kind of job is run. ``on_fail`` records the failure where the kind keeps it.
+
+    ``goes_on``: whether the next slice runs here, at once, when no worker could be rung for it.
+    """
 
     run: Callable[[Context, ClaimedJob, Lease], Outcome]
     on_fail: Callable[[Session, ClaimedJob, str], None] = lambda _session, _job, _code: None
+    goes_on: Callable[[], bool] = lambda: False
 
 
 def run_job(context: Context, job_id: uuid.UUID, handlers: Mapping[str, Handler]) -> None:
     """Run one job if it is there to be taken. Never raises for what the job itself does."""
+    while _run_slice(context, job_id, handlers):
+        log.info("job_goes_on_unrung", job_id=str(job_id))
+
+
+def _run_slice(context: Context, job_id: uuid.UUID, handlers: Mapping[str, Handler]) -> bool:
+    """One attempt; True when the next one is to follow in this process."""
     with context.db.transaction() as session:
         job = job_record.claim(session, job_id, context.settings.job_lease_s)
     if job is None:
         log.debug("job_not_free", job_id=str(job_id))
-        return
+        return False
     structlog.contextvars.bind_contextvars(job_id=str(job_id), kind=job.kind)
     try:
         if job.attempts > context.settings.job_max_attempts:
@@ -90,19 +100,20 @@ def run_job(context: Context, job_id: uuid.UUID, handlers: Mapping[str, Handler]
                 WORKER_LOST,
                 f"{job.attempts - 1} attempts in a row ended without progress; see the worker log",
             )
-            return
-        _attempt(context, job, handlers[job.kind])
+            return False
+        return _attempt(context, job, handlers[job.kind])
     finally:
         structlog.contextvars.unbind_contextvars("job_id", "kind")
 
 
-def _attempt(context: Context, job: ClaimedJob, handler: Handler) -> None:
+def _attempt(context: Context, job: ClaimedJob, handler: Handler) -> bool:
     lease = Lease(context, job)
+    goes_on = False
     try:
         with _Heartbeat(lease):
             outcome = handler.run(context, job, lease)
         if outcome == "yield":
-            _give_back(context, job)
+            goes_on = not _give_back(context, job) and handler.goes_on()
         log.info("job_" + outcome, seconds=round(time.monotonic() - lease.started_s, 3))
     except LeaseLost as error:
         log.warning("lease_lost", detail=str(error))
@@ -116,6 +127,7 @@ def _attempt(context: Context, job: ClaimedJob, handler: Handler) -> None:
     except Exception as error:
         log.exception("job_unexpected")
         _retry_unexpected(context, job, handler, error)
+    return goes_on
 
 
 class _Heartbeat:
@@ -149,11 +161,11 @@ class _Heartbeat:
                 return
 
 
-def _give_back(context: Context, job: ClaimedJob) -> None:
+def _give_back(context: Context, job: ClaimedJob) -> bool:
+    """Put a job back and ring for it; False when nobody could be rung."""
     with context.db.transaction() as session:
         given = job_record.requeue(session, job.id, job.token)
-    if given:
-        context.ring(job.id, job.kind)  # type: ignore[arg-type]
+    return not given or context.ring(job.id, job.kind) is not False  # type: ignore[arg-type]
 
 
 def _retry(context: Context, job: ClaimedJob, error: RisError) -> None:
