@@ -8,13 +8,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
+from sqlalchemy import text
 
 from models.repositories import jobs as job_record
 from models.repositories.jobs import ClaimedJob
+from models.session import Database, DatabaseUnavailable, Session
 from tests.conftest import Services
 from tests.feeding import SlowBackbone, feed_worker, frame_times, gap_rows, until
 from tests.parts import fresh_context, sql, with_settings
@@ -190,3 +193,39 @@ def test_a_bell_that_reaches_nobody_says_so() -> None:
         check=True,
     )
     assert rung.stdout.splitlines()[-1] == "False"
+
+
+@dataclass(frozen=True, slots=True)
+class LosesAnswers(Database):
+    """A real database that is cut off after a commit of the recorder, once for each in ``at``."""
+
+    at: list[int]
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        with super(LosesAnswers, self).transaction() as session:
+            yield session
+            frames = session.scalar(text("select count(*) from frames"))
+        if threading.current_thread().name == "feeds" and self.at and frames >= self.at[0]:
+            self.at.pop(0)
+            raise DatabaseUnavailable("the answer was lost")
+
+
+def test_a_commit_whose_answer_is_lost_doubles_nothing(context: Context) -> None:
+    """The first one makes a segment, the second adds to it."""
+    at = [1, 8]
+    cut = replace(context, db=LosesAnswers(context.db.engine, context.db.sessions, at))
+    with Camera() as camera:
+        add_feed(context, "lost", camera.url, IntervalPolicy(0.2))
+        sql(context, "update feed_status set phase = 'live', last_seen_utc = now()")
+        with feed_worker(with_settings(cut, job_slice_s=60)):
+            until(lambda: len(frame_times(context, "lost")) >= 12, what="12 frames")
+            # As an erasure of two of them does.
+            sql(context, "update video_segments set frame_count = frame_count - 2")
+            until(lambda: len(frame_times(context, "lost")) >= 16, what="4 more")
+    assert at == []
+    times = frame_times(context, "lost")
+    assert len(times) == len(set(times))
+    counts = sql(context, "select sum(frame_count)::int, count(*) from video_segments")
+    assert counts == [(len(times) - 2, 1)]
+    assert [reason for *_, reason in gap_rows(context, "lost")] == ["worker_lost", "stopped"]

@@ -220,6 +220,8 @@ def test_a_full_disk_is_a_gap_that_ends_by_itself(context: Context) -> None:
         finally:
             context.settings.__dict__["min_free_bytes"] = floor
         until(lambda: len(frame_times(context, "full")) > stands + 3, what="frames again")
+        error = "select error_code from feed_status"
+        until(lambda: sql(context, error) == [(None,)], what="the end of the trouble")
         assert camera.connections == 1
     gap, *_ = gap_rows(context, "full")
     times = frame_times(context, "full")

@@ -19,7 +19,7 @@ from worker.context import Context
 from worker.core.feed_clock import OWN_CLOCK_S, FeedClock
 from worker.core.sampling import policy_from_json, sampler
 from worker.errors import LeaseLost
-from worker.feed_recorder import FeedRecorder, finish_segment
+from worker.feed_recorder import FeedRecorder
 from worker.feed_session import FeedSession, at_utc
 from worker.feed_slice import HOLD_S, FeedSlice
 from worker.generations import backbone_of, ensure_live_generation
@@ -127,9 +127,7 @@ class FeedHost:
             made.note_gap("worker_lost", at_utc(now_s) if last is None else last)
         if status.segment_id is not None:
             with context.db.transaction() as session:
-                segment = video_record.find_segment(session, status.segment_id)
-                if segment is not None and segment.outcome is None:
-                    finish_segment(session, segment)
+                video_record.finish_live_segment(session, status.segment_id)
         with self._held.changed:
             self._held.sessions[feed.id] = made
         return made

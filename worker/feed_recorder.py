@@ -33,7 +33,7 @@ from worker.errors import (
     StorageFailed,
     StorageFull,
 )
-from worker.feed_session import FeedSession, LiveFrame, Missed, at_utc, taking
+from worker.feed_session import FeedSession, LiveFrame, Missed, PlannedSegment, at_utc, taking
 from worker.generations import backbone_of, ensure_live_generation
 from worker.jobs import Lease
 from worker.recording import (
@@ -114,6 +114,7 @@ class FeedRecorder:
                 self._changed.notify_all()
 
     def _record_all(self, context: Context, parts: Sequence[_Part]) -> None:
+        kept = parts
         try:
             if self._generation is None:
                 self._generation = ensure_live_generation(context)
@@ -121,31 +122,39 @@ class FeedRecorder:
             kept = self._usable(context, parts, backbone.spec.input_size)
             prepared = self._prepare(context, backbone, kept)
         except Exception as error:
-            if len(parts) > 1 and not _of_surroundings(error):
-                for part in parts:  # one feed's picture must not cost another's
+            if len(kept) > 1 and not _of_surroundings(error):
+                for part in kept:  # one feed's picture must not cost another's
                     self._record_all(context, [part])
                 return
-            self._not_recorded(context, parts, error)
+            self._not_recorded(context, kept, error)
             return
         for part, batch in zip(kept, prepared, strict=True):
             self._record(context, part, batch)
 
     def _usable(self, context: Context, parts: Sequence[_Part], input_size: SizePx) -> list[_Part]:
         """Without frames that were erased meanwhile, or sampled for another backbone."""
-        usable = []
+        usable, left = [], []
+        drops: list[tuple[FeedSession, Sequence[LiveFrame], str]] = []
         with context.db.transaction() as session:
             for part in parts:
                 frames = _not_erased(session, part)
-                if len(frames) < len(part.frames):
-                    _drop(part, [f for f in part.frames if f not in frames], "erased")
-                _leave_erased_segment(session, part, frames)
+                if _leave_erased_segment(session, part, frames):
+                    left.append(part.session)
                 fitting = [f for f in frames if f.img_input_hwc.shape[:2] == tuple(input_size)]
                 if len(fitting) < len(frames):
                     part.session.input_size = input_size
-                    others = [f for f in frames if f not in fitting]
-                    _drop(part, others, "generation_switched")
                 if fitting:
                     usable.append(_Part(part.session, part.lease, fitting))
+                erased = [f for f in part.frames if f not in frames]
+                others = [f for f in frames if f not in fitting]
+                drops += [(part.session, erased, "erased")]
+                drops += [(part.session, others, "generation_switched")]
+        with self._changed:
+            for feed in left:
+                feed.segment = feed.segment_stretch = feed.planned = None
+            for feed, gone, reason in drops:
+                for frame in gone:
+                    feed.count_drop(frame.t_utc, reason)
         return usable
 
     def _prepare(
@@ -205,14 +214,18 @@ class FeedRecorder:
             numbered = PreparedBatch(
                 [_numbered(frame, segment) for frame in batch.frames], batch.descriptors
             )
+            # Some are there when the answer of an earlier commit was lost.
+            pts = [frame.pts for frame in numbered.frames]
+            known = video_record.count_at(session, segment.id, pts)
             record_batch(context, session, segment, self._generation, numbered, held)
-            counts = {
-                "frame_count": segment.frame_count + len(frames),
-                "frames_decoded": segment.frames_decoded + missed.decoded,
-                "decode_errors": segment.decode_errors + missed.decode_errors,
-                "resume_pts": numbered.frames[-1].pts,
-            }
-            video_record.set_segment(session, segment.id, **counts)
+            video_record.add_to_segment(
+                session,
+                segment.id,
+                frames=len(pts) - known,
+                decoded=missed.decoded,
+                decode_errors=missed.decode_errors,
+                last_pts=pts[-1],
+            )
             removed = feed_record.wanted(session, feed.feed_id) is None
             record_missed(session, feed, missed, removed=removed)
             wrong_after_utc = at_utc(time.time() + OWN_CLOCK_S)
@@ -227,10 +240,9 @@ class FeedRecorder:
             )
         with self._changed:
             feed.segment, feed.segment_stretch = segment, last.stretch
-            for name, value in counts.items():
-                setattr(segment, name, value)
             feed.last_frame_utc = last.t_utc
-            feed.blocked = "busy"
+            if feed.blocked == "storage":
+                feed.blocked, feed.error = "busy", None
 
     def _not_recorded(self, context: Context, parts: Sequence[_Part], error: Exception) -> None:
         """Frames wait again where that can help; what cannot be mended ends the feed's slice."""
@@ -245,7 +257,7 @@ class FeedRecorder:
                     else:
                         feed.put_back(frames)
                 elif isinstance(error, GenerationSwitched | ErasedMeanwhile):
-                    self._generation = None
+                    self._generation, feed.planned = None, None
                     feed.put_back(frames)
                 elif _of_surroundings(error):
                     if isinstance(error, StorageFull | StorageFailed):
@@ -296,20 +308,16 @@ def _not_erased(session: Session, part: _Part) -> list[LiveFrame]:
     ]
 
 
-def _leave_erased_segment(session: Session, part: _Part, frames: Sequence[LiveFrame]) -> None:
-    """Begin a new segment after an erasure: what is recorded for an older one counts as erased."""
+def _leave_erased_segment(session: Session, part: _Part, frames: Sequence[LiveFrame]) -> bool:
+    """End the segment after an erasure, for a new one: what is recorded for it counts as erased."""
     feed = part.session
     if feed.segment is None or not frames:
-        return
-    if len(not_erased(session, feed.segment, [frame.t_utc for frame in frames])) < len(frames):
-        part.lease.record_progress(session, {"t_utc": frames[-1].t_utc.isoformat()})
-        finish_segment(session, feed.segment)
-        feed.segment = feed.segment_stretch = None
-
-
-def _drop(part: _Part, frames: Sequence[LiveFrame], reason: str) -> None:
-    for frame in frames:
-        part.session.count_drop(frame.t_utc, reason)
+        return False
+    if len(not_erased(session, feed.segment, [frame.t_utc for frame in frames])) == len(frames):
+        return False
+    part.lease.record_progress(session, {"t_utc": frames[-1].t_utc.isoformat()})
+    video_record.finish_live_segment(session, feed.segment.id)
+    return True
 
 
 def _discard(context: Context, batch: PreparedBatch) -> None:
@@ -341,7 +349,16 @@ def _segment_for(context: Context, session: Session, part: _Part, first: LiveFra
     ):
         return feed.segment
     if feed.segment is not None:
-        finish_segment(session, feed.segment)
+        video_record.finish_live_segment(session, feed.segment.id)
+    planned = feed.planned
+    if (
+        planned is None
+        or planned.stretch is not first.stretch
+        or not timedelta(0) <= first.t_utc - planned.start_utc < span
+    ):
+        # A live stretch has no content yet: its name is one of a kind instead.
+        name = hashlib.sha256(uuid.uuid4().bytes).hexdigest()
+        planned = feed.planned = PlannedSegment(first.stretch, first.t_utc, name)
     info = first.stretch.info
     segment, _ = video_record.ensure_segment(
         session,
@@ -349,9 +366,8 @@ def _segment_for(context: Context, session: Session, part: _Part, first: LiveFra
             "camera_id": feed.camera_id,
             "job_id": part.lease.job.id,
             "source_path": f"feed:{feed.name}",
-            # A live stretch has no content yet: its name is one of a kind instead.
-            "content_sha256": hashlib.sha256(uuid.uuid4().bytes).hexdigest(),
-            "start_utc": first.t_utc,
+            "content_sha256": planned.content_sha256,
+            "start_utc": planned.start_utc,
             "start_source": first.stretch.time_source,
             "policy": policy_to_json(feed.policy),
             "policy_key": policy_key(feed.policy),
@@ -362,10 +378,3 @@ def _segment_for(context: Context, session: Session, part: _Part, first: LiveFra
         },
     )
     return segment
-
-
-def finish_segment(session: Session, segment: VideoSegment) -> None:
-    """Note that nothing is added to a live segment any more."""
-    length_s = (segment.resume_pts or 0) / 1e6
-    outcome = "partial" if segment.decode_errors else "complete"
-    video_record.finish_segment(session, segment.id, outcome, duration_s=length_s)

@@ -48,6 +48,15 @@ class LiveFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedSegment:
+    """A segment as it is made: the same again when the answer of the commit was lost."""
+
+    stretch: Stretch
+    start_utc: datetime
+    content_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Missed:
     """What is to be written of a feed beside its frames: a gap that began, drops, counts."""
 
@@ -85,6 +94,7 @@ class FeedSession:
     # Of the recorder: the segment being added to, and the stretch its frames are of.
     segment: VideoSegment | None = None
     segment_stretch: Stretch | None = None
+    planned: PlannedSegment | None = None
     # To be written with the next status or frame.
     gap: tuple[datetime, str] | None = None
     drops: Counter[tuple[datetime, str]] = field(default_factory=Counter)

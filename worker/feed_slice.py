@@ -12,13 +12,12 @@ import structlog
 
 from models.repositories import feeds as feed_record
 from models.repositories import videos as video_record
-from models.session import DatabaseUnavailable, Session
-from models.video import VideoSegment
+from models.session import DatabaseUnavailable
 from worker.context import Context
 from worker.core.backoff import retry_delay_s
 from worker.errors import AddressRefused, FeedFailed, LeaseLost, VideoInvalid
-from worker.feed_recorder import finish_segment, record_missed
-from worker.feed_session import FeedSession, LiveFrame, Missed, Stretch, at_utc, taking
+from worker.feed_recorder import record_missed
+from worker.feed_session import FeedSession, LiveFrame, Stretch, at_utc, taking
 from worker.feeds import rules_of
 from worker.held_feeds import HeldFeeds
 from worker.jobs import Lease, Outcome
@@ -192,7 +191,12 @@ class FeedSlice:
                 wanted = feed_record.wanted(session, feed.feed_id)
                 record_missed(session, feed, missed, removed=wanted is None)
                 if feed.segment is not None:
-                    _count(session, feed.segment, missed)
+                    video_record.add_to_segment(
+                        session,
+                        feed.segment.id,
+                        decoded=missed.decoded,
+                        decode_errors=missed.decode_errors,
+                    )
                 feed_record.hold(session, feed.feed_id, self.held.id, hold_s)
                 feed_record.set_status(session, feed.feed_id, **fields)
         except DatabaseUnavailable as error:
@@ -241,33 +245,17 @@ class FeedSlice:
         return "finished"
 
     def _finish_segment(self) -> None:
-        segment = self.feed.segment
-        if segment is None:
+        feed = self.feed
+        if feed.segment is None:
             return
         try:
             with self.context.db.transaction() as session:
-                _finish_under_lease(session, self.lease, self.feed)
+                self.lease.record_progress(session, {"seen_utc": _text(feed.last_seen_utc)})
+                video_record.finish_live_segment(session, feed.segment.id)
         except DatabaseUnavailable as error:
-            log.warning("segment_left_open", camera=self.feed.name, detail=str(error))
-
-
-def _count(session: Session, segment: VideoSegment, missed: Missed) -> None:
-    """Add to a segment what was decoded since its last frame."""
-    segment.frames_decoded += missed.decoded
-    segment.decode_errors += missed.decode_errors
-    video_record.set_segment(
-        session,
-        segment.id,
-        frames_decoded=segment.frames_decoded,
-        decode_errors=segment.decode_errors,
-    )
-
-
-def _finish_under_lease(session: Session, lease: Lease, feed: FeedSession) -> None:
-    lease.record_progress(session, {"seen_utc": _text(feed.last_seen_utc)})
-    assert feed.segment is not None
-    finish_segment(session, feed.segment)
-    feed.segment = feed.segment_stretch = None
+            log.warning("segment_left_open", camera=feed.name, detail=str(error))
+        else:
+            feed.segment = feed.segment_stretch = feed.planned = None
 
 
 def _text(t_utc: datetime | None) -> str | None:

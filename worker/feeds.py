@@ -86,7 +86,7 @@ def remove_feed(context: Context, camera_name: str) -> None:
         feed = _named(session, camera_name)
         status = feed_record.status_of(session, feed.id)
         if status is not None and status.segment_id is not None:
-            video_record.finish_segment(session, status.segment_id, "complete")
+            video_record.finish_live_segment(session, status.segment_id)
         feed_record.end_gap(session, feed.camera_id)
         feed_record.remove(session, feed.id)
 

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, cast, delete, func, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Integer,
+    cast,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload
 
@@ -177,10 +188,19 @@ def frames_behind(session: Session, within_s: float) -> int:
 
 
 def open_gap(session: Session, camera_id: int, from_utc: datetime, reason: str) -> None:
-    """Note that frames are missing from now on; one that is open already goes on."""
+    """Note that frames are missing from now on; one that is open already goes on.
+
+    The same gap is not written twice, as when the answer of a commit was lost.
+    """
+    same = select(FeedGap.id).where(
+        FeedGap.camera_id == camera_id, FeedGap.from_utc == from_utc, FeedGap.reason == reason
+    )
+    values = select(
+        literal(camera_id, Integer), literal(from_utc, DateTime(timezone=True)), literal(reason)
+    )
     session.execute(
         insert(FeedGap)
-        .values(camera_id=camera_id, from_utc=from_utc, reason=reason)
+        .from_select(["camera_id", "from_utc", "reason"], values.where(~same.exists()))
         .on_conflict_do_nothing(index_elements=["camera_id"], index_where=FeedGap.to_utc.is_(None))
     )
 
