@@ -16,7 +16,7 @@ from worker.backbones.base import Backbone
 from worker.context import Context
 from worker.core.types import Descriptors, ImageArray
 from worker.feed_host import FeedHost
-from worker.feeds import reconcile
+from worker.feeds import fail_feed, reconcile
 from worker.jobs import Handler, run_job, sweep
 from worker.messages import JobKind
 
@@ -61,7 +61,7 @@ class Worker:
                 job_id = self.bells.get(timeout=0.1)
             except queue.Empty:
                 continue
-            handler = Handler(self.host.run, goes_on=self.host.goes_on)
+            handler = Handler(self.host.run, fail_feed, self.host.goes_on)
             run_job(self.context, job_id, {**HANDLERS, "feed": handler})
 
     def stop(self) -> None:

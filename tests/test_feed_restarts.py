@@ -22,9 +22,12 @@ from tests.conftest import Services
 from tests.feeding import SlowBackbone, feed_worker, frame_times, gap_rows, until
 from tests.parts import fresh_context, sql, with_settings
 from tests.rtsp_server import Camera
+from worker.backbones.base import Backbone
 from worker.context import Context
 from worker.core.sampling import IntervalPolicy
-from worker.feeds import add_feed, pause_feed, remove_feed, resume_feed
+from worker.errors import WeightsMissing
+from worker.feed_host import FeedHost
+from worker.feeds import add_feed, fail_feed, pause_feed, reconcile, remove_feed, resume_feed
 from worker.jobs import Handler, Lease, Outcome, run_job
 
 
@@ -67,7 +70,7 @@ def test_a_machine_whose_clock_was_hours_ahead_goes_on_at_once(context: Context)
             "insert into feed_gaps (camera_id, from_utc, reason)"
             " select camera_id, now() + interval '9 hours', 'stopped' from feeds",
         )
-        with feed_worker(context):
+        with feed_worker(with_settings(context, job_slice_s=60)):
             until(lambda: len(frame_times(context, "ahead")) >= 3, what="3 frames")
             (gap,) = gap_rows(context, "ahead")
             first = frame_times(context, "ahead")[0]
@@ -229,3 +232,60 @@ def test_a_commit_whose_answer_is_lost_doubles_nothing(context: Context) -> None
     counts = sql(context, "select sum(frame_count)::int, count(*) from video_segments")
     assert counts == [(len(times) - 2, 1)]
     assert [reason for *_, reason in gap_rows(context, "lost")] == ["worker_lost", "stopped"]
+
+
+def test_a_backbone_that_cannot_be_loaded_is_told_and_waited_for(context: Context) -> None:
+    missing = threading.Event()
+    missing.set()
+
+    def backbone(name: str) -> Backbone:
+        if missing.is_set():
+            raise WeightsMissing(f"weights of {name} are not there")
+        return context.backbone(name)
+
+    status = "select phase, error_code, error_detail from feed_status"
+    with Camera() as camera, feed_worker(replace(context, backbone=backbone)):
+        add_feed(context, "blind", camera.url, IntervalPolicy(0.3))
+        sql(context, "update feed_status set last_frame_utc = now() - interval '5 s'")
+        until(
+            lambda: sql(context, status)[0][:2] == ("waiting", "weights_missing"), what="the words"
+        )
+        assert "weights of tiny-a" in sql(context, status)[0][2]
+        assert [gap[1:] for gap in gap_rows(context, "blind")] == [(None, "backbone")]
+        time.sleep(2)  # of sweeps and retries
+        assert sql(context, "select count(*) from jobs") == [(1,)]
+        missing.clear()
+        until(lambda: len(frame_times(context, "blind")) >= 2, what="frames")
+    assert sql(context, "select count(*), max(attempts) from jobs") == [(1, 0)]
+
+
+def test_a_feed_whose_job_failed_says_so_and_rests(context: Context) -> None:
+    add_feed(context, "failed", "rtsp://127.0.0.1:1/a", IntervalPolicy(1))
+    ((job_id,),) = sql(context, "update jobs set attempts = 99 returning id")
+    run_job(context, job_id, {"feed": Handler(FeedHost().run, fail_feed)})
+    assert sql(context, "select state from jobs") == [("failed",)]
+    ((phase, code),) = sql(context, "select phase, error_code from feed_status")
+    assert (phase, code) == ("waiting", "worker_lost")
+    assert reconcile(context) == 0
+    sql(context, "update jobs set finished_at = finished_at - interval '1 hour'")
+    assert reconcile(context) == 1
+
+
+@pytest.mark.parametrize(("phase", "reasons"), [("live", ["worker_lost"]), ("idle", [])])
+def test_a_lost_worker_is_a_gap_since_the_last_frame_and_what_had_ended_is_none(
+    context: Context, phase: str, reasons: list[str]
+) -> None:
+    with Camera() as camera:
+        add_feed(context, "next", camera.url, IntervalPolicy(0.3))
+        ((last_s,),) = sql(
+            context,
+            "update feed_status set phase = %s, last_seen_utc = now() - interval '5 s',"
+            " last_frame_utc = now() - interval '9 s'"
+            " returning extract(epoch from last_frame_utc)::float8",
+            phase,
+        )
+        with feed_worker(context):
+            until(lambda: len(frame_times(context, "next")) >= 2, what="2 frames")
+            gaps = gap_rows(context, "next")
+    first_s = frame_times(context, "next")[0]
+    assert gaps == [(last_s, first_s, reason) for reason in reasons]

@@ -18,10 +18,11 @@ from models.repositories.jobs import ClaimedJob
 from worker.context import Context
 from worker.core.feed_clock import OWN_CLOCK_S, FeedClock
 from worker.core.sampling import policy_from_json, sampler
-from worker.errors import LeaseLost
+from worker.errors import FeedFailed, LeaseLost, RisError
 from worker.feed_recorder import FeedRecorder
-from worker.feed_session import FeedSession, at_utc
+from worker.feed_session import FeedSession, at_utc, reason_of
 from worker.feed_slice import HOLD_S, FeedSlice
+from worker.feeds import note_trouble
 from worker.generations import backbone_of, ensure_live_generation
 from worker.held_feeds import HeldFeeds
 from worker.jobs import Lease, Outcome
@@ -42,9 +43,24 @@ class FeedHost:
         self._start(context)
         feed_id = int(job.payload["feed_id"])
         if not self._held.enter(feed_id, HOLD_S):
+            with context.db.transaction() as session:
+                lease.record_progress(session, {})
+                trouble = ("stalled", f"feed {feed_id}: what read it before does not return")
+                note_trouble(session, feed_id, trouble, "stalled")
             return "yield"
         try:
             return self._run(context, feed_id, lease)
+        except RisError as error:
+            if error.retryable or isinstance(error, LeaseLost):
+                raise
+            # The camera is not to blame: its job is kept, and tried again.
+            with context.db.transaction() as session:
+                lease.record_progress(session, {})
+                trouble = (error.code, str(error))
+                if not note_trouble(session, feed_id, trouble, reason_of(error)):
+                    lease.finish(session, {})
+                    return "finished"
+            raise FeedFailed(str(error), reason=reason_of(error)) from error
         finally:
             self._held.leave(feed_id)
 
@@ -66,7 +82,8 @@ class FeedHost:
             with context.db.transaction() as session:
                 lease.finish(session, {})
             return "finished"
-        if self._held.stopping.is_set() or not mine:
+        stopping = self._held.stopping.is_set() and feed_id not in self._held.sessions
+        if stopping or not mine:
             self._held.stopping.wait(_TRY_ELSEWHERE_S)  # its process is next
             return "yield"
         feed_session = self._session(context, feed, status)
@@ -122,9 +139,9 @@ class FeedHost:
             last_seen_utc=last,
             last_frame_utc=last_frame_utc,
         )
-        if _later(status.last_seen_utc, status.last_frame_utc) is not None:
-            # Unless one is open that says more.
-            made.note_gap("worker_lost", at_utc(now_s) if last is None else last)
+        if status.phase != "idle" and (status.last_seen_utc or status.last_frame_utc) is not None:
+            # Unless one is open that says more. What waited to be recorded is lost as well.
+            made.note_gap("worker_lost", last_frame_utc or last or at_utc(now_s))
         if status.segment_id is not None:
             with context.db.transaction() as session:
                 video_record.finish_live_segment(session, status.segment_id)

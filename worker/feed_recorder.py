@@ -266,6 +266,7 @@ class FeedRecorder:
                         feed.blocked = "storage"
                     feed.put_back(frames)
                 else:
+                    self._generation = None
                     for frame in frames:
                         feed.count_drop(frame.t_utc, "internal")
                     feed.unexpected = error

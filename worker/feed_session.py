@@ -13,6 +13,13 @@ from models.video import VideoSegment
 from worker.core.feed_clock import FeedClock, TimeSource
 from worker.core.sampling import Sampler, SamplingPolicy
 from worker.core.types import ImageArray, SizePx
+from worker.errors import (
+    AddressRefused,
+    BackboneMismatch,
+    FeedFailed,
+    VideoInvalid,
+    WeightsMissing,
+)
 from worker.jobs import Lease
 from worker.video.live import LiveVideo
 from worker.video.probe import VideoInfo
@@ -20,9 +27,20 @@ from worker.video.probe import VideoInfo
 GAP_REASONS: Final = (
     "unreachable", "auth", "not_found", "refused", "not_allowed", "invalid", "stalled", "ended",
     "connection_lost", "damaged", "clock", "storage_full", "storage_failed", "worker_lost",
-    "stopped", "paused", "internal",
+    "stopped", "paused", "backbone", "internal",
 )  # fmt: skip
 DROP_REASONS: Final = ("busy", "storage", "erased", "generation_switched", "internal", "stopped")
+
+
+def reason_of(error: Exception) -> str:
+    """Why frames are missing when this happens to a feed, in one word."""
+    if isinstance(error, FeedFailed):
+        return error.reason
+    if isinstance(error, BackboneMismatch | WeightsMissing):
+        return "backbone"
+    if isinstance(error, AddressRefused):
+        return "not_allowed"
+    return "invalid" if isinstance(error, VideoInvalid) else "internal"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from worker.context import Context
 from worker.core.backoff import retry_delay_s
 from worker.errors import AddressRefused, FeedFailed, LeaseLost, VideoInvalid
 from worker.feed_recorder import record_missed
-from worker.feed_session import FeedSession, LiveFrame, Stretch, at_utc, taking
+from worker.feed_session import FeedSession, LiveFrame, Stretch, at_utc, reason_of, taking
 from worker.feeds import rules_of
 from worker.held_feeds import HeldFeeds
 from worker.jobs import Lease, Outcome
@@ -73,7 +73,9 @@ class FeedSlice:
             raise LeaseLost(f"job {self.lease.job.id} was taken over by another worker")
         if feed.unexpected is not None:
             error, feed.unexpected = feed.unexpected, None
-            feed.note_gap("internal", feed.last_seen_utc)
+            with self.held.changed:
+                feed.drop_pending("internal")
+                feed.note_gap(reason_of(error), feed.last_frame_utc or feed.last_seen_utc)
             self._write_status()
             self.held.forget(feed.feed_id)
             raise error
@@ -117,7 +119,7 @@ class FeedSlice:
         assert video is not None
         timed = feed.clock.at(live.stream_s, live.arrival_s, live.ntp_s)
         t_utc = at_utc(timed.t_s)
-        if timed.jumped and feed.connected_since is not None and timed.source != "held":
+        if timed.skipped:
             with self.held.changed:
                 feed.note_gap("clock", feed.last_seen_utc)  # no time between was ever shown
         if feed.stretch is None or feed.stretch.info is not live.info or timed.jumped:
@@ -138,10 +140,7 @@ class FeedSlice:
 
     def _failed(self, error: FeedFailed | VideoInvalid | AddressRefused) -> None:
         feed, settings = self.feed, self.context.settings
-        if isinstance(error, FeedFailed):
-            reason = error.reason
-        else:
-            reason = "invalid" if isinstance(error, VideoInvalid) else "not_allowed"
+        reason = reason_of(error)
         self._close()
         feed.failures += 1
         delay_s = retry_delay_s(

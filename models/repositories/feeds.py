@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Integer,
+    and_,
     cast,
     delete,
     func,
@@ -157,15 +158,16 @@ def _seconds(seconds: float) -> Any:
     return func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
-def jobless(session: Session) -> list[int]:
-    """Feeds that should run and whose job is missing or over."""
+def jobless(session: Session, rest_s: float) -> list[int]:
+    """Feeds that should run and whose job is missing or done, or failed ``rest_s`` ago."""
+    rested = or_(Job.finished_at.is_(None), Job.finished_at < func.now() - _seconds(rest_s))
     return list(
         session.scalars(
             select(Feed.id)
             .outerjoin(Job, Job.id == Feed.job_id)
             .where(
                 Feed.desired_state == "running",
-                or_(Job.id.is_(None), Job.state.in_(["done", "failed"])),
+                or_(Job.id.is_(None), Job.state == "done", and_(Job.state == "failed", rested)),
             )
             .order_by(Feed.id)
         )

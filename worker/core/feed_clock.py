@@ -23,6 +23,8 @@ OWN_CLOCK_S: Final = 3600.0
 class FeedTime:
     """``t_s``: seconds since the epoch. ``jumped``: not continuous with the picture before.
 
+    ``skipped``: times between the picture before, of the same connection, and this one are no
+    picture's, although none is missing: a clock was set forward.
     ``sample_s``: what sampling goes by; it goes on evenly while time is held.
     """
 
@@ -30,6 +32,7 @@ class FeedTime:
     sample_s: float
     source: TimeSource
     jumped: bool
+    skipped: bool
 
 
 class FeedClock:
@@ -71,10 +74,15 @@ class FeedClock:
         elapsed_s = (
             arrival_s - self._arrival_s if self._stream_s is None else stream_s - self._stream_s
         )
+        skipped = (
+            last_s is not None
+            and self._stream_s is not None
+            and t_s - last_s > stream_s - self._stream_s + JUMP_S
+        )
         self._sample_s = max(t_s, self._sample_s + max(HELD_STEP_S, elapsed_s))
         self._last_s, self._source = t_s, source
         self._offset_s, self._stream_s, self._arrival_s = offset_s, stream_s, arrival_s
-        return FeedTime(t_s, self._sample_s, source, jumped)
+        return FeedTime(t_s, self._sample_s, source, jumped, skipped)
 
     def _wanted(self, stream_s: float, arrival_s: float, ntp_s: float | None) -> float:
         # What is believed already may differ a little more, so that nothing flaps at the limit.
