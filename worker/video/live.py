@@ -24,7 +24,7 @@ from av.video.frame import VideoFrame
 from worker.core.sampling import ChangePolicy, KeyframePolicy, SamplingPolicy
 from worker.core.types import FloatArray, ImageArray, SizePx
 from worker.errors import FeedFailed, VideoInvalid
-from worker.video.address import AddressRules, resolved
+from worker.video.address import AddressRules, Target, resolved
 from worker.video.container import FILE_FORMATS, check_picture_size, packets, video_stream
 from worker.video.decode import Converter
 from worker.video.probe import VideoInfo, describe_stream
@@ -72,9 +72,9 @@ class LiveVideo:
     """An open connection; made by :func:`open_live`, used by one thread at a time."""
 
     def __init__(
-        self, url: str, kind: str, options: LiveOptions, container: InputContainer, label: str
+        self, target: Target, options: LiveOptions, container: InputContainer, label: str
     ) -> None:
-        self._url, self._kind, self._options, self._label = url, kind, options, label
+        self._target, self._options, self._label = target, options, label
         self._started_s = self._last_picture_s = time.monotonic()
         self._decode_errors = 0
         self._loop_start_s = 0.0  # of a looping file, by the stream's clock
@@ -99,7 +99,7 @@ class LiveVideo:
     def ends(self) -> bool:
         """Whether this is a recording with a length, whose end is no failure."""
         duration = self._container.duration
-        return self._kind == "http" and duration is not None and duration > 0
+        return self._target.kind == "http" and duration is not None and duration > 0
 
     def step(self) -> list[LivePicture]:
         """Read one packet; decode it when it is of the video. Blocks no longer than ``stall_s``.
@@ -110,7 +110,7 @@ class LiveVideo:
         try:
             packet = next(self._packets, None)
             if packet is None or self._is_end(packet):
-                if self._kind == "file" and self._end_s > self._loop_start_s:
+                if self._target.kind == "file" and self._end_s > self._loop_start_s:
                     self._rewind()
                     return []
                 raise FeedFailed(f"{self._label} ended", reason="ended")
@@ -167,7 +167,7 @@ class LiveVideo:
                 self._first_s = own_s
             stream_s = self._loop_start_s + own_s - self._first_s
         self._end_s = max(self._end_s, stream_s)
-        if self._kind == "file" or self.ends:
+        if self._target.kind == "file" or self.ends:
             self._pace(stream_s)
             arrival_s = time.time()
         ntp_s = None
@@ -196,7 +196,7 @@ class LiveVideo:
 
     def _rewind(self) -> None:
         self._container.close()
-        container = _open(self._url, self._kind, self._label, self._options)
+        container = _open(self._target, self._label, self._options)
         self._loop_start_s, self._first_s = self._end_s + _LOOP_GAP_S, None
         info, converter = self._info, self._converter
         self._adopt(container)
@@ -243,17 +243,17 @@ def open_live(url: str, options: LiveOptions, label: str, *, again: bool = False
 
     Raises :class:`FeedFailed`, and :class:`AddressRefused` for what the settings do not allow.
     """
-    kind, target = resolved(url, options.rules)
-    if again and target.startswith("rtsp:"):
-        _require_answer(target, label)
+    target = resolved(url, options.rules)
+    if again and target.url.startswith("rtsp:"):
+        _require_answer(target.url, label)
     began_s = time.monotonic()
     try:
-        container = _open(target, kind, label, options)
+        container = _open(target, label, options)
     except FFmpegError as error:
         timed_out = time.monotonic() - began_s >= 0.9 * _OPEN_TIMEOUT_S
         raise _failure(error, label, timed_out, opening=True) from None
     try:
-        return LiveVideo(target, kind, options, container, label)
+        return LiveVideo(target, options, container, label)
     except VideoInvalid as error:
         container.close()
         raise FeedFailed(str(error), reason="invalid") from error
@@ -279,8 +279,9 @@ def _require_answer(target: str, label: str) -> None:
         raise FeedFailed(f"{label} closed the connection", reason="connection_lost")
 
 
-def _open(target: str, kind: str, label: str, given: LiveOptions) -> InputContainer:
-    if kind == "file" and not _is_regular(target.removeprefix("file:")):
+def _open(target: Target, label: str, given: LiveOptions) -> InputContainer:
+    kind = target.kind
+    if kind == "file" and not _is_regular(target.url.removeprefix("file:")):
         raise FeedFailed(f"{label} is not a regular file", reason="invalid")
     options = {
         "protocol_whitelist": _PROTOCOLS[kind],
@@ -292,9 +293,11 @@ def _open(target: str, kind: str, label: str, given: LiveOptions) -> InputContai
         options |= {"analyzeduration": "1000000", "fflags": "nobuffer"}
     if kind == "http":
         options |= {"max_redirects": "0", "live_start_index": "-1"}
+    if target.host is not None:
+        options["headers"] = f"Host: {target.host}\r\n"
     # When nothing comes FFmpeg first hands out what its parser held back: two waits make a stall.
     return av.open(
-        target,
+        target.url,
         mode="r",
         options=options,
         metadata_errors="ignore",
