@@ -93,7 +93,7 @@ class BackgroundBell:
     """Rings beside the request, which must not wait for a broker that is away. What is not rung
     here, the sweeper rings."""
 
-    def __init__(self, ring_now: Callable[[uuid.UUID, JobKind], None]) -> None:
+    def __init__(self, ring_now: Callable[[uuid.UUID, JobKind], object]) -> None:
         self._ring = ring_now
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="bell")
         self._room = threading.BoundedSemaphore(_WAITING_BELLS)
@@ -153,7 +153,7 @@ class ApiDesk:
     db: Database
     pictures: FrameStore
     uploads: UploadStore
-    ring: Callable[[uuid.UUID, JobKind], None]
+    ring: Callable[[uuid.UUID, JobKind], object]
     pace: Pace
     streams: Streams
     decoding: Few = field(default_factory=lambda: Few("pictures", _WAIT_S))
@@ -171,7 +171,7 @@ class ApiDesk:
 
 
 def open_desk(
-    configured: Settings, ring_job: Callable[[uuid.UUID, JobKind], None] = ring
+    configured: Settings, ring_job: Callable[[uuid.UUID, JobKind], object] = ring
 ) -> ApiDesk:
     """A desk on the settings' database; connects to nothing yet.
 

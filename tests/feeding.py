@@ -6,16 +6,34 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.parts import HANDLERS, sql
+from worker.backbones.base import Backbone
 from worker.context import Context
+from worker.core.types import Descriptors, ImageArray
 from worker.feed_host import FeedHost
-from worker.feeds import reconcile
+from worker.feeds import fail_feed, reconcile
 from worker.jobs import Handler, run_job, sweep
+from worker.messages import JobKind
+
+
+@dataclass
+class SlowBackbone:
+    """A real backbone on a machine that is too small."""
+
+    real: Backbone
+
+    @property
+    def spec(self):
+        return self.real.spec
+
+    def embed(self, pictures: Sequence[ImageArray]) -> Descriptors:
+        time.sleep(0.4)
+        return self.real.embed(pictures)
 
 
 class Worker:
@@ -24,12 +42,18 @@ class Worker:
     def __init__(self, context: Context, bells: queue.Queue[uuid.UUID], slots: int) -> None:
         self.host = FeedHost()
         self.bells = bells
-        self.context = replace(context, ring=lambda job_id, _kind: bells.put(job_id))
+        self.context = replace(context, ring=self._ring)
+        self.broker_away = False
         self.slots = slots
         self.ended = threading.Event()
         self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(slots)]
         for thread in self.threads:
             thread.start()
+
+    def _ring(self, job_id: uuid.UUID, _kind: JobKind) -> bool:
+        if not self.broker_away:
+            self.bells.put(job_id)
+        return not self.broker_away
 
     def _run(self) -> None:
         while not self.ended.is_set():
@@ -37,7 +61,8 @@ class Worker:
                 job_id = self.bells.get(timeout=0.1)
             except queue.Empty:
                 continue
-            run_job(self.context, job_id, {**HANDLERS, "feed": Handler(self.host.run)})
+            handler = Handler(self.host.run, fail_feed, self.host.goes_on)
+            run_job(self.context, job_id, {**HANDLERS, "feed": handler})
 
     def stop(self) -> None:
         """As a worker does on SIGTERM: slices end, what was read is recorded."""

@@ -67,6 +67,16 @@ def test_a_clock_that_is_set_back_holds_time_but_not_sampling():
     assert (again.t_s, again.source) == (START_S + 32, "ntp")
 
 
+def test_times_are_skipped_only_when_a_clock_goes_forward():
+    """A camera whose clock is heard of after its first pictures, set forward, back and forward."""
+    clock = FeedClock(None, 60.0)
+    wrong_s = [None, 0.2, 0.2, 30, 30, 0, 0, 30, 30, 3600]
+    found = [at(clock, second, given).skipped for second, given in enumerate(wrong_s)]
+    assert [second for second, skipped in enumerate(found) if skipped] == [3, 7]
+    clock.reconnected()
+    assert not at(clock, 100, 0).skipped
+
+
 def test_a_new_connection_starts_by_arrival_however_short_the_last_one_was():
     clock = FeedClock(None, 10.0)
     at(clock, 1)

@@ -6,7 +6,7 @@ import functools
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -21,13 +21,11 @@ import pytest
 from models.repositories import feeds as feed_record
 from tests.conftest import Services
 from tests.feed_faults import wrong_gaps
-from tests.feeding import Worker, feed_worker, frame_times, gap_rows, until
+from tests.feeding import SlowBackbone, Worker, feed_worker, frame_times, gap_rows, until
 from tests.parts import fresh_context, job, sql, with_settings
 from tests.rtsp_server import Camera
-from worker.backbones.base import Backbone
 from worker.context import Context
 from worker.core.sampling import IntervalPolicy, KeyframePolicy
-from worker.core.types import Descriptors, ImageArray
 from worker.erasure import camera_span, submit_erasure
 from worker.errors import InputInvalid, NotFound
 from worker.feeds import add_feed, pause_feed, reconcile, remove_feed, resume_feed
@@ -85,21 +83,6 @@ def web(tmp_path: Path) -> Iterator[Web]:
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
-
-
-@dataclass
-class SlowBackbone:
-    """A real backbone on a machine that is too small."""
-
-    real: Backbone
-
-    @property
-    def spec(self):
-        return self.real.spec
-
-    def embed(self, pictures: Sequence[ImageArray]) -> Descriptors:
-        time.sleep(0.4)
-        return self.real.embed(pictures)
 
 
 def write_ts(path: Path, frames: int) -> None:
@@ -237,6 +220,8 @@ def test_a_full_disk_is_a_gap_that_ends_by_itself(context: Context) -> None:
         finally:
             context.settings.__dict__["min_free_bytes"] = floor
         until(lambda: len(frame_times(context, "full")) > stands + 3, what="frames again")
+        error = "select error_code from feed_status"
+        until(lambda: sql(context, error) == [(None,)], what="the end of the trouble")
         assert camera.connections == 1
     gap, *_ = gap_rows(context, "full")
     times = frame_times(context, "full")

@@ -13,8 +13,8 @@ from worker.messages import QUEUE_OF_KIND, RUN_JOB_TASK, JobKind
 log = structlog.get_logger()
 
 
-def ring(job_id: uuid.UUID, kind: JobKind) -> None:
-    """Send the bell for a committed job. The broker's absence is no error: the sweeper rings."""
+def ring(job_id: uuid.UUID, kind: JobKind) -> bool:
+    """Send the bell for a committed job; False when the broker is away: the sweeper rings then."""
     try:
         from worker.app import app
 
@@ -26,3 +26,5 @@ def ring(job_id: uuid.UUID, kind: JobKind) -> None:
         )
     except (OperationalError, KombuError, OSError, ServiceUnavailable) as error:
         log.warning("bell_not_rung", job_id=str(job_id), detail=str(error))
+        return False
+    return True

@@ -59,7 +59,8 @@ class Context:
     """Adapters of one process.
 
     ``backbone(name)`` loads once and raises :class:`WeightsMissing` or :class:`NotFound`.
-    ``ring(job_id, kind)`` wakes a worker and never raises: the sweeper rings again.
+    ``ring(job_id, kind)`` wakes a worker and never raises: the sweeper rings again. False when it
+    reached nobody, as far as it is known.
     ``fan_out``: how searches are spread over scan workers; None: they are not.
     ``objects``: where old shards are moved to, if anywhere.
     """
@@ -71,7 +72,7 @@ class Context:
     uploads: UploadStore
     f_maps: FMapCache
     backbone: Callable[[str], Backbone]
-    ring: Callable[[uuid.UUID, JobKind], None]
+    ring: Callable[[uuid.UUID, JobKind], bool | None]
     objects: ObjectStore | None = None
     backgrounds: BackgroundCache = field(default_factory=BackgroundCache)
     compact: CompactCache = field(default_factory=CompactCache)

@@ -7,137 +7,122 @@ recorded by one thread for all feeds.
 
 from __future__ import annotations
 
-import random
-import threading
 import time
-import uuid
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
-
-import structlog
+from typing import Final
 
 from models.feed import Feed, FeedStatus
 from models.repositories import feeds as feed_record
 from models.repositories import videos as video_record
 from models.repositories.jobs import ClaimedJob
-from models.session import DatabaseUnavailable, Session
-from models.video import VideoSegment
 from worker.context import Context
-from worker.core.backoff import retry_delay_s
-from worker.core.feed_clock import FeedClock
+from worker.core.feed_clock import OWN_CLOCK_S, FeedClock
 from worker.core.sampling import policy_from_json, sampler
-from worker.errors import AddressRefused, FeedFailed, LeaseLost, VideoInvalid
-from worker.feed_recorder import FeedRecorder, finish_segment, record_missed
-from worker.feed_session import FeedSession, LiveFrame, Missed, Stretch, at_utc, taking
-from worker.feeds import rules_of
+from worker.errors import FeedFailed, LeaseLost, RisError
+from worker.feed_recorder import FeedRecorder
+from worker.feed_session import FeedSession, at_utc, reason_of
+from worker.feed_slice import HOLD_S, FeedSlice
+from worker.feeds import note_trouble
 from worker.generations import backbone_of, ensure_live_generation
+from worker.held_feeds import HeldFeeds
 from worker.jobs import Lease, Outcome
-from worker.video.live import LiveOptions, LivePicture, open_live
 
-log = structlog.get_logger()
-
-HOLD_S: Final = 5.0
-"""How long another process leaves a feed alone whose slice has ended."""
 _TRY_ELSEWHERE_S: Final = 0.05
-_FIRST_RETRY_S: Final = 0.25
 _FLUSH_S: Final = 10.0
-_STOP_FLUSH_S: Final = 4.0
-_spread = random.SystemRandom()
 
 
 class FeedHost:
     """The feeds of one process. Its :meth:`run` is the handler of feed jobs."""
 
     def __init__(self) -> None:
-        self.id = uuid.uuid4()
-        self.stopping = threading.Event()
-        self._changed = threading.Condition()
-        self._sessions: dict[int, FeedSession] = {}
+        self._held = HeldFeeds()
         self._recorder: FeedRecorder | None = None
 
     def run(self, context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         """One slice of a feed: from where it stands until the slice is over or it shall not run."""
         self._start(context)
         feed_id = int(job.payload["feed_id"])
-        with context.db.transaction() as session:
-            feed = feed_record.find(session, feed_id)
-            mine = feed_record.is_free(session, feed_id, self.id)
-            status = feed_record.status_of(session, feed_id)
-        if feed is None or status is None:
-            self.forget(feed_id)
+        if not self._held.enter(feed_id, HOLD_S):
             with context.db.transaction() as session:
-                lease.finish(session, {})
-            return "finished"
-        if self.stopping.is_set() or not mine:
-            self.stopping.wait(_TRY_ELSEWHERE_S)  # the process that has the connection is next
+                lease.record_progress(session, {})
+                trouble = ("stalled", f"feed {feed_id}: what read it before does not return")
+                note_trouble(session, feed_id, trouble, "stalled")
             return "yield"
-        feed_session = self._session(context, feed, status)
-        this_slice = _Slice(self, context, lease, feed_session)
-        with self._changed:
-            feed_session.lease, feed_session.lease_lost = lease, False
-            self._changed.notify_all()
         try:
-            return this_slice.run()
-        except LeaseLost:
-            self.forget(feed_id)
-            raise
+            return self._run(context, feed_id, lease)
+        except RisError as error:
+            if error.retryable or isinstance(error, LeaseLost):
+                raise
+            # The camera is not to blame: its job is kept, and tried again.
+            with context.db.transaction() as session:
+                lease.record_progress(session, {})
+                trouble = (error.code, str(error))
+                if not note_trouble(session, feed_id, trouble, reason_of(error)):
+                    lease.finish(session, {})
+                    return "finished"
+            raise FeedFailed(str(error), reason=reason_of(error)) from error
         finally:
-            with self._changed:
-                feed_session.lease = None
-                feed_session.idle_since_s = time.monotonic()
-            self.wait_recorded(feed_session, _FLUSH_S, in_flight_only=True)
+            self._held.leave(feed_id)
 
     def stop(self) -> None:
         """Let every slice end now: connections are closed, and what is read is recorded."""
-        self.stopping.set()
+        self._held.stopping.set()
 
-    def wait_recorded(
-        self, session: FeedSession, limit_s: float, *, in_flight_only: bool = False
-    ) -> bool:
-        """Wait until the recorder is done with a feed's frames; False when it was not in time."""
-        with self._changed:
-            return self._changed.wait_for(
-                lambda: session.in_flight == 0 and (in_flight_only or not session.pending),
-                timeout=limit_s,
-            )
+    def goes_on(self) -> bool:
+        """Whether slices go on here when no worker can be rung: cameras do not wait for Redis."""
+        return not self._held.stopping.is_set()
 
-    def offer(self, session: FeedSession, frame: LiveFrame) -> None:
-        """Hand a sampled frame to the recorder."""
-        with self._changed:
-            session.offer(frame)
-            self._changed.notify_all()
-
-    def locked(self) -> threading.Condition:
-        """The lock of what the recorder and slices share."""
-        return self._changed
+    def _run(self, context: Context, feed_id: int, lease: Lease) -> Outcome:
+        with context.db.transaction() as session:
+            feed = feed_record.find(session, feed_id)
+            mine = feed_record.is_free(session, feed_id, self._held.id)
+            status = feed_record.status_of(session, feed_id)
+        if feed is None or status is None:
+            self._held.forget(feed_id)
+            with context.db.transaction() as session:
+                lease.finish(session, {})
+            return "finished"
+        stopping = self._held.stopping.is_set() and feed_id not in self._held.sessions
+        if stopping or not mine:
+            self._held.stopping.wait(_TRY_ELSEWHERE_S)  # its process is next
+            return "yield"
+        feed_session = self._session(context, feed, status)
+        this_slice = FeedSlice(self._held, context, lease, feed_session)
+        with self._held.changed:
+            feed_session.lease, feed_session.lease_lost = lease, False
+            self._held.changed.notify_all()
+        try:
+            return this_slice.run()
+        except LeaseLost:
+            self._held.forget(feed_id)
+            raise
+        finally:
+            with self._held.changed:
+                feed_session.lease = None
+                feed_session.idle_since_s = time.monotonic()
+            self._held.wait_recorded(feed_session, _FLUSH_S, in_flight_only=True)
 
     def _start(self, context: Context) -> None:
-        with self._changed:
+        with self._held.changed:
             if self._recorder is None:
-                self._recorder = FeedRecorder(self._sessions, self._changed)
+                self._recorder = FeedRecorder(self._held.sessions, self._held.changed)
                 self._recorder.start(context)
-        # Connections whose next slice runs elsewhere, or never.
-        limit_s = time.monotonic() - max(HOLD_S, context.settings.job_lease_s)
-        with self._changed:
-            stale = [
-                session.feed_id
-                for session in self._sessions.values()
-                if session.lease is None and session.idle_since_s < limit_s
-            ]
-        for feed_id in stale:
-            self.forget(feed_id)
+        idle_s = max(HOLD_S, context.settings.job_lease_s)
+        self._held.forget_idle(time.monotonic() - idle_s)
 
     def _session(self, context: Context, feed: Feed, status: FeedStatus) -> FeedSession:
         """The session kept from the slice before, if nobody else had the feed since."""
-        kept = self._sessions.get(feed.id)
-        if kept is not None and status.held_by == self.id:
+        kept = self._held.sessions.get(feed.id)
+        if kept is not None and status.held_by == self._held.id:
             return kept
-        self.forget(feed.id)
+        self._held.forget(feed.id)
         generation = ensure_live_generation(context)
         policy = policy_from_json(feed.policy)
-        last = _later(status.last_seen_utc, status.last_frame_utc)
-        resume_s = None if status.last_frame_utc is None else status.last_frame_utc.timestamp()
+        # This machine's clock may have been ahead: what has such times says nothing of today.
+        now_s = time.time()
+        last_frame_utc = _believed(status.last_frame_utc, now_s)
+        last = _later(_believed(status.last_seen_utc, now_s), last_frame_utc)
+        resume_s = None if last_frame_utc is None else last_frame_utc.timestamp()
         made = FeedSession(
             feed_id=feed.id,
             camera_id=feed.camera_id,
@@ -152,260 +137,24 @@ class FeedHost:
             input_size=backbone_of(context, generation).spec.input_size,
             idle_since_s=time.monotonic(),
             last_seen_utc=last,
-            last_frame_utc=status.last_frame_utc,
+            last_frame_utc=last_frame_utc,
         )
-        if last is not None:
-            made.note_gap("worker_lost", last)  # unless one is open that says more
+        if status.phase != "idle" and (status.last_seen_utc or status.last_frame_utc) is not None:
+            # Unless one is open that says more. What waited to be recorded is lost as well.
+            made.note_gap("worker_lost", last_frame_utc or last or at_utc(now_s))
         if status.segment_id is not None:
             with context.db.transaction() as session:
-                segment = video_record.find_segment(session, status.segment_id)
-                if segment is not None and segment.outcome is None:
-                    finish_segment(session, segment)
-        with self._changed:
-            self._sessions[feed.id] = made
+                video_record.finish_live_segment(session, status.segment_id)
+        with self._held.changed:
+            self._held.sessions[feed.id] = made
         return made
 
-    def forget(self, feed_id: int) -> None:
-        """Close a feed's connection and know nothing of it any more."""
-        with self._changed:
-            session = self._sessions.pop(feed_id, None)
-            if session is not None:
-                session.drop_pending("stopped")
-        if session is not None and session.video is not None:
-            session.video.close()
-            session.video = None
 
-
-@dataclass(slots=True)
-class _Slice:
-    """One slice of one feed; runs in one thread."""
-
-    host: FeedHost
-    context: Context
-    lease: Lease
-    feed: FeedSession
-    next_status_s: float = 0.0
-    recorded_status: bool = True
-
-    def run(self) -> Outcome:
-        while True:
-            if self.host.stopping.is_set():
-                return self._stop()
-            if self.lease.slice_over() and self.recorded_status and self._write_status():
-                return "yield"
-            if time.monotonic() >= self.next_status_s:
-                wanted = self._write_status()
-                if wanted not in ("running", ""):
-                    return self._end(wanted)
-            self._raise_for_recorder()
-            try:
-                if not self._advance():
-                    return self._end("ended")
-            except (FeedFailed, VideoInvalid, AddressRefused) as error:
-                self._failed(error)
-
-    def _raise_for_recorder(self) -> None:
-        feed = self.feed
-        if feed.lease_lost:
-            raise LeaseLost(f"job {self.lease.job.id} was taken over by another worker")
-        if feed.unexpected is not None:
-            error, feed.unexpected = feed.unexpected, None
-            feed.note_gap("internal", feed.last_seen_utc)
-            self._write_status()
-            self.host.forget(feed.feed_id)
-            raise error
-
-    def _advance(self) -> bool:
-        """Connect, or wait to, or read one packet; False when a recording has ended."""
-        feed = self.feed
-        if feed.video is None:
-            wait_s = feed.retry_at_s - time.monotonic()
-            if wait_s > 0:
-                until_status_s = max(0.01, self.next_status_s - time.monotonic())
-                self.host.stopping.wait(min(wait_s, until_status_s))
-                return True
-            feed.stretch, feed.connected_since = None, None
-            feed.clock.reconnected()
-            feed.video = open_live(feed.url, self._options(), feed.label, again=feed.failures > 0)
-        try:
-            pictures = feed.video.step()
-        except FeedFailed as error:
-            if error.reason == "ended" and feed.video.ends:
-                return False
-            raise
-        for picture in pictures:
-            self._take(picture)
-        return True
-
-    def _options(self) -> LiveOptions:
-        settings = self.context.settings
-        return LiveOptions(
-            policy=self.feed.policy,
-            input_size=self.feed.input_size,
-            picture_max_side_px=settings.picture_max_side_px,
-            max_px=settings.video_max_px,
-            stall_s=settings.feed_stall_s,
-            rules=rules_of(settings),
-        )
-
-    def _take(self, live: LivePicture) -> None:
-        """Give a picture its time, and hand it on if it is one to be indexed."""
-        feed, video = self.feed, self.feed.video
-        assert video is not None
-        timed = feed.clock.at(live.stream_s, live.arrival_s, live.ntp_s)
-        t_utc = at_utc(timed.t_s)
-        if timed.jumped and feed.connected_since is not None and timed.source != "held":
-            with self.host.locked():
-                feed.note_gap("clock", feed.last_seen_utc)  # no time between was ever shown
-        if feed.stretch is None or feed.stretch.info is not live.info or timed.jumped:
-            feed.stretch = Stretch(live.info, timed.source)
-        if feed.connected_since is None:
-            feed.connected_since, feed.failures, feed.error = t_utc, 0, None
-            self.next_status_s = 0.0
-            log.info("feed_live", camera=feed.name)
-        feed.last_seen_utc, feed.time_source = t_utc, timed.source
-        chosen = feed.sampler.keep(timed.sample_s, live.keyframe, video.gray(live))
-        with self.host.locked():
-            feed.decoded += 1
-            feed.decode_errors += live.damaged + video.take_decode_errors()
-        if chosen:
-            video.fit(feed.input_size)
-            pictures = (video.input_picture(live), video.shown_picture(live))
-            self.host.offer(feed, LiveFrame(t_utc, at_utc(live.arrival_s), feed.stretch, *pictures))
-
-    def _failed(self, error: FeedFailed | VideoInvalid | AddressRefused) -> None:
-        feed, settings = self.feed, self.context.settings
-        if isinstance(error, FeedFailed):
-            reason = error.reason
-        else:
-            reason = "invalid" if isinstance(error, VideoInvalid) else "not_allowed"
-        self._close()
-        feed.failures += 1
-        delay_s = retry_delay_s(
-            feed.failures, _FIRST_RETRY_S, settings.feed_retry_max_s, _spread.random()
-        )
-        feed.retry_at_s = time.monotonic() + delay_s
-        feed.error = (reason, str(error))
-        with self.host.locked():
-            feed.note_gap(reason, feed.last_seen_utc)
-        if feed.failures == 1:
-            log.warning("feed_lost", camera=feed.name, reason=reason, detail=str(error))
-        self._write_status()
-
-    def _close(self) -> None:
-        if self.feed.video is not None:
-            self.feed.video.close()
-        self.feed.video, self.feed.connected_since = None, None
-
-    def _status(self) -> dict[str, Any]:
-        feed = self.feed
-        code, detail = feed.error or (None, None)
-        return {
-            "phase": feed.phase(),
-            "connected_since": feed.connected_since,
-            "last_seen_utc": feed.last_seen_utc,
-            "time_source": feed.time_source,
-            "error_code": code,
-            "error_detail": detail,
-            "behind_frames": len(feed.pending),
-        }
-
-    def _write_status(self, *, hold_s: float = HOLD_S, **changes: Any) -> str | None:
-        """Write how the feed is, under the lease; returns what is wanted of it.
-
-        "" when Postgres is away: the camera is read on, and what comes waits.
-        """
-        feed = self.feed
-        self.next_status_s = time.monotonic() + self.context.settings.feed_status_every_s
-        fields = self._status() | changes
-        try:
-            with (
-                taking(feed, self.host.locked()) as take,
-                self.context.db.transaction() as session,
-            ):
-                self.lease.record_progress(session, {"seen_utc": _text(feed.last_seen_utc)})
-                missed = take()
-                record_missed(session, feed, missed)
-                if feed.segment is not None:
-                    _count(session, feed.segment, missed)
-                feed_record.hold(session, feed.feed_id, self.host.id, hold_s)
-                wanted = feed_record.set_status(session, feed.feed_id, **fields)
-        except DatabaseUnavailable as error:
-            log.warning("feed_status_not_written", camera=feed.name, detail=str(error))
-            self.recorded_status = False
-            return ""
-        self.recorded_status = True
-        return wanted or "removed"
-
-    def _stop(self) -> Outcome:
-        """The process ends: whoever comes next goes on at once."""
-        feed = self.feed
-        self._close()
-        if not self.host.wait_recorded(feed, _STOP_FLUSH_S):
-            with self.host.locked():
-                feed.drop_pending("stopped")
-        with self.host.locked():
-            feed.note_gap("stopped", feed.last_seen_utc)
-        self._finish_segment()
-        self._write_status(hold_s=-1.0, phase="waiting", segment_id=None)
-        self.host.forget(feed.feed_id)
-        return "yield"
-
-    def _end(self, wanted: str | None) -> Outcome:
-        """It is paused, removed, or a recording that has ended."""
-        feed = self.feed
-        self._close()
-        if not self.host.wait_recorded(feed, _FLUSH_S):
-            with self.host.locked():
-                feed.drop_pending("stopped")
-        with self.host.locked():
-            if wanted == "paused":
-                feed.note_gap("paused", feed.last_seen_utc)
-        self._finish_segment()
-        self._write_status(hold_s=-1.0, phase="idle", segment_id=None)
-        self.host.forget(feed.feed_id)
-        with self.context.db.transaction() as session:
-            locked = feed_record.lock(session, feed.feed_id)
-            if locked is not None and wanted == "ended" and locked.desired_state == "running":
-                locked.desired_state = "ended"
-            elif locked is not None and locked.desired_state == "running":
-                return "yield"  # wanted again meanwhile
-            self.lease.finish(session, {"seen_utc": _text(feed.last_seen_utc)})
-        log.info("feed_ended", camera=feed.name, why=wanted)
-        return "finished"
-
-    def _finish_segment(self) -> None:
-        segment = self.feed.segment
-        if segment is None:
-            return
-        try:
-            with self.context.db.transaction() as session:
-                _finish_under_lease(session, self.lease, self.feed)
-        except DatabaseUnavailable as error:
-            log.warning("segment_left_open", camera=self.feed.name, detail=str(error))
-
-
-def _count(session: Session, segment: VideoSegment, missed: Missed) -> None:
-    """Add to a segment what was decoded since its last frame."""
-    segment.frames_decoded += missed.decoded
-    segment.decode_errors += missed.decode_errors
-    video_record.set_segment(
-        session,
-        segment.id,
-        frames_decoded=segment.frames_decoded,
-        decode_errors=segment.decode_errors,
-    )
-
-
-def _finish_under_lease(session: Session, lease: Lease, feed: FeedSession) -> None:
-    lease.record_progress(session, {"seen_utc": _text(feed.last_seen_utc)})
-    assert feed.segment is not None
-    finish_segment(session, feed.segment)
-    feed.segment = feed.segment_stretch = None
-
-
-def _text(t_utc: datetime | None) -> str | None:
-    return None if t_utc is None else t_utc.isoformat()
+def _believed(t_utc: datetime | None, now_s: float) -> datetime | None:
+    """None for a time that only a wrong clock of this machine can have made."""
+    if t_utc is None or t_utc.timestamp() - now_s > OWN_CLOCK_S:
+        return None
+    return t_utc
 
 
 def _later(first: datetime | None, second: datetime | None) -> datetime | None:

@@ -22,6 +22,7 @@ from models.session import DatabaseUnavailable, Session
 from models.video import VideoSegment
 from worker.backbones.base import Backbone
 from worker.context import Context
+from worker.core.feed_clock import OWN_CLOCK_S
 from worker.core.sampling import policy_key, policy_to_json
 from worker.core.types import Descriptors, SizePx
 from worker.errors import (
@@ -32,7 +33,7 @@ from worker.errors import (
     StorageFailed,
     StorageFull,
 )
-from worker.feed_session import FeedSession, LiveFrame, Missed, taking
+from worker.feed_session import FeedSession, LiveFrame, Missed, PlannedSegment, at_utc, taking
 from worker.generations import backbone_of, ensure_live_generation
 from worker.jobs import Lease
 from worker.recording import (
@@ -113,6 +114,7 @@ class FeedRecorder:
                 self._changed.notify_all()
 
     def _record_all(self, context: Context, parts: Sequence[_Part]) -> None:
+        kept = parts
         try:
             if self._generation is None:
                 self._generation = ensure_live_generation(context)
@@ -120,36 +122,39 @@ class FeedRecorder:
             kept = self._usable(context, parts, backbone.spec.input_size)
             prepared = self._prepare(context, backbone, kept)
         except Exception as error:
-            if len(parts) > 1 and not _of_surroundings(error):
-                for part in parts:  # one feed's picture must not cost another's
+            if len(kept) > 1 and not _of_surroundings(error):
+                for part in kept:  # one feed's picture must not cost another's
                     self._record_all(context, [part])
                 return
-            self._not_recorded(context, parts, error)
+            self._not_recorded(context, kept, error)
             return
         for part, batch in zip(kept, prepared, strict=True):
-            try:
-                self._record(context, part, batch)
-            except Exception as error:
-                if isinstance(error, ErasedMeanwhile | LeaseLost):
-                    _discard(context, batch)
-                self._not_recorded(context, [part], error)
+            self._record(context, part, batch)
 
     def _usable(self, context: Context, parts: Sequence[_Part], input_size: SizePx) -> list[_Part]:
         """Without frames that were erased meanwhile, or sampled for another backbone."""
-        usable = []
+        usable, left = [], []
+        drops: list[tuple[FeedSession, Sequence[LiveFrame], str]] = []
         with context.db.transaction() as session:
             for part in parts:
                 frames = _not_erased(session, part)
-                if len(frames) < len(part.frames):
-                    _drop(part, [f for f in part.frames if f not in frames], "erased")
-                _leave_erased_segment(session, part, frames)
+                if _leave_erased_segment(session, part, frames):
+                    left.append(part.session)
                 fitting = [f for f in frames if f.img_input_hwc.shape[:2] == tuple(input_size)]
                 if len(fitting) < len(frames):
                     part.session.input_size = input_size
-                    others = [f for f in frames if f not in fitting]
-                    _drop(part, others, "generation_switched")
                 if fitting:
                     usable.append(_Part(part.session, part.lease, fitting))
+                erased = [f for f in part.frames if f not in frames]
+                others = [f for f in frames if f not in fitting]
+                drops += [(part.session, erased, "erased")]
+                drops += [(part.session, others, "generation_switched")]
+        with self._changed:
+            for feed in left:
+                feed.segment = feed.segment_stretch = feed.planned = None
+            for feed, gone, reason in drops:
+                for frame in gone:
+                    feed.count_drop(frame.t_utc, reason)
         return usable
 
     def _prepare(
@@ -176,10 +181,20 @@ class FeedRecorder:
         return batches
 
     def _record(self, context: Context, part: _Part, batch: PreparedBatch) -> None:
+        """Stretch by stretch; what an error leaves over waits again."""
         at = 0
         for _, group in groupby(part.frames, key=lambda frame: id(frame.stretch)):
             frames = list(group)
-            self._record_stretch(context, part, frames, _cut(batch, slice(at, at + len(frames))))
+            try:
+                self._record_stretch(
+                    context, part, frames, _cut(batch, slice(at, at + len(frames)))
+                )
+            except Exception as error:
+                if isinstance(error, ErasedMeanwhile | LeaseLost):
+                    _discard(context, _cut(batch, slice(at, None)))
+                left = _Part(part.session, part.lease, part.frames[at:])
+                self._not_recorded(context, [left], error)
+                return
             at += len(frames)
 
     def _record_stretch(
@@ -199,16 +214,22 @@ class FeedRecorder:
             numbered = PreparedBatch(
                 [_numbered(frame, segment) for frame in batch.frames], batch.descriptors
             )
+            # Some are there when the answer of an earlier commit was lost.
+            pts = [frame.pts for frame in numbered.frames]
+            known = video_record.count_at(session, segment.id, pts)
             record_batch(context, session, segment, self._generation, numbered, held)
-            counts = {
-                "frame_count": segment.frame_count + len(frames),
-                "frames_decoded": segment.frames_decoded + missed.decoded,
-                "decode_errors": segment.decode_errors + missed.decode_errors,
-                "resume_pts": numbered.frames[-1].pts,
-            }
-            video_record.set_segment(session, segment.id, **counts)
-            record_missed(session, feed, missed)
-            feed_record.close_gap(session, feed.camera_id, first.t_utc)
+            video_record.add_to_segment(
+                session,
+                segment.id,
+                frames=len(pts) - known,
+                decoded=missed.decoded,
+                decode_errors=missed.decode_errors,
+                last_pts=pts[-1],
+            )
+            removed = feed_record.wanted(session, feed.feed_id) is None
+            record_missed(session, feed, missed, removed=removed)
+            wrong_after_utc = at_utc(time.time() + OWN_CLOCK_S)
+            feed_record.close_gap(session, feed.camera_id, first.t_utc, wrong_after_utc)
             feed_record.set_status(
                 session,
                 feed.feed_id,
@@ -219,21 +240,24 @@ class FeedRecorder:
             )
         with self._changed:
             feed.segment, feed.segment_stretch = segment, last.stretch
-            for name, value in counts.items():
-                setattr(segment, name, value)
             feed.last_frame_utc = last.t_utc
-            feed.blocked = "busy"
+            if feed.blocked == "storage":
+                feed.blocked, feed.error = "busy", None
 
     def _not_recorded(self, context: Context, parts: Sequence[_Part], error: Exception) -> None:
         """Frames wait again where that can help; what cannot be mended ends the feed's slice."""
         with self._changed:
             for part in parts:
                 feed = part.session
-                frames = [f for f in part.frames if _is_later(f, feed)]
+                frames = part.frames
                 if isinstance(error, LeaseLost):
-                    feed.lease_lost = True
+                    # Of the slice before, which did not wait to the end: the next one has the feed.
+                    if feed.lease is part.lease:
+                        feed.lease_lost = True
+                    else:
+                        feed.put_back(frames)
                 elif isinstance(error, GenerationSwitched | ErasedMeanwhile):
-                    self._generation = None
+                    self._generation, feed.planned = None, None
                     feed.put_back(frames)
                 elif _of_surroundings(error):
                     if isinstance(error, StorageFull | StorageFailed):
@@ -242,6 +266,7 @@ class FeedRecorder:
                         feed.blocked = "storage"
                     feed.put_back(frames)
                 else:
+                    self._generation = None
                     for frame in frames:
                         feed.count_drop(frame.t_utc, "internal")
                     feed.unexpected = error
@@ -251,9 +276,11 @@ class FeedRecorder:
                 log.warning("feeds_wait", detail=str(error))
 
 
-def record_missed(session: Session, feed: FeedSession, missed: Missed) -> None:
-    """Write a gap that began, and drops."""
-    if missed.gap is not None:
+def record_missed(
+    session: Session, feed: FeedSession, missed: Missed, *, removed: bool = False
+) -> None:
+    """Write a gap that began, and drops. A gap of a feed that was ``removed`` would never end."""
+    if missed.gap is not None and not removed:
         feed_record.open_gap(session, feed.camera_id, *missed.gap)
     feed_record.add_drops(session, feed.camera_id, missed.drops)
 
@@ -265,11 +292,6 @@ def _of_surroundings(error: Exception) -> bool:
         and error.retryable
         and not isinstance(error, GenerationSwitched | ErasedMeanwhile)
     )
-
-
-def _is_later(frame: LiveFrame, feed: FeedSession) -> bool:
-    """False for a frame of a part whose earlier stretch was recorded before the error."""
-    return feed.last_frame_utc is None or frame.t_utc > feed.last_frame_utc
 
 
 def _not_erased(session: Session, part: _Part) -> list[LiveFrame]:
@@ -287,20 +309,16 @@ def _not_erased(session: Session, part: _Part) -> list[LiveFrame]:
     ]
 
 
-def _leave_erased_segment(session: Session, part: _Part, frames: Sequence[LiveFrame]) -> None:
-    """Begin a new segment after an erasure: what is recorded for an older one counts as erased."""
+def _leave_erased_segment(session: Session, part: _Part, frames: Sequence[LiveFrame]) -> bool:
+    """End the segment after an erasure, for a new one: what is recorded for it counts as erased."""
     feed = part.session
     if feed.segment is None or not frames:
-        return
-    if len(not_erased(session, feed.segment, [frame.t_utc for frame in frames])) < len(frames):
-        part.lease.record_progress(session, {"t_utc": frames[-1].t_utc.isoformat()})
-        finish_segment(session, feed.segment)
-        feed.segment = feed.segment_stretch = None
-
-
-def _drop(part: _Part, frames: Sequence[LiveFrame], reason: str) -> None:
-    for frame in frames:
-        part.session.count_drop(frame.t_utc, reason)
+        return False
+    if len(not_erased(session, feed.segment, [frame.t_utc for frame in frames])) == len(frames):
+        return False
+    part.lease.record_progress(session, {"t_utc": frames[-1].t_utc.isoformat()})
+    video_record.finish_live_segment(session, feed.segment.id)
+    return True
 
 
 def _discard(context: Context, batch: PreparedBatch) -> None:
@@ -332,7 +350,16 @@ def _segment_for(context: Context, session: Session, part: _Part, first: LiveFra
     ):
         return feed.segment
     if feed.segment is not None:
-        finish_segment(session, feed.segment)
+        video_record.finish_live_segment(session, feed.segment.id)
+    planned = feed.planned
+    if (
+        planned is None
+        or planned.stretch is not first.stretch
+        or not timedelta(0) <= first.t_utc - planned.start_utc < span
+    ):
+        # A live stretch has no content yet: its name is one of a kind instead.
+        name = hashlib.sha256(uuid.uuid4().bytes).hexdigest()
+        planned = feed.planned = PlannedSegment(first.stretch, first.t_utc, name)
     info = first.stretch.info
     segment, _ = video_record.ensure_segment(
         session,
@@ -340,9 +367,8 @@ def _segment_for(context: Context, session: Session, part: _Part, first: LiveFra
             "camera_id": feed.camera_id,
             "job_id": part.lease.job.id,
             "source_path": f"feed:{feed.name}",
-            # A live stretch has no content yet: its name is one of a kind instead.
-            "content_sha256": hashlib.sha256(uuid.uuid4().bytes).hexdigest(),
-            "start_utc": first.t_utc,
+            "content_sha256": planned.content_sha256,
+            "start_utc": planned.start_utc,
             "start_source": first.stretch.time_source,
             "policy": policy_to_json(feed.policy),
             "policy_key": policy_key(feed.policy),
@@ -353,10 +379,3 @@ def _segment_for(context: Context, session: Session, part: _Part, first: LiveFra
         },
     )
     return segment
-
-
-def finish_segment(session: Session, segment: VideoSegment) -> None:
-    """Note that nothing is added to a live segment any more."""
-    length_s = (segment.resume_pts or 0) / 1e6
-    outcome = "partial" if segment.decode_errors else "complete"
-    video_record.finish_segment(session, segment.id, outcome, duration_s=length_s)

@@ -13,6 +13,13 @@ from models.video import VideoSegment
 from worker.core.feed_clock import FeedClock, TimeSource
 from worker.core.sampling import Sampler, SamplingPolicy
 from worker.core.types import ImageArray, SizePx
+from worker.errors import (
+    AddressRefused,
+    BackboneMismatch,
+    FeedFailed,
+    VideoInvalid,
+    WeightsMissing,
+)
 from worker.jobs import Lease
 from worker.video.live import LiveVideo
 from worker.video.probe import VideoInfo
@@ -20,9 +27,20 @@ from worker.video.probe import VideoInfo
 GAP_REASONS: Final = (
     "unreachable", "auth", "not_found", "refused", "not_allowed", "invalid", "stalled", "ended",
     "connection_lost", "damaged", "clock", "storage_full", "storage_failed", "worker_lost",
-    "stopped", "paused", "internal",
+    "stopped", "paused", "backbone", "internal",
 )  # fmt: skip
 DROP_REASONS: Final = ("busy", "storage", "erased", "generation_switched", "internal", "stopped")
+
+
+def reason_of(error: Exception) -> str:
+    """Why frames are missing when this happens to a feed, in one word."""
+    if isinstance(error, FeedFailed):
+        return error.reason
+    if isinstance(error, BackboneMismatch | WeightsMissing):
+        return "backbone"
+    if isinstance(error, AddressRefused):
+        return "not_allowed"
+    return "invalid" if isinstance(error, VideoInvalid) else "internal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +66,15 @@ class LiveFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedSegment:
+    """A segment as it is made: the same again when the answer of the commit was lost."""
+
+    stretch: Stretch
+    start_utc: datetime
+    content_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Missed:
     """What is to be written of a feed beside its frames: a gap that began, drops, counts."""
 
@@ -62,7 +89,7 @@ class FeedSession:
     """One feed in one process, kept between slices.
 
     The slice's thread reads and appends to ``pending``, the recorder takes from it; both hold the
-    host's lock for that. ``lease`` is None between slices: then nothing is recorded.
+    lock of :class:`HeldFeeds` for that. ``lease`` is None between slices: then nothing is recorded.
     """
 
     feed_id: int
@@ -85,6 +112,7 @@ class FeedSession:
     # Of the recorder: the segment being added to, and the stretch its frames are of.
     segment: VideoSegment | None = None
     segment_stretch: Stretch | None = None
+    planned: PlannedSegment | None = None
     # To be written with the next status or frame.
     gap: tuple[datetime, str] | None = None
     drops: Counter[tuple[datetime, str]] = field(default_factory=Counter)

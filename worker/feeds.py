@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import Final
 from unicodedata import category
 
 from models.feed import Feed
 from models.repositories import feeds as feed_record
 from models.repositories import jobs as job_record
 from models.repositories import videos as video_record
+from models.repositories.jobs import ClaimedJob
 from models.session import Session
 from worker.config import Settings
 from worker.context import Context
@@ -17,6 +19,9 @@ from worker.core.sampling import SamplingPolicy, policy_to_json
 from worker.errors import InputInvalid, NotFound
 from worker.messages import FEED_QUEUE
 from worker.video.address import AddressRules, check_address
+
+REST_S: Final = 600.0
+"""How long after its job failed a feed gets another one by itself."""
 
 
 def rules_of(settings: Settings) -> AddressRules:
@@ -86,9 +91,39 @@ def remove_feed(context: Context, camera_name: str) -> None:
         feed = _named(session, camera_name)
         status = feed_record.status_of(session, feed.id)
         if status is not None and status.segment_id is not None:
-            video_record.finish_segment(session, status.segment_id, "complete")
+            video_record.finish_live_segment(session, status.segment_id)
         feed_record.end_gap(session, feed.camera_id)
         feed_record.remove(session, feed.id)
+
+
+def note_trouble(session: Session, feed_id: int, trouble: tuple[str, str], reason: str) -> bool:
+    """Write that a feed is not read, and a gap; ``trouble``: code and detail for people.
+
+    False when it shall not be read anyway.
+    """
+    wanted = feed_record.wanted(session, feed_id)
+    feed, status = feed_record.find(session, feed_id), feed_record.status_of(session, feed_id)
+    if wanted is None or feed is None or status is None:
+        return False
+    from_utc = status.last_frame_utc or status.last_seen_utc
+    if from_utc is not None:
+        feed_record.open_gap(session, feed.camera_id, from_utc, reason)
+    feed_record.set_status(
+        session,
+        feed_id,
+        phase="waiting" if wanted == "running" else "idle",
+        connected_since=None,
+        error_code=trouble[0],
+        error_detail=trouble[1],
+    )
+    return wanted == "running"
+
+
+def fail_feed(session: Session, job: ClaimedJob, code: str) -> None:
+    """Write down that a feed's job failed; the reconciler makes another one later."""
+    detail = f"job {job.id} failed, see the worker log; tried again after {REST_S / 60:.0f} minutes"
+    reason = code if code == "worker_lost" else "internal"
+    note_trouble(session, int(job.payload["feed_id"]), (code, detail), reason)
 
 
 def any_running(context: Context) -> bool:
@@ -98,9 +133,12 @@ def any_running(context: Context) -> bool:
 
 
 def reconcile(context: Context) -> int:
-    """Make a job for every feed that shall run and has none; returns how many."""
+    """Make a job for every feed that shall run and has none; returns how many.
+
+    A feed whose job failed rests first: it may be one that takes the whole worker down.
+    """
     with context.db.transaction() as session:
-        jobless = feed_record.jobless(session)
+        jobless = feed_record.jobless(session, REST_S)
     made = 0
     for feed_id in jobless:
         with context.db.transaction() as session:

@@ -25,6 +25,12 @@ UNEXPECTED = "internal"
 WORKER_LOST = "worker_lost"
 
 
+class _Patience:
+    """Until when, by the monotonic clock, an attempt's lease is renewed."""
+
+    until_s = float("inf")
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right to record results of one claimed job, renewed in the background.
@@ -36,10 +42,16 @@ class Lease:
     context: Context
     job: ClaimedJob
     started_s: float = field(default_factory=time.monotonic)
+    patience: _Patience = field(default_factory=_Patience)
 
     def slice_over(self) -> bool:
         """Whether a long task should yield now."""
         return time.monotonic() - self.started_s >= self.context.settings.job_slice_s
+
+    def alive_for(self, limit_s: float) -> None:
+        """Have the lease renewed no longer than this, unless it is asked for again: the renewing
+        thread cannot see that the attempt's own thread hangs."""
+        self.patience.until_s = time.monotonic() + limit_s
 
     def record_progress(self, session: Session, progress: dict[str, Any]) -> None:
         """Fence this transaction's results and note progress."""
@@ -55,19 +67,29 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """How one kind of job is run. ``on_fail`` records the failure where the kind keeps it."""
+    """How one kind of job is run. ``on_fail`` records the failure where the kind keeps it.
+
+    ``goes_on``: whether the next slice runs here, at once, when no worker could be rung for it.
+    """
 
     run: Callable[[Context, ClaimedJob, Lease], Outcome]
     on_fail: Callable[[Session, ClaimedJob, str], None] = lambda _session, _job, _code: None
+    goes_on: Callable[[], bool] = lambda: False
 
 
 def run_job(context: Context, job_id: uuid.UUID, handlers: Mapping[str, Handler]) -> None:
     """Run one job if it is there to be taken. Never raises for what the job itself does."""
+    while _run_slice(context, job_id, handlers):
+        log.info("job_goes_on_unrung", job_id=str(job_id))
+
+
+def _run_slice(context: Context, job_id: uuid.UUID, handlers: Mapping[str, Handler]) -> bool:
+    """One attempt; True when the next one is to follow in this process."""
     with context.db.transaction() as session:
         job = job_record.claim(session, job_id, context.settings.job_lease_s)
     if job is None:
         log.debug("job_not_free", job_id=str(job_id))
-        return
+        return False
     structlog.contextvars.bind_contextvars(job_id=str(job_id), kind=job.kind)
     try:
         if job.attempts > context.settings.job_max_attempts:
@@ -78,19 +100,20 @@ def run_job(context: Context, job_id: uuid.UUID, handlers: Mapping[str, Handler]
                 WORKER_LOST,
                 f"{job.attempts - 1} attempts in a row ended without progress; see the worker log",
             )
-            return
-        _attempt(context, job, handlers[job.kind])
+            return False
+        return _attempt(context, job, handlers[job.kind])
     finally:
         structlog.contextvars.unbind_contextvars("job_id", "kind")
 
 
-def _attempt(context: Context, job: ClaimedJob, handler: Handler) -> None:
+def _attempt(context: Context, job: ClaimedJob, handler: Handler) -> bool:
     lease = Lease(context, job)
+    goes_on = False
     try:
-        with _Heartbeat(context, job):
+        with _Heartbeat(lease):
             outcome = handler.run(context, job, lease)
         if outcome == "yield":
-            _give_back(context, job)
+            goes_on = not _give_back(context, job) and handler.goes_on()
         log.info("job_" + outcome, seconds=round(time.monotonic() - lease.started_s, 3))
     except LeaseLost as error:
         log.warning("lease_lost", detail=str(error))
@@ -104,14 +127,14 @@ def _attempt(context: Context, job: ClaimedJob, handler: Handler) -> None:
     except Exception as error:
         log.exception("job_unexpected")
         _retry_unexpected(context, job, handler, error)
+    return goes_on
 
 
 class _Heartbeat:
-    """Renews the lease every third of its length until the attempt ends."""
+    """Renews the lease every third of its length until the attempt ends, or hangs."""
 
-    def __init__(self, context: Context, job: ClaimedJob) -> None:
-        self._context = context
-        self._job = job
+    def __init__(self, lease: Lease) -> None:
+        self._context, self._job, self._lease = lease.context, lease.job, lease
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
 
@@ -125,6 +148,9 @@ class _Heartbeat:
     def _beat(self) -> None:
         lease_s = self._context.settings.job_lease_s
         while not self._stop.wait(lease_s / 3):
+            if time.monotonic() > self._lease.patience.until_s:
+                log.error("lease_let_go", job_id=str(self._job.id), detail="its thread hangs")
+                return
             try:
                 with self._context.db.transaction() as session:
                     held = job_record.extend(session, self._job.id, self._job.token, lease_s)
@@ -135,11 +161,11 @@ class _Heartbeat:
                 return
 
 
-def _give_back(context: Context, job: ClaimedJob) -> None:
+def _give_back(context: Context, job: ClaimedJob) -> bool:
+    """Put a job back and ring for it; False when nobody could be rung."""
     with context.db.transaction() as session:
         given = job_record.requeue(session, job.id, job.token)
-    if given:
-        context.ring(job.id, job.kind)  # type: ignore[arg-type]
+    return not given or context.ring(job.id, job.kind) is not False  # type: ignore[arg-type]
 
 
 def _retry(context: Context, job: ClaimedJob, error: RisError) -> None:

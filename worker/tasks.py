@@ -43,7 +43,7 @@ HANDLERS = {
     "compact": Handler(compacting.run_compact),
     "seal": Handler(sealing.run_seal),
     "offload": Handler(offloading.run_offload),
-    "feed": Handler(FEEDS.run),
+    "feed": Handler(FEEDS.run, feeds.fail_feed, FEEDS.goes_on),
 }
 
 

@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, cast, delete, func, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Integer,
+    and_,
+    cast,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload
 
@@ -105,15 +117,20 @@ def status_of(session: Session, feed_id: int) -> FeedStatus | None:
     return session.get(FeedStatus, feed_id, populate_existing=True)
 
 
-def set_status(session: Session, feed_id: int, **values: Any) -> str | None:
-    """Note how a feed is; returns what is wanted of it, None when it was removed."""
+def wanted(session: Session, feed_id: int) -> str | None:
+    """What is wanted of a feed, None when it was removed; neither changes until the commit."""
+    query = select(Feed.desired_state).where(Feed.id == feed_id).with_for_update(read=True)
+    return session.scalars(query).one_or_none()
+
+
+def set_status(session: Session, feed_id: int, **values: Any) -> None:
+    """Note how a feed is."""
     session.execute(
         update(FeedStatus)
         .where(FeedStatus.feed_id == feed_id)
         .values(updated_at=func.now(), **values)
         .execution_options(synchronize_session=False)
     )
-    return session.scalars(select(Feed.desired_state).where(Feed.id == feed_id)).one_or_none()
 
 
 def is_free(session: Session, feed_id: int, holder: uuid.UUID) -> bool:
@@ -141,15 +158,16 @@ def _seconds(seconds: float) -> Any:
     return func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
-def jobless(session: Session) -> list[int]:
-    """Feeds that should run and whose job is missing or over."""
+def jobless(session: Session, rest_s: float) -> list[int]:
+    """Feeds that should run and whose job is missing or done, or failed ``rest_s`` ago."""
+    rested = or_(Job.finished_at.is_(None), Job.finished_at < func.now() - _seconds(rest_s))
     return list(
         session.scalars(
             select(Feed.id)
             .outerjoin(Job, Job.id == Feed.job_id)
             .where(
                 Feed.desired_state == "running",
-                or_(Job.id.is_(None), Job.state.in_(["done", "failed"])),
+                or_(Job.id.is_(None), Job.state == "done", and_(Job.state == "failed", rested)),
             )
             .order_by(Feed.id)
         )
@@ -172,20 +190,35 @@ def frames_behind(session: Session, within_s: float) -> int:
 
 
 def open_gap(session: Session, camera_id: int, from_utc: datetime, reason: str) -> None:
-    """Note that frames are missing from now on; one that is open already goes on."""
+    """Note that frames are missing from now on; one that is open already goes on.
+
+    The same gap is not written twice, as when the answer of a commit was lost.
+    """
+    same = select(FeedGap.id).where(
+        FeedGap.camera_id == camera_id, FeedGap.from_utc == from_utc, FeedGap.reason == reason
+    )
+    values = select(
+        literal(camera_id, Integer), literal(from_utc, DateTime(timezone=True)), literal(reason)
+    )
     session.execute(
         insert(FeedGap)
-        .values(camera_id=camera_id, from_utc=from_utc, reason=reason)
+        .from_select(["camera_id", "from_utc", "reason"], values.where(~same.exists()))
         .on_conflict_do_nothing(index_elements=["camera_id"], index_where=FeedGap.to_utc.is_(None))
     )
 
 
-def close_gap(session: Session, camera_id: int, to_utc: datetime) -> None:
-    """End the open gap with the first frame after it; a frame of before leaves it open."""
+def close_gap(
+    session: Session, camera_id: int, to_utc: datetime, wrong_after_utc: datetime
+) -> None:
+    """End the open gap with the first frame after it; a frame of before leaves it open.
+
+    A gap from later than ``wrong_after_utc`` was begun by a wrong clock: it ends where it begins.
+    """
+    over = or_(FeedGap.from_utc < to_utc, FeedGap.from_utc > wrong_after_utc)
     session.execute(
         update(FeedGap)
-        .where(FeedGap.camera_id == camera_id, FeedGap.to_utc.is_(None), FeedGap.from_utc < to_utc)
-        .values(to_utc=to_utc)
+        .where(FeedGap.camera_id == camera_id, FeedGap.to_utc.is_(None), over)
+        .values(from_utc=func.least(FeedGap.from_utc, to_utc), to_utc=to_utc)
         .execution_options(synchronize_session=False)
     )
 

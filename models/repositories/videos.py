@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, func, literal, select, tuple_, update
+from sqlalchemy import BigInteger, case, func, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
@@ -223,6 +223,41 @@ def finish_segment(session: Session, segment_id: int, outcome: str, **values: An
     set_segment(session, segment_id, outcome=outcome, finished_at=func.now(), **values)
 
 
+def add_to_segment(
+    session: Session,
+    segment_id: int,
+    *,
+    frames: int = 0,
+    decoded: int = 0,
+    decode_errors: int = 0,
+    last_pts: int | None = None,
+) -> None:
+    """Count what was added to a live segment. In the row: erasures count in it meanwhile."""
+    values: dict[str, Any] = {} if last_pts is None else {"resume_pts": last_pts}
+    set_segment(
+        session,
+        segment_id,
+        frame_count=VideoSegment.frame_count + frames,
+        frames_decoded=VideoSegment.frames_decoded + decoded,
+        decode_errors=VideoSegment.decode_errors + decode_errors,
+        **values,
+    )
+
+
+def finish_live_segment(session: Session, segment_id: int) -> None:
+    """Note that nothing is added to a live segment any more; one that ended stays as it is."""
+    session.execute(
+        update(VideoSegment)
+        .where(VideoSegment.id == segment_id, VideoSegment.outcome.is_(None))
+        .values(
+            outcome=case((VideoSegment.decode_errors > 0, "partial"), else_="complete"),
+            duration_s=func.coalesce(VideoSegment.resume_pts, 0) / 1e6,
+            finished_at=func.now(),
+        )
+        .execution_options(synchronize_session=False)
+    )
+
+
 def insert_frames(
     session: Session, segment: VideoSegment, frames: Sequence[NewFrame]
 ) -> dict[int, int]:
@@ -245,6 +280,12 @@ def insert_frames(
         )
     )
     return dict(found.tuples().all())
+
+
+def count_at(session: Session, segment_id: int, pts: Sequence[int]) -> int:
+    """How many of these frames of a segment are recorded."""
+    query = select(func.count()).where(Frame.segment_id == segment_id, Frame.pts.in_(pts))
+    return session.scalars(query).one()
 
 
 def count_frames(session: Session, segment_id: int) -> int:

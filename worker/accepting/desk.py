@@ -37,7 +37,7 @@ class Desk(Protocol):
         """Pictures that queries were made from."""
 
     @property
-    def ring(self) -> Callable[[uuid.UUID, JobKind], None]:
+    def ring(self) -> Callable[[uuid.UUID, JobKind], object]:
         """The bell."""
 
 

@@ -15,7 +15,7 @@ JUMP_S: Final = 1.0
 HELD_STEP_S: Final = 0.001
 _AHEAD_S: Final = 10.0
 """How far the stream's clock may run ahead of arrival: a playlist is handed out in one go."""
-_OWN_CLOCK_S: Final = 3600.0
+OWN_CLOCK_S: Final = 3600.0
 """Last times further ahead than this were made by this machine's own wrong clock."""
 
 
@@ -23,6 +23,8 @@ _OWN_CLOCK_S: Final = 3600.0
 class FeedTime:
     """``t_s``: seconds since the epoch. ``jumped``: not continuous with the picture before.
 
+    ``skipped``: times between the picture before, of the same connection, and this one are no
+    picture's, although none is missing: a clock was set forward.
     ``sample_s``: what sampling goes by; it goes on evenly while time is held.
     """
 
@@ -30,6 +32,7 @@ class FeedTime:
     sample_s: float
     source: TimeSource
     jumped: bool
+    skipped: bool
 
 
 class FeedClock:
@@ -64,17 +67,22 @@ class FeedClock:
         offset_s = t_s - stream_s
         jumped = self._offset_s is None or abs(offset_s - self._offset_s) > JUMP_S
         last_s = self._last_s
-        if last_s is not None and t_s <= last_s and last_s - arrival_s <= _OWN_CLOCK_S:
+        if last_s is not None and t_s <= last_s and last_s - arrival_s <= OWN_CLOCK_S:
             t_s, source = last_s + HELD_STEP_S, "held"
         jumped |= self._source != source and "held" not in (self._source, source)
         # By the stream's clock, and over a reconnection, which starts it anew, by arrival.
         elapsed_s = (
             arrival_s - self._arrival_s if self._stream_s is None else stream_s - self._stream_s
         )
+        skipped = (
+            last_s is not None
+            and self._stream_s is not None
+            and t_s - last_s > stream_s - self._stream_s + JUMP_S
+        )
         self._sample_s = max(t_s, self._sample_s + max(HELD_STEP_S, elapsed_s))
         self._last_s, self._source = t_s, source
         self._offset_s, self._stream_s, self._arrival_s = offset_s, stream_s, arrival_s
-        return FeedTime(t_s, self._sample_s, source, jumped)
+        return FeedTime(t_s, self._sample_s, source, jumped, skipped)
 
     def _wanted(self, stream_s: float, arrival_s: float, ntp_s: float | None) -> float:
         # What is believed already may differ a little more, so that nothing flaps at the limit.

@@ -18,6 +18,11 @@ _KINDS: dict[str, SourceKind] = {
     "rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http", "file": "file",
 }  # fmt: skip
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
+_METADATA = {
+    ipaddress.ip_address(known) for known in ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200")
+}
+"""Where clouds tell machines their credentials, beside the link-local ones."""
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -44,10 +49,12 @@ def redacted(url: str) -> str:
         return f"{url.split(':', 1)[0][:10]}:..." if re.match(r"[a-z]{1,10}:", url) else "..."
     if parts.scheme not in _KINDS:
         return "..."
+    if "@" in parts.path + parts.query + parts.fragment:
+        return f"{parts.scheme}://..."  # a password with a raw /, ? or #: it begins anywhere
     login = "***@" if "@" in parts.netloc else ""
     where = f"[{host}]" if ":" in host else host
     where += f":{port}" if port is not None else ""
-    path = "/".join("..." if "=" in part or "@" in part else part for part in parts.path.split("/"))
+    path = "/".join("..." if "=" in part else part for part in parts.path.split("/"))
     return f"{parts.scheme}://{login}{where}{path}" + ("?..." if parts.query else "")
 
 
@@ -64,15 +71,26 @@ def check_address(url: str, rules: AddressRules) -> SourceKind:
     return kind
 
 
-def resolved(url: str, rules: AddressRules) -> tuple[SourceKind, str]:
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What to open. ``url`` may hold a password; ``host`` is the HTTP header where it is needed."""
+
+    kind: SourceKind
+    url: str
+    host: str | None = None
+
+
+def resolved(url: str, rules: AddressRules) -> Target:
     """The address to open now, its host's addresses looked up and allowed.
 
-    An RTSP host is replaced by the address that was looked at, so that no second look-up finds
-    another. Raises :class:`AddressRefused`, and :class:`FeedFailed` when the name is not known.
+    The host of RTSP and plain HTTP is replaced by the address that was looked at, so that no second
+    look-up finds another. Not of HTTPS, whose certificate is made out to the name, nor of an HTTP
+    playlist, which may name any host anyway. Raises :class:`AddressRefused`, and
+    :class:`FeedFailed` when the name is not known.
     """
     kind, parts = _split(url, rules)
     if kind == "file":
-        return kind, f"file:{_file(parts, rules)}"
+        return Target(kind, f"file:{_file(parts, rules)}")
     host = parts.hostname or ""
     try:
         found = socket.getaddrinfo(
@@ -83,13 +101,15 @@ def resolved(url: str, rules: AddressRules) -> tuple[SourceKind, str]:
     addresses = [ipaddress.ip_address(str(entry[4][0]).split("%")[0]) for entry in found]
     for address in addresses:
         _require_allowed(host, address, rules)
-    if kind == "rtsp":
+    if kind == "rtsp" or (parts.scheme == "http" and not parts.path.endswith((".m3u8", ".m3u"))):
         first = addresses[0]
         where = f"[{first}]" if first.version == 6 else str(first)
         login, at, _ = parts.netloc.rpartition("@")
         port = f":{parts.port}" if parts.port is not None else ""
-        return kind, urlunsplit(parts._replace(netloc=f"{login}{at}{where}{port}"))
-    return kind, url
+        pinned = urlunsplit(parts._replace(netloc=f"{login}{at}{where}{port}"))
+        named = kind == "http" and where != parts.netloc.rpartition("@")[2].removesuffix(port)
+        return Target(kind, pinned, f"{host}{port}" if named else None)
+    return Target(kind, url)
 
 
 def _split(url: str, rules: AddressRules) -> tuple[SourceKind, SplitResult]:
@@ -100,6 +120,8 @@ def _split(url: str, rules: AddressRules) -> tuple[SourceKind, SplitResult]:
         _ = parts.port
     except ValueError as error:
         raise AddressRefused("the address is no URL: write e.g. rtsp://host/path") from error
+    if "#" in url or (parts.netloc and "@" in parts.path + parts.query):
+        raise AddressRefused("the address has a raw / ? # or @: percent-encode the password (%2F)")
     scheme = parts.scheme.lower()
     wanted = ", ".join(rules.schemes)
     if scheme not in _KINDS or (scheme != "file" and scheme not in rules.schemes):
@@ -135,6 +157,9 @@ def _require_allowed(host: str, address: _Address, rules: AddressRules) -> None:
     """Raise :class:`AddressRefused` unless the host may be connected to at this address."""
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
+    carried = _carried(address)
+    if carried is not None:
+        _require_allowed(host, carried, rules)
     networks = [network for name in rules.hosts if (network := _network(name)) is not None]
     if any(address.version == network.version and address in network for network in networks):
         return
@@ -143,10 +168,32 @@ def _require_allowed(host: str, address: _Address, rules: AddressRules) -> None:
         or address.is_link_local
         or address.is_multicast
         or address.is_unspecified
-        or address.is_reserved
+        or (address.is_reserved and carried is None)
+        or address in _METADATA
+        or _is_own(address)
     )
     if special or (rules.hosts and not _named(host, rules.hosts)):
         raise _refusal(host)
+
+
+def _carried(address: _Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 one stands for: 6to4, Teredo, NAT64."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if address in _TRANSLATED:
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.teredo[1] if address.teredo is not None else address.sixtofour
+
+
+def _is_own(address: _Address) -> bool:
+    """Whether an interface of this machine has the address: only then can a socket take it."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as taken:
+            taken.bind((str(address), 0))
+    except OSError:
+        return False
+    return True
 
 
 def _network(name: str) -> _Network | None:

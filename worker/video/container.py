@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -86,11 +87,11 @@ def video_stream(
     return stream
 
 
-def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
-    """The stream's packets and a last empty one that flushes the decoder."""
+def packets(container: InputContainer, stream: VideoStream | None = None) -> Iterator[Packet[Any]]:
+    """The stream's packets, or those of all, and a last empty one that flushes the decoder."""
     try:
-        for packet in container.demux(stream):
-            if packet.stream.index == stream.index:
+        for packet in container.demux() if stream is None else container.demux(stream):
+            if stream is None or packet.stream.index == stream.index:
                 yield packet
     except IndexError:
         # PyAV trips over streams that appear in the middle of a damaged MPEG-TS file; it does so

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import stat
 import struct
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import av
@@ -16,13 +18,13 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
+from av.stream import Stream
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
 from worker.core.sampling import ChangePolicy, KeyframePolicy, SamplingPolicy
 from worker.core.types import FloatArray, ImageArray, SizePx
 from worker.errors import FeedFailed, VideoInvalid
-from worker.video.address import AddressRules, resolved
+from worker.video.address import AddressRules, Target, resolved
 from worker.video.container import FILE_FORMATS, check_picture_size, packets, video_stream
 from worker.video.decode import Converter
 from worker.video.probe import VideoInfo, describe_stream
@@ -70,9 +72,9 @@ class LiveVideo:
     """An open connection; made by :func:`open_live`, used by one thread at a time."""
 
     def __init__(
-        self, url: str, kind: str, options: LiveOptions, container: InputContainer, label: str
+        self, target: Target, options: LiveOptions, container: InputContainer, label: str
     ) -> None:
-        self._url, self._kind, self._options, self._label = url, kind, options, label
+        self._target, self._options, self._label = target, options, label
         self._started_s = self._last_picture_s = time.monotonic()
         self._decode_errors = 0
         self._loop_start_s = 0.0  # of a looping file, by the stream's clock
@@ -86,7 +88,9 @@ class LiveVideo:
         self._stream = video_stream(container, self._label, options.max_px, threads=1)
         if isinstance(options.policy, KeyframePolicy):
             self._stream.codec_context.skip_frame = "NONKEY"
-        self._packets: Iterator[Packet[VideoStream]] = packets(container, self._stream)
+        # Of all streams: FFmpeg's time limit is per packet, and sound may go on without pictures.
+        self._packets: Iterator[Packet[Stream]] = packets(container)
+        self._silent_s = 0.0
         self._info: VideoInfo | None = None
         self._converter: Converter | None = None
         self._ntp_offset_s: float | None = None
@@ -95,34 +99,40 @@ class LiveVideo:
     def ends(self) -> bool:
         """Whether this is a recording with a length, whose end is no failure."""
         duration = self._container.duration
-        return self._kind == "http" and duration is not None and duration > 0
+        return self._target.kind == "http" and duration is not None and duration > 0
 
     def step(self) -> list[LivePicture]:
-        """Read one packet and decode it. Blocks no longer than ``stall_s``.
+        """Read one packet; decode it when it is of the video. Blocks no longer than ``stall_s``.
 
         Raises :class:`FeedFailed`; its reason ``ended`` is no failure when :attr:`ends`.
         """
         waited_from_s = time.monotonic()
         try:
             packet = next(self._packets, None)
+            if packet is None or self._is_end(packet):
+                if self._target.kind == "file" and self._end_s > self._loop_start_s:
+                    self._rewind()
+                    return []
+                raise FeedFailed(f"{self._label} ended", reason="ended")
         except FFmpegError as error:
             raise self._failure(error, waited_from_s) from None
         now_s = time.monotonic()
-        if packet is None or packet.size == 0:
-            if self._kind == "file" and self._end_s > self._loop_start_s:
-                self._rewind()
-                return []
-            raise FeedFailed(f"{self._label} ended", reason="ended")
-        self._check_stalled(now_s, waited_from_s)
+        if packet.stream.index != self._stream.index:
+            self._silent_s += now_s - waited_from_s
+            if self._silent_s > self._options.stall_s:
+                raise FeedFailed(f"{self._label} has stalled: it sends no video", reason="stalled")
+            return []
+        self._silent_s = 0.0
+        if now_s - self._last_picture_s > max(_NO_PICTURE_S, self._options.stall_s):
+            raise FeedFailed(f"{self._label} sends nothing that can be decoded", reason="damaged")
         return list(self._decoded(packet))
 
-    def _check_stalled(self, now_s: float, waited_from_s: float) -> None:
-        limit_s = self._options.stall_s
-        self._last_packet_s = now_s
-        if now_s - self._last_picture_s > max(_NO_PICTURE_S, limit_s):
-            raise FeedFailed(f"{self._label} sends nothing that can be decoded", reason="damaged")
+    def _is_end(self, packet: Packet[Any]) -> bool:
+        """Whether it is the empty one behind the last; other streams may have empty ones."""
+        ours = packet.stream.index == self._stream.index
+        return packet.size == 0 and (ours or packet.dts is None)
 
-    def _decoded(self, packet: Packet[VideoStream]) -> Iterator[LivePicture]:
+    def _decoded(self, packet: Packet[Any]) -> Iterator[LivePicture]:
         arrival_s = time.time()
         time_base = float(packet.time_base or self._stream.time_base or 0)
         self._note_clock(packet, time_base)
@@ -157,7 +167,7 @@ class LiveVideo:
                 self._first_s = own_s
             stream_s = self._loop_start_s + own_s - self._first_s
         self._end_s = max(self._end_s, stream_s)
-        if self._kind == "file" or self.ends:
+        if self._target.kind == "file" or self.ends:
             self._pace(stream_s)
             arrival_s = time.time()
         ntp_s = None
@@ -173,7 +183,7 @@ class LiveVideo:
             picture=picture,
         )
 
-    def _note_clock(self, packet: Packet[VideoStream], time_base: float) -> None:
+    def _note_clock(self, packet: Packet[Any], time_base: float) -> None:
         """The camera's clock: FFmpeg works it out per packet from RTCP sender reports."""
         if packet.pts is not None and packet.has_sidedata("prft"):
             wallclock_us = struct.unpack_from("=q", bytes(packet.get_sidedata("prft")))[0]
@@ -186,7 +196,7 @@ class LiveVideo:
 
     def _rewind(self) -> None:
         self._container.close()
-        container = _open(self._url, self._kind, self._options.stall_s, self._options.max_px)
+        container = _open(self._target, self._label, self._options)
         self._loop_start_s, self._first_s = self._end_s + _LOOP_GAP_S, None
         info, converter = self._info, self._converter
         self._adopt(container)
@@ -233,17 +243,17 @@ def open_live(url: str, options: LiveOptions, label: str, *, again: bool = False
 
     Raises :class:`FeedFailed`, and :class:`AddressRefused` for what the settings do not allow.
     """
-    kind, target = resolved(url, options.rules)
-    if again and target.startswith("rtsp:"):
-        _require_answer(target, label)
+    target = resolved(url, options.rules)
+    if again and target.url.startswith("rtsp:"):
+        _require_answer(target.url, label)
     began_s = time.monotonic()
     try:
-        container = _open(target, kind, options.stall_s, options.max_px)
+        container = _open(target, label, options)
     except FFmpegError as error:
         timed_out = time.monotonic() - began_s >= 0.9 * _OPEN_TIMEOUT_S
         raise _failure(error, label, timed_out, opening=True) from None
     try:
-        return LiveVideo(target, kind, options, container, label)
+        return LiveVideo(target, options, container, label)
     except VideoInvalid as error:
         container.close()
         raise FeedFailed(str(error), reason="invalid") from error
@@ -269,25 +279,38 @@ def _require_answer(target: str, label: str) -> None:
         raise FeedFailed(f"{label} closed the connection", reason="connection_lost")
 
 
-def _open(target: str, kind: str, stall_s: float, max_px: int) -> InputContainer:
+def _open(target: Target, label: str, given: LiveOptions) -> InputContainer:
+    kind = target.kind
+    if kind == "file" and not _is_regular(target.url.removeprefix("file:")):
+        raise FeedFailed(f"{label} is not a regular file", reason="invalid")
     options = {
         "protocol_whitelist": _PROTOCOLS[kind],
         "format_whitelist": _NETWORK_FORMATS[kind],
-        "max_pixels": str(2 * max_px),
+        "max_pixels": str(2 * given.max_px),
     }
     if kind == "rtsp":
         options |= {"rtsp_transport": "tcp", "allowed_media_types": "video"}
         options |= {"analyzeduration": "1000000", "fflags": "nobuffer"}
     if kind == "http":
         options |= {"max_redirects": "0", "live_start_index": "-1"}
+    if target.host is not None:
+        options["headers"] = f"Host: {target.host}\r\n"
     # When nothing comes FFmpeg first hands out what its parser held back: two waits make a stall.
     return av.open(
-        target,
+        target.url,
         mode="r",
         options=options,
         metadata_errors="ignore",
-        timeout=(_OPEN_TIMEOUT_S, stall_s / 2),
+        timeout=(_OPEN_TIMEOUT_S, given.stall_s / 2),
     )
+
+
+def _is_regular(path: str) -> bool:
+    """Whether it can be opened without waiting for somebody: a pipe cannot. True when it's gone."""
+    try:
+        return stat.S_ISREG(Path(path).stat().st_mode)
+    except OSError:
+        return True  # FFmpeg says why
 
 
 _REASONS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
