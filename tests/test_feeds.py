@@ -24,8 +24,11 @@ from tests.feed_faults import wrong_gaps
 from tests.feeding import SlowBackbone, Worker, feed_worker, frame_times, gap_rows, until
 from tests.parts import fresh_context, job, sql, with_settings
 from tests.rtsp_server import Camera
+from worker.accepting.cameras import set_mask
+from worker.accepting.desk import COMMAND_LINE
 from worker.context import Context
-from worker.core.sampling import IntervalPolicy, KeyframePolicy
+from worker.core.sampling import ChangePolicy, IntervalPolicy, KeyframePolicy
+from worker.core.types import Box
 from worker.erasure import camera_span, submit_erasure
 from worker.errors import InputInvalid, NotFound
 from worker.feeds import add_feed, pause_feed, reconcile, remove_feed, resume_feed
@@ -261,6 +264,38 @@ def test_no_camera_is_starved_by_the_others(context: Context) -> None:
         before = {name: len(frame_times(context, name)) for name in ("right", "ahead")}
         until(lambda: len(frame_times(context, "right")) >= before["right"] + 8, what="8 frames")
         assert len(frame_times(context, "ahead")) >= before["ahead"] + 5
+
+
+def test_a_mask_holds_for_a_live_camera_from_the_moment_it_is_set(context: Context) -> None:
+    with Camera() as camera, feed_worker(context):
+        add_feed(context, "masked", camera.url, IntervalPolicy(0.2))
+        until(lambda: len(frame_times(context, "masked")) >= 3, what="3 frames")
+        ((camera_id,),) = sql(context, "select id from cameras where name = 'masked'")
+        with context.db.transaction() as session:
+            mask_id = set_mask(session, COMMAND_LINE, camera_id, [Box(0, 0, 1, 0.5)])
+        before = len(frame_times(context, "masked"))
+        until(lambda: len(frame_times(context, "masked")) >= before + 4, what="masked frames")
+    rows = sql(
+        context,
+        f"select mask_id, picture_sha256 from frames where camera_id = {camera_id} order by id",
+    )
+    assert [found for found, _ in rows] == [None] * before + [mask_id] * (len(rows) - before)
+    shown = [context.pictures.load(sha256) for _, sha256 in rows]
+    half = shown[0].shape[0] // 2
+    assert all(img[: half - 16].min() > 30 for img in shown[:before])
+    assert all(img[:half].max() < 12 for img in shown[before:])
+    assert all(img[-8:].min() > 30 for img in shown)
+    assert set(dropped(context, "masked")) <= {"stopped"}
+
+
+def test_a_still_camera_is_kept_on_change_only(context: Context) -> None:
+    with Camera() as camera, feed_worker(context):
+        add_feed(context, "still", camera.url, ChangePolicy(100.0, 60.0, 0.1))
+        until(lambda: len(frame_times(context, "still")) >= 1, what="the first frame")
+        decoded = "select coalesce(sum(frames_decoded), 0) from video_segments"
+        time.sleep(3)
+        assert len(frame_times(context, "still")) == 1
+    assert sql(context, decoded)[0][0] > 10
 
 
 def test_what_is_erased_of_a_live_camera_stays_erased_and_it_goes_on(context: Context) -> None:

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import groupby
 
@@ -36,6 +36,7 @@ from worker.errors import (
 from worker.feed_session import FeedSession, LiveFrame, Missed, PlannedSegment, at_utc, taking
 from worker.generations import backbone_of, ensure_live_generation
 from worker.jobs import Lease
+from worker.masks import camera_masks
 from worker.recording import (
     PictureBatch,
     PreparedBatch,
@@ -163,6 +164,8 @@ class FeedRecorder:
         frames = [frame for part in parts for frame in part.frames]
         if not frames:
             return []
+        with context.db.transaction() as session:
+            masks = camera_masks(session, [part.session.camera_id for part in parts])
         whole = prepare_batch(
             context,
             backbone,
@@ -171,6 +174,7 @@ class FeedRecorder:
                 pts=[0] * len(frames),
                 imgs_input_hwc=[frame.img_input_hwc for frame in frames],
                 imgs_picture_hwc=[frame.img_picture_hwc for frame in frames],
+                masks=[masks.get(part.session.camera_id) for part in parts for _ in part.frames],
             ),
         )
         batches, at = [], 0
@@ -336,7 +340,7 @@ def _cut(batch: PreparedBatch, cut: slice) -> PreparedBatch:
 def _numbered(frame: video_record.NewFrame, segment: VideoSegment) -> video_record.NewFrame:
     """With its pts: microseconds since the segment's start. A camera's own ticks start anew."""
     pts = (frame.t_utc - segment.start_utc) // timedelta(microseconds=1)
-    return video_record.NewFrame(frame.t_utc, pts, frame.h_px, frame.w_px, frame.picture_sha256)
+    return replace(frame, pts=pts)
 
 
 def _segment_for(context: Context, session: Session, part: _Part, first: LiveFrame) -> VideoSegment:

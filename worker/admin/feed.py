@@ -11,7 +11,7 @@ import typer
 from models.repositories import feeds as feed_record
 from models.repositories.feeds import FeedSummary
 from worker.admin.output import Json, console, emit_json, table, when
-from worker.core.sampling import IntervalPolicy, KeyframePolicy
+from worker.core.sampling import ChangePolicy, IntervalPolicy, KeyframePolicy, SamplingPolicy
 from worker.errors import InputInvalid
 from worker.feeds import add_feed, pause_feed, remove_feed, resume_feed
 from worker.runtime import process_context
@@ -40,11 +40,17 @@ def add(
     keyframes: Annotated[
         bool, typer.Option("--keyframes", help="Decode keyframes only: far cheaper.")
     ] = False,
+    on_change: Annotated[
+        bool, typer.Option("--on-change", help="Only when the picture changes, or after a minute.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Read a camera from now on. Repeating the same command changes nothing."""
     every_s = _DEFAULT_EVERY_S if every is None else every
-    policy = KeyframePolicy(every_s) if keyframes else IntervalPolicy(every_s)
+    if keyframes and on_change:
+        raise InputInvalid("--keyframes and --on-change are two policies: give one")
+    named = "keyframe" if keyframes else "change" if on_change else "interval"
+    policy = policy_named(named, every_s)
     address = sys.stdin.readline().strip() if url == "-" else url
     if not address:
         raise InputInvalid("no address came on standard input")
@@ -53,6 +59,17 @@ def add(
         emit_json({"feed_id": feed_id, "camera": name.strip()})
     else:
         console.print(f"{name}: feed {feed_id}; `ris feed ls` shows how it is", markup=False)
+
+
+def policy_named(name: str, every_s: float) -> SamplingPolicy:
+    """The sampling policy a command line asks for. Raises :class:`InputInvalid`."""
+    if name == "interval":
+        return IntervalPolicy(every_s)
+    if name == "keyframe":
+        return KeyframePolicy(min_gap_s=every_s)
+    if name == "change":
+        return ChangePolicy(level=4.0, max_gap_s=max(60.0, every_s), min_gap_s=every_s)
+    raise InputInvalid(f"policy {name!r} is unknown: use interval, keyframe or change")
 
 
 @app.command(name="ls")

@@ -15,10 +15,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from models.repositories import feeds as feed_record
 from models.repositories import videos as video_record
 from worker.accepting.segments import Submission
-from worker.admin.feed import state_of
+from worker.admin.feed import policy_named, state_of
 from worker.admin.output import Json, console, emit_json, notes, parse_time, table, when
 from worker.context import Context
-from worker.core.sampling import ChangePolicy, IntervalPolicy, KeyframePolicy, SamplingPolicy
 from worker.errors import InputInvalid
 from worker.ingest import submit_file
 from worker.jobs import job_state
@@ -58,17 +57,6 @@ def ingest(
             console.print(f"{len(submitted)} accepted; `ris cameras` shows what is indexed")
     if any(state["state"] == "failed" for state in states):
         raise SystemExit(1)
-
-
-def policy_named(name: str, every_s: float) -> SamplingPolicy:
-    """The sampling policy a command line asks for. Raises :class:`InputInvalid`."""
-    if name == "interval":
-        return IntervalPolicy(every_s)
-    if name == "keyframe":
-        return KeyframePolicy(min_gap_s=every_s)
-    if name == "change":
-        return ChangePolicy(level=4.0, max_gap_s=max(60.0, every_s), min_gap_s=every_s)
-    raise InputInvalid(f"policy {name!r} is unknown: use interval, keyframe or change")
 
 
 def follow_ingest(
