@@ -13,6 +13,7 @@ from worker.core.sampling import (
     KeyframePolicy,
     Sampler,
     SamplingPolicy,
+    is_changed,
     policy_from_json,
     policy_key,
     policy_to_json,
@@ -95,23 +96,54 @@ def test_a_resumed_keyframe_run_decides_as_if_never_stopped(times, min_gap_s, da
     assert whole[: cut + 1] + kept(policy, times[restart:], resume_after_s=whole[cut]) == whole
 
 
+def lit(places: dict[tuple[int, int], float], level: float = 100.0) -> np.ndarray:
+    """A grey picture of 6 x 8 that is different at some places."""
+    gray_hw = np.full((6, 8), level, dtype=np.float32)
+    for place, value in places.items():
+        gray_hw[place] = value
+    return gray_hw
+
+
 def test_change_by_hand():
     stream = sampler(ChangePolicy(level=10, max_gap_s=60, min_gap_s=1))
     frames = [(0, 100), (0.5, 200), (1, 110), (2, 111), (3, 121), (4, 122), (63, 122), (64, 122)]
     # First; too soon; |110-100| = 10 is not above 10; 11 is; then against 111: 10 no, 11 yes;
     # then unchanged, 59 s after 4 no, 60 s after yes.
-    assert [stream.keep(t_s, gray_hw=gray(level)) for t_s, level in frames] == [
+    assert [stream.keep(t_s, gray_hw=lit({(2, 3): value})) for t_s, value in frames] == [
         True, False, False, True, False, True, False, True,
     ]  # fmt: skip
 
 
-def test_change_takes_the_mean_over_the_picture():
-    stream = sampler(ChangePolicy(level=10))
-    assert stream.keep(0.0, gray_hw=gray(100))
-    one_pixel = gray(100)
-    # One of six pixels by 66 is 11 on average, though in both directions.
-    one_pixel[0, 0], one_pixel[1, 1] = 100 + 33, 100 - 33
-    assert stream.keep(1.0, gray_hw=one_pixel)
+def test_a_change_is_a_place_and_light_is_none():
+    before = lit({})
+    assert is_changed(lit({(1, 1): 111}), before, 10)
+    assert not is_changed(lit({}, level=130), before, 10)  # it gets lighter
+    assert is_changed(lit({}, level=141), before, 10)  # somebody put the light on
+    assert is_changed(lit({(1, 1): 119}, level=130), before, 10)
+    assert not is_changed(lit({(1, 1): 121}, level=130), before, 10)
+    half = before.copy()
+    half[:, 4:] = 200
+    assert is_changed(half, before, 10)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 3.0, 8.0])
+def test_a_noisy_camera_is_no_change_and_what_moves_in_it_is(sigma: float):
+    chance = np.random.default_rng(2)
+    still = chance.uniform(20, 200, (36, 64))
+
+    def noisy() -> np.ndarray:
+        return (still + chance.normal(0, sigma, still.shape)).astype(np.float32)
+
+    assert not any(is_changed(noisy(), noisy(), level=10) for _ in range(200))
+    with_somebody = noisy()
+    with_somebody[20:23, 30] += 12 + 10 * sigma
+    assert is_changed(with_somebody, noisy(), level=10)
+
+
+def test_another_picture_is_a_change_however_noisy():
+    chance = np.random.default_rng(3)
+    one, other = chance.uniform(0, 255, (2, 36, 64)).astype(np.float32)
+    assert is_changed(one, other, level=10)
 
 
 def test_change_copies_its_reference_and_survives_a_new_picture_size():
@@ -130,7 +162,7 @@ def test_change_copies_its_reference_and_survives_a_new_picture_size():
     st.data(),
 )
 def test_a_resumed_change_run_decides_as_if_never_stopped(levels, max_gap_s, min_share, data):
-    policy = ChangePolicy(level=2.5, max_gap_s=max_gap_s, min_gap_s=min_share * max_gap_s)
+    policy = ChangePolicy(level=0.6, max_gap_s=max_gap_s, min_gap_s=min_share * max_gap_s)
 
     def run(stream: Sampler, start: int) -> list[int]:
         return [

@@ -46,11 +46,10 @@ class KeyframePolicy:
 
 @dataclass(frozen=True, slots=True)
 class ChangePolicy:
-    """A frame whose grey picture differs from the last kept one.
+    """A frame whose grey picture differs anywhere from the last kept one (:func:`is_changed`).
 
-    Kept when the mean absolute difference exceeds ``level`` (grey levels, 0..255), or
-    ``max_gap_s`` (0.001..86400 s) after the last one kept; never sooner than ``min_gap_s``
-    (0..max_gap_s).
+    Kept when it does by more than ``level`` (grey levels, 0..255), or ``max_gap_s``
+    (0.001..86400 s) after the last one kept; never sooner than ``min_gap_s`` (0..max_gap_s).
     """
 
     level: float
@@ -194,8 +193,26 @@ class _ChangeSampler:
         reference_hw = self._reference_hw
         if reference_hw is None or reference_hw.shape != gray_hw.shape:
             return True
-        difference = np.abs(gray_hw - reference_hw).mean(dtype=np.float64)
-        return bool(difference > self._policy.level)
+        return is_changed(gray_hw, reference_hw, self._policy.level)
+
+
+def is_changed(gray_hw: FloatArray, reference_hw: FloatArray, level: float) -> bool:
+    """Whether two small grey pictures of one camera, float32 (h, w), show something else anywhere.
+
+    A place has changed when it differs by more than ``level`` and more than six times what the
+    picture's places usually do (the noise of this camera: what moves is small), once the shift of
+    the light that all have in common is taken off. Light that shifts by more than four levels is a
+    change too, and so is a picture most of which is different.
+    """
+    difference_hw = gray_hw.astype(np.float64) - reference_hw
+    shift = float(np.median(difference_hw))
+    rest_hw = np.abs(difference_hw - shift)
+    noise = 1.4826 * float(np.median(rest_hw))  # of a normal one: its standard deviation
+    everywhere = max(noise, abs(shift)) > 4 * level
+    return everywhere or bool(rest_hw.max() > max(level, _NOISES * noise))
+
+
+_NOISES = 6.0
 
 
 def _is_later(gap_s: float, min_gap_s: float) -> bool:
