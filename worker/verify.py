@@ -64,7 +64,7 @@ def verify_index(context: Context, *, pictures: bool = True) -> Report:
     kept, uploads = 0, 0
     if pictures:
         kept, harmed = _unreadable(context, video_record.picture_hashes, context.pictures.load)
-        uploads, lost = _unreadable(context, search_record.upload_hashes, context.uploads.load)
+        uploads, lost = _unreadable(context, search_record.upload_hashes, context.uploads.read)
         problems += [*harmed, *lost]
     return Report(
         frames=max((report.frames for report in reports), default=0),

@@ -77,14 +77,26 @@ class UploadStore:
         return True
 
     def load(self, sha256: str) -> bytes:
-        """The bytes of an upload. Raises ``NotFound``, ``IndexDamaged`` or ``StorageFailed``."""
+        """The bytes of an upload, for whoever asked with it: errors do not tell where it lies.
+        Raises ``NotFound``, ``IndexDamaged`` or ``StorageFailed``."""
+        try:
+            return self.read(sha256)
+        except NotFound:
+            raise NotFound(f"uploaded picture {sha256} is gone; submit the query again") from None
+        except IndexDamaged:
+            raise IndexDamaged(
+                f"uploaded picture {sha256} is damaged; submit the query again"
+            ) from None
+
+    def read(self, sha256: str) -> bytes:
+        """The same; errors name the file."""
         path = self.root / sha256
         try:
             content = path.read_bytes()
         except FileNotFoundError:
-            raise NotFound(f"uploaded picture {sha256} is gone; submit the query again") from None
+            raise NotFound(f"{path} is gone; submit the query again") from None
         except OSError as error:
             raise storage_error(error, path) from error
         if hashlib.sha256(content).hexdigest() != sha256:
-            raise IndexDamaged(f"uploaded picture {sha256} is damaged; submit the query again")
+            raise IndexDamaged(f"{path} is damaged; submit the query again")
         return content
