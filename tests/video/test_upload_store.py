@@ -32,9 +32,13 @@ def test_what_is_damaged_or_gone_is_told_and_put_right(store: UploadStore) -> No
     path = store.root / sha256
     path.write_bytes(b"other")
     with pytest.raises(IndexDamaged, match=str(path)):
-        store.load(sha256)
+        store.read(sha256)
+    with pytest.raises(IndexDamaged, match=f"picture {sha256} is damaged"):
+        store.load(sha256)  # tells whoever asked no path
     path.unlink()
     with pytest.raises(NotFound, match=str(path)):
+        store.read(sha256)
+    with pytest.raises(NotFound, match=f"picture {sha256} is gone"):
         store.load(sha256)
     path.write_bytes(b"other")
     assert store.put(b"picture") == sha256 and store.load(sha256) == b"picture"
