@@ -1,6 +1,6 @@
 // The answer to one search, from "waiting" to its hits.
 
-import { isAbort, pause, Unreachable } from "./api.mjs";
+import { isAbort, pause, Unreachable, wordsOf } from "./api.mjs";
 import { appearancesView } from "./appearances.mjs";
 import { button, el, notice, say } from "./dom.mjs";
 import { HitList } from "./hits.mjs";
@@ -58,8 +58,8 @@ export class Answer {
   /** The search was not accepted. */
   refused(error, again) {
     this.#stop();
-    const title = error instanceof Unreachable ? error.message : "The search was not accepted";
-    const lines = error instanceof Unreachable ? ["Nothing was lost; try again."] : [error.message];
+    const title = error instanceof Unreachable ? wordsOf(error) : "The search was not accepted";
+    const lines = error instanceof Unreachable ? ["Nothing was lost; try again."] : [wordsOf(error)];
     this.#root.replaceChildren(notice("bad", title, lines, [button("Try again", again)]));
     say(`${title}. ${lines.join(" ")}`);
   }
@@ -74,7 +74,7 @@ export class Answer {
       if (isAbort(error) || following.signal.aborted) return;
       const again = button("Try again", () => this.follow(queryId));
       const title = error.code === "not_found" ? "This search is not known" : "The answer cannot be shown";
-      const lines = error.code === "not_found" ? ["It was erased with its footage, or belongs to another key."] : [error.message];
+      const lines = error.code === "not_found" ? ["It was erased with its footage, or belongs to another key."] : [wordsOf(error)];
       this.#root.replaceChildren(notice("bad", title, lines, [again]));
       say(`${title}. ${lines.join(" ")}`);
     });
@@ -141,7 +141,7 @@ export class Answer {
       await this.#desk.api.json(`/v1/queries/${id}`, { method: "DELETE" });
     } catch (error) {
       if (isAbort(error)) return;
-      say(`It could not be cancelled: ${error.message}`);
+      say(`It could not be cancelled: ${wordsOf(error)}`);
     }
     await this.follow(id);
   }
@@ -193,7 +193,7 @@ export class Answer {
         body.replaceChildren(await appearancesView(this.#desk.api, this.#query, open, signal));
       } catch (error) {
         if (isAbort(error)) return;
-        body.replaceChildren(notice("bad", error.message, [], [button("Try again", () => show(view))]));
+        body.replaceChildren(notice("bad", wordsOf(error), [], [button("Try again", () => show(view))]));
       }
     };
     const choice = (view, words) =>

@@ -134,6 +134,12 @@ export function pause(ms, signal) {
   });
 }
 
+/** The words of an error; one that nobody foresaw is a fault of the page and goes to the console. */
+export function wordsOf(error) {
+  if (!(error instanceof Refused || error instanceof Unreachable)) console.error(error);
+  return error.message;
+}
+
 /** Whether an error only says that somebody no longer wanted the answer. */
 export function isAbort(error) {
   return error?.name === "AbortError";

@@ -51,7 +51,7 @@ function drawTracks(items, rows, open) {
 }
 
 function placed(element, percent) {
-  element.style.left = `${percent}%`;
+  element.style.left = `min(${percent}%, calc(100% - 14px))`;
   return element;
 }
 

@@ -1,7 +1,7 @@
 // What a search is asked with besides the region: cameras, times, strategy.
 
 import { el } from "./dom.mjs";
-import { count } from "./words.mjs";
+import { count, fieldTime } from "./words.mjs";
 
 const HOUR_MS = 3_600_000;
 const STRATEGIES = [
@@ -129,8 +129,8 @@ export class AskForm {
     this.#chosen = new Set(params.camera_ids ?? []);
     for (const box of cameras.querySelectorAll("input")) box.checked = this.#chosen.has(Number(box.value));
     span.value = params.t_from_utc || params.t_to_utc ? "between" : "all";
-    from.value = params.t_from_utc ? local(params.t_from_utc) : "";
-    to.value = params.t_to_utc ? local(params.t_to_utc) : "";
+    from.value = params.t_from_utc ? fieldTime(params.t_from_utc) : "";
+    to.value = params.t_to_utc ? fieldTime(params.t_to_utc) : "";
     between.hidden = span.value !== "between";
     this.#summarise();
   }
@@ -208,9 +208,4 @@ function select(id, options) {
 
 function field(words, id, input) {
   return el("div", { class: "field" }, el("label", { for: id }, words), input);
-}
-
-function local(t) {
-  const at = new Date(t);
-  return new Date(at.getTime() - at.getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
 }

@@ -1,16 +1,13 @@
 // The picture that is drawn on: camera, time, steps from frame to frame, region.
 
-import { address, isAbort } from "./api.mjs";
+import { address, isAbort, wordsOf } from "./api.mjs";
+import { advice, latest, noCameras } from "./advice.mjs";
 import { button, el, notice, say } from "./dom.mjs";
 import { editorHelp, inWords, RegionEditor } from "./roi.mjs";
-import { cellsOf } from "./shape.mjs";
 import { Timeline } from "./timeline.mjs";
-import { count, spanWords, timeWords, utcWords, zoneWords } from "./words.mjs";
+import { fieldTime, spanWords, timeWords, utcWords, zoneWords } from "./words.mjs";
 
 const FAR_MS = 10_000;
-const USUAL_GRID = { h: 16, w: 16 };
-const FEW_CELLS = 9;
-const MUCH = 0.5;
 
 export class CameraView {
   #api;
@@ -31,7 +28,7 @@ export class CameraView {
     this.#told = told;
     this.#parts = this.#build(root);
     this.#editor = new RegionEditor(this.#parts.stage, () => this.#roiChanged());
-    this.#timeline = new Timeline(this.#parts.timeline, api, (ms) => this.#goTo(iso(ms)));
+    this.#timeline = new Timeline(this.#parts.timeline, api, (ms) => this.#goTo(new Date(ms).toISOString()));
   }
 
   /** {camera, t, roi} as a place has them. */
@@ -108,6 +105,7 @@ export class CameraView {
       img,
     );
     const when = el("time", { class: "when" });
+    const zone = el("span", { class: "fine zone" });
     const roi = el("p", { id: "roi-words", class: "fine" });
     const note = el("div", { class: "notes" });
     const timeline = el("div", { class: "timeline" });
@@ -128,11 +126,14 @@ export class CameraView {
         { class: "row" },
         el("label", { for: "camera-select" }, "Camera"),
         select,
-        el("span", { class: "grow" }),
+      ),
+      el(
+        "div",
+        { class: "row steps" },
         button("‹ Before", () => this.#step(-1), { title: "The frame before" }),
+        el("p", {}, when, zone),
         button("Next ›", () => this.#step(1), { title: "The next frame" }),
       ),
-      el("div", { class: "row spread" }, when, el("span", { class: "fine" }, zoneWords())),
       stage,
       el("div", { class: "row spread" }, this.#modes(), button("Clear", () => this.#editor.clear())),
       roi,
@@ -140,7 +141,7 @@ export class CameraView {
       el("details", {}, el("summary", {}, "Go to a time, keys"), jump, editorHelp()),
     );
     root.replaceChildren(note, all);
-    return { all, select, stage, img, when, roi, note, timeline, field };
+    return { all, select, stage, img, when, zone, roi, note, timeline, field };
   }
 
   #modes() {
@@ -221,7 +222,7 @@ export class CameraView {
     if (!camera.frames) {
       this.#blank();
       this.#tell("", "Nothing of this camera is indexed yet", [
-        "Frames appear here while they are ingested. ",
+        "Frames appear here while they are ingested.",
       ]);
       this.#told();
       return;
@@ -243,13 +244,14 @@ export class CameraView {
   }
 
   async #showFrame(frame, signal) {
-    const { stage, img, when, field } = this.#parts;
+    const { stage, img, when, zone, field } = this.#parts;
     this.#frame = frame;
     stage.style.setProperty("--ratio", String(frame.w_px / frame.h_px));
     when.textContent = timeWords(frame.t_utc);
+    zone.textContent = zoneWords(frame.t_utc);
     when.dateTime = frame.t_utc;
     when.title = utcWords(frame.t_utc);
-    field.value = local(frame.t_utc);
+    field.value = fieldTime(frame.t_utc);
     this.#timeline.at = Date.parse(frame.t_utc);
     this.#told();
     await this.#pictures.show(img, frame.picture, signal);
@@ -270,7 +272,7 @@ export class CameraView {
     } catch (error) {
       if (isAbort(error) || going.signal.aborted) return;
       const again = button("Try again", () => this.#busy(work));
-      this.#tell("bad", "This picture cannot be shown", [error.message], [again]);
+      this.#tell("bad", "This picture cannot be shown", [wordsOf(error)], [again]);
     } finally {
       if (this.#going === going) stage.removeAttribute("aria-busy");
     }
@@ -302,38 +304,4 @@ export class CameraView {
     const words = roi ? `${inWords(roi)} ${advice(roi)}` : "Draw a box around what you look for, tightly.";
     this.#parts.roi.textContent = words;
   }
-}
-
-function advice(roi) {
-  const cells = cellsOf(roi, USUAL_GRID).length;
-  const about = `About ${count(cells, "cell")} of the picture.`;
-  if (cells < FEW_CELLS) {
-    return `${about} Under nine there is little to be found by: take a frame where it is nearer.`;
-  }
-  if (cells > MUCH * USUAL_GRID.h * USUAL_GRID.w) {
-    return `${about} That is much: the background inside is searched for too.`;
-  }
-  return about;
-}
-
-function latest(cameras) {
-  const held = cameras.filter((one) => one.frames);
-  return held.reduce((best, one) => (best && best.last_utc >= one.last_utc ? best : one), held[0]) ?? cameras[0];
-}
-
-function noCameras() {
-  return notice("", "There is no camera yet", [
-    el("p", {}, "Index a recorded file: ", el("code", {}, "./ris ingest yard.mp4 --camera yard")),
-    el("p", {}, "or add a live camera: ", el("code", {}, "./ris feed add gate rtsp://…")),
-    "If there are cameras, this key was not made for them.",
-  ], [button("Look again", () => location.reload())]);
-}
-
-function iso(ms) {
-  return new Date(ms).toISOString();
-}
-
-function local(t) {
-  const at = new Date(t);
-  return new Date(at.getTime() - at.getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
 }

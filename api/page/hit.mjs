@@ -1,6 +1,6 @@
 // A hit large: its picture, which of its cells match which cells of the region, and what to do.
 
-import { isAbort } from "./api.mjs";
+import { isAbort, wordsOf } from "./api.mjs";
 import { button, byId, el, svg } from "./dom.mjs";
 import { boxParts, cellRect, cellsPath } from "./overlay.mjs";
 import { cellsOf } from "./shape.mjs";
@@ -23,6 +23,10 @@ export class HitView {
       this.#dialog.replaceChildren();
       actions.closed();
     };
+    this.#dialog.onkeydown = (event) => {
+      const to = { ArrowLeft: "Hit before", ArrowRight: "Next hit" }[event.key];
+      if (to && !event.target.closest(".cell")) this.#named(to).click();
+    };
     this.#dialog.onclick = (event) => {
       if (event.target === this.#dialog) this.close(); // beside the window
     };
@@ -38,6 +42,7 @@ export class HitView {
 
   /** Show a hit of a query. */
   async show(query, hit) {
+    const held = this.#dialog.open ? document.activeElement?.getAttribute("aria-label") : null;
     this.#loading?.abort();
     this.#loading = new AbortController();
     const picture = el("img", { alt: `Hit ${hit.rank}`, width: hit.w_px, height: hit.h_px });
@@ -63,7 +68,8 @@ export class HitView {
       ),
     );
     if (!this.#dialog.open) this.#dialog.showModal();
-    this.#dialog.querySelector(".close").focus();
+    const again = ["Hit before", "Next hit"].includes(held) ? this.#named(held) : null;
+    (again && !again.disabled ? again : this.#dialog.querySelector(".close")).focus();
     const { signal } = this.#loading;
     try {
       await Promise.all([
@@ -73,8 +79,12 @@ export class HitView {
       const ratio = drawn.naturalWidth / drawn.naturalHeight;
       drawn.parentElement.style.setProperty("--ratio", String(ratio));
     } catch (error) {
-      if (!isAbort(error) && !signal.aborted) note.textContent = `A picture cannot be shown: ${error.message}`;
+      if (!isAbort(error) && !signal.aborted) note.textContent = `A picture cannot be shown: ${wordsOf(error)}`;
     }
+  }
+
+  #named(name) {
+    return this.#dialog.querySelector(`[aria-label="${name}"]`);
   }
 
   #head(query, hit) {

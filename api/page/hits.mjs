@@ -1,6 +1,6 @@
 // The hits as cards, page by page as the list is scrolled.
 
-import { address, isAbort } from "./api.mjs";
+import { address, isAbort, wordsOf } from "./api.mjs";
 import { button, el, say } from "./dom.mjs";
 import { hitOverlay } from "./overlay.mjs";
 import { chanceWords, count, number, percent, spanWords, timeWords, utcWords } from "./words.mjs";
@@ -65,7 +65,7 @@ export class HitList {
     try {
       await this.#loading;
     } catch (error) {
-      if (!isAbort(error)) this.#showFoot(error.message);
+      if (!isAbort(error)) this.#showFoot(wordsOf(error));
     } finally {
       this.#loading = null;
     }
@@ -95,14 +95,15 @@ export class HitList {
   }
 
   #card(hit) {
-    const img = el("img", { alt: "", width: hit.w_px, height: hit.h_px });
+    const img = el("img", { alt: "" });
+    const frame = el("span", { class: "card-frame" }, img, hitOverlay(hit));
+    frame.style.setProperty("--ratio", String(hit.w_px / hit.h_px));
     const title = `Hit ${hit.rank}: ${hit.camera_name}, ${timeWords(hit.t_utc)}`;
     const { tone, words, meaning } = chanceWords(hit);
     const shown = el(
       "button",
       { type: "button", class: "shown", "aria-label": `${title}. ${words}. Open large`, onclick: () => this.#open(hit.rank) },
-      img,
-      hitOverlay(hit),
+      frame,
       el("span", { class: "rank", "aria-hidden": "true" }, String(hit.rank)),
     );
     this.#desk.pictures.lazily(img, `${hit.thumbnail}?max_side_px=480`);
@@ -113,7 +114,8 @@ export class HitList {
       el(
         "div",
         { class: "card-words" },
-        el("p", { class: "card-title" }, el("strong", {}, hit.camera_name), " ", el("time", { datetime: hit.t_utc, title: utcWords(hit.t_utc) }, timeWords(hit.t_utc))),
+        el("strong", { class: "card-title" }, hit.camera_name),
+        el("time", { datetime: hit.t_utc, title: utcWords(hit.t_utc) }, timeWords(hit.t_utc)),
         el("p", { class: `chance ${tone}`, title: meaning }, words),
         el("p", { class: "fine" }, scoreWords(hit)),
         this.#desk.marks.buttons(hit),

@@ -1,7 +1,7 @@
 // Puts the page together: signed out or at the desk, and the place of the address.
 
 import { Answer } from "./answer.mjs";
-import { Api, freshName, isAbort, Refused } from "./api.mjs";
+import { Api, freshName, isAbort, Refused, wordsOf } from "./api.mjs";
 import { AskForm } from "./ask.mjs";
 import { CameraView } from "./camera.mjs";
 import { button, byId, el, notice } from "./dom.mjs";
@@ -182,7 +182,7 @@ async function begin(desk) {
   } catch (error) {
     if (isAbort(error) || error.status === 401) return;
     const again = button("Try again", () => begin(desk));
-    byId("found").replaceChildren(notice("bad", error.message, ["Cameras and searches cannot be shown."], [again]));
+    byId("found").replaceChildren(notice("bad", wordsOf(error), ["Cameras and searches cannot be shown."], [again]));
   }
 }
 
@@ -203,7 +203,7 @@ async function open() {
     await signIn(key);
   } catch (error) {
     if (error.status === 401) signOut("This key is not accepted any more: it has expired or was revoked.");
-    else showDoor(signIn, notice("bad", error.message, [], [button("Try again", () => location.reload())]));
+    else showDoor(signIn, notice("bad", wordsOf(error), [], [button("Try again", () => location.reload())]));
   }
 }
 

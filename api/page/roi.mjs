@@ -155,11 +155,10 @@ export class RegionEditor {
   // --- keys
 
   #key(event) {
-    if (event.target !== this.#stage || event.ctrlKey || event.metaKey) return;
+    if (event.target !== this.#stage || event.ctrlKey || event.metaKey || event.altKey) return;
     const [x, y] = KEYS[event.key] ?? [0, 0];
-    const step = event.altKey ? STEP / 5 : STEP;
     let handled = true;
-    if (x || y) this.#arrow(x * step, y * step, event.shiftKey);
+    if (x || y) this.#arrow(x * STEP, y * STEP, event.shiftKey);
     else if (event.key === "Delete" || event.key === "Backspace") this.clear();
     else if (event.key === "Enter") this.#enter();
     else if (event.key === " " && this.#mode === "polygon") this.#addCorner([...this.#pen]);
@@ -273,7 +272,7 @@ export function editorHelp() {
     { class: "help" },
     row(["Drag"], "draws a box; its handles and its inside can be dragged"),
     row(["Enter"], "puts a box in the middle, or closes a polygon"),
-    row(["Arrows"], "move the region by 1 %, with Alt by 0.2 %"),
+    row(["Arrows"], "move the region by 1 % of the picture"),
     row(["Shift", "Arrows"], "resize it"),
     row(["Click", "Space"], "sets a corner of a polygon; arrows move the cross"),
     row(["Delete"], "removes the region"),

@@ -1,6 +1,6 @@
 // The key: asked for once, kept by this tab until it is closed or signed out.
 
-import { Api } from "./api.mjs";
+import { Api, wordsOf } from "./api.mjs";
 import { button, byId, el, notice } from "./dom.mjs";
 
 const KEPT_AS = "ris-key";
@@ -74,6 +74,6 @@ function refusal(error, again) {
       "It is mistyped, has expired or was revoked.",
     ]);
   }
-  if (error.status === 403) return notice("bad", "This key may not search", [error.message]);
-  return notice("bad", error.message, ["Is RIS running?"], [button("Try again", again)]);
+  if (error.status === 403) return notice("bad", "This key may not search", [wordsOf(error)]);
+  return notice("bad", wordsOf(error), ["Is RIS running?"], [button("Try again", again)]);
 }

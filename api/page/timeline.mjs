@@ -1,6 +1,6 @@
 // Time of one camera: where there are frames, where not, and which one is shown.
 
-import { address, isAbort } from "./api.mjs";
+import { address, isAbort, wordsOf } from "./api.mjs";
 import { button, el, svg } from "./dom.mjs";
 import { clockWords, count, spanWords, timeWords, utcWords } from "./words.mjs";
 
@@ -31,7 +31,13 @@ export class Timeline {
   #svg = svg("svg", { class: "time", height: H_PX, "aria-hidden": "true" });
   #slider = el(
     "div",
-    { class: "time-slider", role: "slider", tabindex: 0, "aria-label": "Time of the picture" },
+    {
+      class: "time-slider",
+      role: "slider",
+      tabindex: 0,
+      "aria-label": "Time of the picture",
+      "aria-valuenow": 0,
+    },
     this.#svg,
   );
   #sum = el("p", { class: "fine time-sum" });
@@ -43,6 +49,8 @@ export class Timeline {
     const zoom = el(
       "div",
       { class: "row time-zoom", role: "group", "aria-label": "Span of the timeline" },
+      button("◂", () => this.#pan(-0.5), { "aria-label": "Earlier", title: "Earlier" }),
+      button("▸", () => this.#pan(0.5), { "aria-label": "Later", title: "Later" }),
       button("−", () => this.#zoom(4), { "aria-label": "Longer span", title: "Longer span" }),
       button("+", () => this.#zoom(1 / 4), { "aria-label": "Shorter span", title: "Shorter span" }),
       button("All", () => this.#show(this.#span), { "aria-label": "Whole span", title: "Whole span" }),
@@ -91,6 +99,14 @@ export class Timeline {
     else this.#around(this.#at ?? (from + to) / 2, length);
   }
 
+  #pan(share) {
+    const [from, to] = this.#shown;
+    const by = share * (to - from);
+    const most = [this.#span[0] - from, this.#span[1] - to];
+    const moved = Math.min(most[1], Math.max(most[0], by));
+    if (to > from) this.#show([from + moved, to + moved]);
+  }
+
   #show(span) {
     this.#shown = [...span];
     this.#draw();
@@ -115,7 +131,7 @@ export class Timeline {
     } catch (error) {
       if (isAbort(error)) return;
       this.#coverage = null;
-      this.#sum.textContent = `Coverage is not known: ${error.message}`;
+      this.#sum.textContent = `Coverage is not known: ${wordsOf(error)}`;
     }
   }
 

@@ -22,7 +22,7 @@ export function clockWords(when) {
 
 /** The viewer's zone, as "Europe/Berlin (GMT+2)". */
 export function zoneWords(when = Date.now()) {
-  const parts = new Intl.DateTimeFormat("en", { timeZoneName: "short" }).formatToParts(when);
+  const parts = new Intl.DateTimeFormat("en", { timeZoneName: "short" }).formatToParts(new Date(when));
   const offset = parts.find((part) => part.type === "timeZoneName")?.value ?? "";
   return ZONE && ZONE !== offset ? `${ZONE} (${offset})` : offset;
 }
@@ -30,6 +30,12 @@ export function zoneWords(when = Date.now()) {
 /** The same instant in UTC, for titles. */
 export function utcWords(when) {
   return `${new Date(when).toISOString().replace("T", " ").replace("Z", "")} UTC`;
+}
+
+/** What a field for day and time takes. */
+export function fieldTime(when) {
+  const date = new Date(when);
+  return new Date(date.getTime() - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
 }
 
 /** A length of time, coarse. */
