@@ -2,8 +2,9 @@
 
 import { address, isAbort, wordsOf } from "./api.mjs";
 import { advice, latest, noCameras } from "./advice.mjs";
+import { cameraParts } from "./camera_parts.mjs";
 import { button, el, notice, say } from "./dom.mjs";
-import { editorHelp, inWords, RegionEditor } from "./roi.mjs";
+import { inWords, RegionEditor } from "./roi.mjs";
 import { Timeline } from "./timeline.mjs";
 import { fieldTime, spanWords, timeWords, utcWords, zoneWords } from "./words.mjs";
 
@@ -26,7 +27,14 @@ export class CameraView {
     this.#api = api;
     this.#pictures = pictures;
     this.#told = told;
-    this.#parts = this.#build(root);
+    this.#parts = cameraParts(root, {
+      choose: () => this.#chosen(),
+      step: (direction) => this.#step(direction),
+      latest: () => this.#latest(),
+      jump: (at) => this.#goTo(at),
+      mode: (mode) => (this.#editor.mode = mode),
+      clear: () => this.#editor.clear(),
+    });
     this.#editor = new RegionEditor(this.#parts.stage, () => this.#roiChanged());
     this.#timeline = new Timeline(this.#parts.timeline, api, (ms) => this.#goTo(new Date(ms).toISOString()));
   }
@@ -88,85 +96,6 @@ export class CameraView {
     this.#parts.stage.focus();
   }
 
-  #build(root) {
-    const select = el("select", { id: "camera-select", onchange: () => this.#chosen() });
-    const img = el("img", { alt: "", draggable: "false" });
-    const stage = el(
-      "div",
-      {
-        class: "stage",
-        id: "stage",
-        tabindex: 0,
-        role: "application",
-        "aria-roledescription": "region editor",
-        "aria-label": "Picture of the camera: draw a region",
-        "aria-describedby": "roi-words",
-      },
-      img,
-    );
-    const when = el("time", { class: "when" });
-    const zone = el("span", { class: "fine zone" });
-    const roi = el("p", { id: "roi-words", class: "fine" });
-    const note = el("div", { class: "notes" });
-    const timeline = el("div", { class: "timeline" });
-    const field = el("input", { id: "time-field", type: "datetime-local", step: "1" });
-    const jump = el(
-      "form",
-      { class: "row jump", onsubmit: (event) => this.#jump(event, field) },
-      el("label", { for: "time-field" }, "Go to"),
-      field,
-      el("button", { type: "submit" }, "Go"),
-      button("Latest", () => this.#latest(), { title: "Newest frame of this camera" }),
-    );
-    const all = el(
-      "div",
-      { hidden: true },
-      el(
-        "div",
-        { class: "row" },
-        el("label", { for: "camera-select" }, "Camera"),
-        select,
-      ),
-      el(
-        "div",
-        { class: "row steps" },
-        button("‹ Before", () => this.#step(-1), { title: "The frame before" }),
-        el("p", {}, when, zone),
-        button("Next ›", () => this.#step(1), { title: "The next frame" }),
-      ),
-      stage,
-      el("div", { class: "row spread" }, this.#modes(), button("Clear", () => this.#editor.clear())),
-      roi,
-      timeline,
-      el("details", {}, el("summary", {}, "Go to a time, keys"), jump, editorHelp()),
-    );
-    root.replaceChildren(note, all);
-    return { all, select, stage, img, when, zone, roi, note, timeline, field };
-  }
-
-  #modes() {
-    const mode = (value, words) =>
-      el(
-        "label",
-        {},
-        el("input", {
-          type: "radio",
-          name: "mode",
-          value,
-          checked: value === "box",
-          onchange: () => (this.#editor.mode = value),
-        }),
-        el("span", {}, words),
-      );
-    return el(
-      "fieldset",
-      { class: "choice" },
-      el("legend", { class: "unseen" }, "What to draw"),
-      mode("box", "Box"),
-      mode("polygon", "Polygon"),
-    );
-  }
-
   // --- going to frames
 
   async #chosen() {
@@ -175,12 +104,6 @@ export class CameraView {
     const at = this.#frame?.t_utc;
     const covered = at && camera.first_utc <= at && at <= camera.last_utc;
     await this.#goTo(covered ? at : camera.last_utc, camera, null);
-  }
-
-  async #jump(event, field) {
-    event.preventDefault();
-    const at = new Date(field.value);
-    if (!Number.isNaN(at.getTime())) await this.#goTo(at.toISOString());
   }
 
   async #latest() {

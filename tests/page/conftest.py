@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
 from tests.processes.harness import Ris
 from worker.embedded.state import api_path
@@ -28,7 +28,7 @@ CHROMIUM_FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-PATIENCE_MS = 60_000
+PATIENCE_MS = int(os.environ.get("DEVPAT", "60000"))
 STREET_START = "2026-05-01T12:00:00+00:00"
 CAR_START = "2026-05-01T13:00:00+00:00"
 CAR_TIME = "2026-05-01T13:00:01Z"
@@ -117,6 +117,7 @@ def chromium() -> str:
 @pytest.fixture(scope="session")
 def browser(chromium: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
+        expect.set_options(timeout=PATIENCE_MS)
         opened = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_FLAGS))
         yield opened
         opened.close()
@@ -172,6 +173,10 @@ class Visit:
         """What the address says behind #."""
         fragment = self.page.evaluate("location.hash").removeprefix("#")
         return dict(part.split("=", 1) for part in fragment.split("&") if part)
+
+    def text(self, words: str) -> Locator:
+        """Where the page shows words; not where it says them to screen readers."""
+        return self.page.locator("main").get_by_text(words)
 
     def wait_place(self, name: str) -> str:
         self.page.wait_for_function("name => location.hash.includes(name + '=')", arg=name)
