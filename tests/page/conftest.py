@@ -28,7 +28,7 @@ CHROMIUM_FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-PATIENCE_MS = int(os.environ.get("DEVPAT", "60000"))
+PATIENCE_MS = 60_000
 STREET_START = "2026-05-01T12:00:00+00:00"
 CAR_START = "2026-05-01T13:00:00+00:00"
 CAR_TIME = "2026-05-01T13:00:01Z"
@@ -85,11 +85,6 @@ def desk(
 ) -> Iterator[Desk]:
     """RIS, up, with the cameras ``street`` and ``car``; the default backbone."""
     assert chromium  # asked for first: without it nothing is started
-    if os.environ.get("DEVPAGE"):
-        ris = Ris(Path("/tmp/page-dev/e2e/var"), {}, cwd=Path("/tmp/page-dev"))
-        made = ris.json("keys", "--create", "test", "--action", "admin")
-        yield Desk(ris, "http://127.0.0.1:8491", made["secret"])
-        return
     folder = tmp_path_factory.mktemp("page")
     settings = {"RIS_THREADS": "1", "RIS_JOB_LEASE_S": "5", "RIS_SWEEP_EVERY_S": "600"}
     ris = Ris(folder / "var", settings, cwd=folder)
@@ -109,8 +104,10 @@ def chromium() -> str:
     named = os.environ.get("RIS_TEST_CHROMIUM")
     found = named or shutil.which("chromium") or shutil.which("google-chrome")
     if not found:
-        pytest.skip("no Chromium: install it (Debian: apt install chromium), or name it in"
-                    " RIS_TEST_CHROMIUM")
+        pytest.skip(
+            "no Chromium: install it (Debian: apt install chromium), or name it in"
+            " RIS_TEST_CHROMIUM"
+        )
     return found
 
 

@@ -29,7 +29,9 @@ def test_the_page_is_at_the_root_with_a_strict_policy(client):
     answer = client.get("/")
     assert answer.status_code == 200
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
-    policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
+    policy = dict(
+        part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; ")
+    )
     assert policy == {
         "default-src": "'none'",
         "script-src": "'self'",
