@@ -10,11 +10,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Page,
+    expect,
+    sync_playwright,
+)
 
 from tests.processes.harness import Ris
 from worker.embedded.state import api_path
@@ -132,6 +140,11 @@ class Visit:
     expected: list[str] = field(default_factory=list)
     """Parts of complaints that a test brings about."""
 
+    def hear(self, said: ConsoleMessage) -> None:
+        """Note what the console says as an error."""
+        if said.type == "error":
+            self.complaints.append(said.text)
+
     def open(self, place: str = "", secret: str | None = None) -> Page:
         """Sign in at a place of the address."""
         self.page.goto(f"{self.url}/{place}")
@@ -197,11 +210,16 @@ Visits = Callable[..., Any]
 
 @pytest.fixture
 def visits(browser: Browser) -> Iterator[Visits]:
-    """Opens windows: (url, secret, width, scheme). Each must not have complained about anything when the test is over."""
+    """Opens windows: (url, secret, width, scheme). None must have complained about anything when
+    the test is over."""
     opened: list[Visit] = []
 
     def open_one(
-        url: str, secret: str, width: int = 1280, scheme: str = "light", **options: Any
+        url: str,
+        secret: str,
+        width: int = 1280,
+        scheme: Literal["light", "dark"] = "light",
+        **options: Any,
     ) -> Visit:
         context = browser.new_context(
             viewport={"width": width, "height": 860},
@@ -217,11 +235,8 @@ def visits(browser: Browser) -> Iterator[Visits]:
             "addEventListener('securitypolicyviolation', (event) =>"
             " console.error('CSP: ' + event.violatedDirective + ' ' + event.blockedURI))"
         )
-        page.on(
-            "console",
-            lambda said: said.type == "error" and visit.complaints.append(said.text),
-        )
-        page.on("pageerror", lambda error: visit.complaints.append(f"{error.name}: {error}"))
+        page.on("console", visit.hear)
+        page.on("pageerror", lambda error: visit.complaints.append(str(error)))
         opened.append(visit)
         return visit
 

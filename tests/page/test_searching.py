@@ -109,6 +109,7 @@ def test_a_box_drawn_and_moved_with_a_finger(visits: Visits, desk):
 
 def swipe(visit: Visit, begin: tuple[float, float], end: tuple[float, float]) -> None:
     at = visit.page.locator("#stage").bounding_box()
+    assert at is not None
     session = visit.context.new_cdp_session(visit.page)
 
     def touch(kind: str, x: float, y: float) -> None:

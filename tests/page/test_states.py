@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -246,7 +247,7 @@ def test_a_search_that_failed_says_why(visit, api):
 
 def test_no_hits_and_what_to_try(visit, api):
     told = api.answered(headers(visit), params={"t_from_utc": "2030-01-01T00:00:00Z"})
-    page = visit.open(f"#query={told['query_id']}")
+    visit.open(f"#query={told['query_id']}")
     expect(visit.text("Nothing that looks alike was found")).to_be_visible()
     expect(visit.text("Search all cameras and times.")).to_be_visible()
     visit.assert_accessible("no hits")
@@ -365,7 +366,7 @@ def test_every_state_is_accessible_and_fits(visits, site, width, scheme):
 
 def test_the_cells_shown_are_those_searched(visit):
     """Which cells a region selects is computed here and by the search; both say the same."""
-    regions = [
+    regions: list[dict[str, Any]] = [
         {"box": [0.3, 0.3, 0.5, 0.9]},
         {"box": [0.0, 0.0, 1.0, 1.0]},
         {"box": [0.51, 0.52, 0.53, 0.54]},
