@@ -17,7 +17,13 @@ from tests.parts import sql
 from worker.accepting.keys import ACTIONS
 from worker.config import Settings
 
-OPEN = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/openapi.json")}
+OPEN = {
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("GET", "/openapi.json"),
+    ("GET", "/"),
+    ("GET", "/page/{name}"),
+}
 """What needs no key: it tells nothing of footage."""
 
 
