@@ -15,7 +15,15 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 
 from api.access import Anyone
-from api.given import CameraChange, CameraGiven, Given, KeyGiven, QueryGiven, SegmentGiven
+from api.given import (
+    CameraChange,
+    CameraGiven,
+    Given,
+    KeyGiven,
+    MaskGiven,
+    QueryGiven,
+    SegmentGiven,
+)
 from api.problems import in_words
 from worker.accepting.repeats import NamedRequest
 from worker.errors import BodyTooLarge, InputInvalid, MediaUnsupported
@@ -127,9 +135,17 @@ def json_body(kind: type[Given]) -> dict[str, Any]:
 
 CameraBody = Annotated[CameraGiven, Depends(_reading(CameraGiven))]
 CameraChangeBody = Annotated[CameraChange, Depends(_reading(CameraChange))]
+MaskBody = Annotated[MaskGiven, Depends(_reading(MaskGiven))]
 SegmentBody = Annotated[SegmentGiven, Depends(_reading(SegmentGiven))]
 KeyBody = Annotated[KeyGiven, Depends(_reading(KeyGiven))]
-BODIES: tuple[type[Given], ...] = (QueryGiven, CameraGiven, CameraChange, SegmentGiven, KeyGiven)
+BODIES: tuple[type[Given], ...] = (
+    QueryGiven,
+    CameraGiven,
+    CameraChange,
+    MaskGiven,
+    SegmentGiven,
+    KeyGiven,
+)
 """All kinds of bodies, for the OpenAPI document."""
 
 

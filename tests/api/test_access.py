@@ -107,6 +107,14 @@ RULES: dict[tuple[str, str], Rule] = {
         lambda w: Ask(f"/v1/cameras/{w.street}/coverage"),
         [not_found(lambda w: f"/v1/cameras/{w.car}/coverage")],
     ),
+    ("GET", "/v1/cameras/{camera_id}/mask"): Rule(
+        "view",
+        lambda w: Ask(f"/v1/cameras/{w.street}/mask", holds='"areas":[]'),
+        [not_found(lambda w: f"/v1/cameras/{w.car}/mask")],
+    ),
+    ("PUT", "/v1/cameras/{camera_id}/mask"): Rule(
+        "admin", lambda w: Ask(f"/v1/cameras/{w.street}/mask", {"areas": []})
+    ),
     ("GET", "/v1/frames"): Rule(
         "view",
         lambda w: Ask(f"/v1/frames?camera_id={w.street}", holds="frame_id"),
