@@ -18,6 +18,7 @@ from api.access import Anyone
 from api.given import (
     CameraChange,
     CameraGiven,
+    FeedGiven,
     Given,
     KeyGiven,
     MaskGiven,
@@ -137,6 +138,7 @@ CameraBody = Annotated[CameraGiven, Depends(_reading(CameraGiven))]
 CameraChangeBody = Annotated[CameraChange, Depends(_reading(CameraChange))]
 MaskBody = Annotated[MaskGiven, Depends(_reading(MaskGiven))]
 SegmentBody = Annotated[SegmentGiven, Depends(_reading(SegmentGiven))]
+FeedBody = Annotated[FeedGiven, Depends(_reading(FeedGiven))]
 KeyBody = Annotated[KeyGiven, Depends(_reading(KeyGiven))]
 BODIES: tuple[type[Given], ...] = (
     QueryGiven,
@@ -144,6 +146,7 @@ BODIES: tuple[type[Given], ...] = (
     CameraChange,
     MaskGiven,
     SegmentGiven,
+    FeedGiven,
     KeyGiven,
 )
 """All kinds of bodies, for the OpenAPI document."""

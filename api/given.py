@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from api.fields import IdField, Number, Time, Whole
 from worker.accepting.keys import Action
@@ -201,6 +201,39 @@ class SegmentGiven(Given):
             ]
         },
     )
+
+
+class FeedGiven(Given):
+    """A camera to read from now on: one that is there, by id, or by its name, where a new name is a
+    new camera."""
+
+    camera_id: IdField | None = None
+    camera: Name | None = None
+    url: Annotated[
+        SecretStr,
+        Field(min_length=1, max_length=4096, description="rtsp:, rtsps:, http:, https: or file:."),
+    ]
+    policy: Literal["interval", "keyframe", "change"] = "interval"
+    every_s: Annotated[Number, Field(ge=0.001, le=86_400)] = 10.0
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "camera": "yard",
+                    "url": "rtsp://user:password@10.0.0.7/stream",
+                    "policy": "keyframe",
+                }
+            ]
+        },
+    )
+
+    @model_validator(mode="after")
+    def _one_camera(self) -> FeedGiven:
+        if (self.camera_id is None) == (self.camera is None):
+            raise ValueError("give either camera_id or camera, not both or neither")
+        return self
 
 
 class KeyGiven(Given):
