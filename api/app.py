@@ -52,6 +52,7 @@ def make_app(desk: ApiDesk) -> FastAPI:
         Front,
         max_body_bytes=desk.settings.api_max_body_bytes,
         body_timeout_s=desk.settings.api_body_timeout_s,
+        metrics=desk.metrics,
     )
     app.add_exception_handler(RisError, refuse_known)
     app.add_exception_handler(DatabaseUnavailable, refuse_known)
