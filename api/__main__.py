@@ -13,6 +13,7 @@ import uvicorn
 
 from api.app import make_app
 from api.desk import BackgroundBell, open_desk
+from api.metrics import serve_metrics
 from worker.bell import ring
 from worker.config import Settings, settings
 from worker.embedded.service_folder import write_private
@@ -43,8 +44,10 @@ def main() -> int:
     configure_logging(configured.log_level)
     try:
         refuse_unfinished_restore(configured.data_dir)
-        app = make_app(open_desk(configured, BackgroundBell(ring)))
+        desk = open_desk(configured, BackgroundBell(ring))
+        app = make_app(desk)
         listening = _bind(configured)
+        metrics = serve_metrics(configured, desk.metrics, desk.db)
     except RisError as error:
         sys.stderr.write(f"{error.code}: {error}\n")
         return 1
@@ -61,6 +64,8 @@ def main() -> int:
         # uvicorn drains, then raises the signal again for who was there before it: that is the end.
         signal.signal(number, lambda *_: None)
     _Server(serving).run(sockets=[listening])
+    if metrics is not None:
+        metrics.shutdown()
     return 0
 
 

@@ -16,7 +16,7 @@ from api.bodies import BODIES
 from api.desk import ApiDesk
 from api.front import Front
 from api.problems import Problem, refuse_fields, refuse_http, refuse_known
-from api.routes import admin, cameras, frames, health, hits, page, queries, segments
+from api.routes import admin, cameras, feeds, frames, health, hits, page, queries, segments
 from models.session import DatabaseUnavailable
 from worker.errors import RisError
 
@@ -46,12 +46,13 @@ def make_app(desk: ApiDesk) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.desk = desk
-    for module in (health, cameras, frames, queries, hits, segments, admin, page):
+    for module in (health, cameras, frames, queries, hits, segments, feeds, admin, page):
         app.include_router(module.router)
     app.add_middleware(
         Front,
         max_body_bytes=desk.settings.api_max_body_bytes,
         body_timeout_s=desk.settings.api_body_timeout_s,
+        metrics=desk.metrics,
     )
     app.add_exception_handler(RisError, refuse_known)
     app.add_exception_handler(DatabaseUnavailable, refuse_known)

@@ -15,7 +15,16 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 
 from api.access import Anyone
-from api.given import CameraChange, CameraGiven, Given, KeyGiven, QueryGiven, SegmentGiven
+from api.given import (
+    CameraChange,
+    CameraGiven,
+    FeedGiven,
+    Given,
+    KeyGiven,
+    MaskGiven,
+    QueryGiven,
+    SegmentGiven,
+)
 from api.problems import in_words
 from worker.accepting.repeats import NamedRequest
 from worker.errors import BodyTooLarge, InputInvalid, MediaUnsupported
@@ -127,9 +136,19 @@ def json_body(kind: type[Given]) -> dict[str, Any]:
 
 CameraBody = Annotated[CameraGiven, Depends(_reading(CameraGiven))]
 CameraChangeBody = Annotated[CameraChange, Depends(_reading(CameraChange))]
+MaskBody = Annotated[MaskGiven, Depends(_reading(MaskGiven))]
 SegmentBody = Annotated[SegmentGiven, Depends(_reading(SegmentGiven))]
+FeedBody = Annotated[FeedGiven, Depends(_reading(FeedGiven))]
 KeyBody = Annotated[KeyGiven, Depends(_reading(KeyGiven))]
-BODIES: tuple[type[Given], ...] = (QueryGiven, CameraGiven, CameraChange, SegmentGiven, KeyGiven)
+BODIES: tuple[type[Given], ...] = (
+    QueryGiven,
+    CameraGiven,
+    CameraChange,
+    MaskGiven,
+    SegmentGiven,
+    FeedGiven,
+    KeyGiven,
+)
 """All kinds of bodies, for the OpenAPI document."""
 
 

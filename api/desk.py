@@ -16,6 +16,7 @@ from typing import Annotated, TypeVar
 import structlog
 from fastapi import Depends, Request
 
+from api.metrics import RequestMetrics
 from models.session import Database, connect
 from worker.bell import ring
 from worker.config import Settings
@@ -159,6 +160,7 @@ class ApiDesk:
     decoding: Few = field(default_factory=lambda: Few("pictures", _WAIT_S))
     hashing: Few = field(default_factory=lambda: Few("recordings"))
     following: Few = field(default_factory=lambda: Few("streams"))
+    metrics: RequestMetrics = field(default_factory=RequestMetrics)
 
     def close(self) -> None:
         """End what runs beside requests, and the connections."""

@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.metrics import RequestMetrics
 from api.problems import problem, problem_of
 from worker.errors import BodyTooLarge, BodyTooSlow, RisError
 
@@ -23,8 +24,11 @@ _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 class Front:
     """ASGI middleware. ``max_body_bytes`` and ``body_timeout_s`` bound what is read of a body."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, body_timeout_s: float) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, body_timeout_s: float, metrics: RequestMetrics
+    ) -> None:
         self._app = app
+        self._metrics = metrics
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
 
@@ -65,15 +69,22 @@ class Front:
                 answer = problem("internal", what, request_id)
             if status == 0:  # else the answer is under way and can only be cut off
                 await answer(scope, receive, tell)
+        took_s = time.perf_counter() - began_s
+        self._metrics.note(_template(scope), scope["method"], status, took_s)
         log.info(
             "request",
             request_id=request_id,
             method=scope["method"],
             path=scope["path"],
             status=status,
-            ms=round(1000 * (time.perf_counter() - began_s), 1),
+            ms=round(1000 * took_s, 1),
             key_id=scope.get("key_id"),
         )
+
+
+def _template(scope: Scope) -> str:
+    """The route that answered, with names for its ids; ``none`` where none did."""
+    return str(getattr(scope.get("route"), "path", "none"))
 
 
 class _Bounded:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from api.fields import IdField, Number, Time, Whole
 from worker.accepting.keys import Action
 from worker.core.examples import MAX_EXAMPLES
+from worker.core.masking import MAX_AREAS
 from worker.core.region_growing import CoverageKind
 from worker.core.search_params import (
     MAX_CAMERAS,
@@ -124,12 +126,16 @@ class QueryGiven(Given):
     @model_validator(mode="after")
     def _bounded(self) -> QueryGiven:
         drawn = (self.roi, self.params.zone, *self.params.more, *self.params.less)
-        points = sum(len(one.polygon) for one in drawn if isinstance(one, PolygonGiven))
-        if points > MAX_QUERY_POINTS:
-            raise ValueError(
-                f"polygons of {points} points, at most {MAX_QUERY_POINTS} in a query: draw coarser"
-            )
+        _require_few_points(drawn, "a query")
         return self
+
+
+def _require_few_points(drawn: Iterable[Given | None], where: str) -> None:
+    points = sum(len(one.polygon) for one in drawn if isinstance(one, PolygonGiven))
+    if points > MAX_QUERY_POINTS:
+        raise ValueError(
+            f"polygons of {points} points, at most {MAX_QUERY_POINTS} in {where}: draw coarser"
+        )
 
 
 class CameraGiven(Given):
@@ -151,6 +157,33 @@ class CameraChange(Given):
     retention_days: Annotated[Whole, Field(ge=0, le=36_500)] | None = None
 
 
+class MaskGiven(Given):
+    """A camera's privacy mask: areas painted black from now on, in the place of all former ones; an
+    empty list paints nothing. Its polygons have at most 2000 points together."""
+
+    areas: Annotated[list[RoiGiven], Field(max_length=MAX_AREAS)]
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "areas": [
+                        {"box": [0.0, 0.0, 0.25, 0.4]},
+                        {"polygon": [[0.7, 0.1], [1.0, 0.1], [1.0, 0.5]]},
+                    ]
+                },
+                {"areas": []},
+            ]
+        },
+    )
+
+    @model_validator(mode="after")
+    def _bounded(self) -> MaskGiven:
+        _require_few_points(self.areas, "a mask")
+        return self
+
+
 class SegmentGiven(Given):
     """A recorded file to ingest, below the server's RIS_FOOTAGE_DIR."""
 
@@ -168,6 +201,39 @@ class SegmentGiven(Given):
             ]
         },
     )
+
+
+class FeedGiven(Given):
+    """A camera to read from now on: one that is there, by id, or by its name, where a new name is a
+    new camera."""
+
+    camera_id: IdField | None = None
+    camera: Name | None = None
+    url: Annotated[
+        SecretStr,
+        Field(min_length=1, max_length=4096, description="rtsp:, rtsps:, http:, https: or file:."),
+    ]
+    policy: Literal["interval", "keyframe", "change"] = "interval"
+    every_s: Annotated[Number, Field(ge=0.001, le=86_400)] = 10.0
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "camera": "yard",
+                    "url": "rtsp://user:password@10.0.0.7/stream",
+                    "policy": "keyframe",
+                }
+            ]
+        },
+    )
+
+    @model_validator(mode="after")
+    def _one_camera(self) -> FeedGiven:
+        if (self.camera_id is None) == (self.camera is None):
+            raise ValueError("give either camera_id or camera, not both or neither")
+        return self
 
 
 class KeyGiven(Given):

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from models.jobs import Job
 from models.repositories.browse import CameraView, QueryView
 from models.search import SearchHit
-from models.video import Frame, VideoSegment
+from models.video import Frame, PrivacyMask, VideoSegment
 from worker.core.geometry import cells_box
 from worker.core.types import GridSize
 
@@ -55,6 +55,20 @@ class CameraTold(BaseModel):
             first_utc=view.first_utc,
             last_utc=view.last_utc,
         )
+
+
+class MaskTold(BaseModel):
+    """A camera's privacy mask: what new frames are painted with."""
+
+    camera_id: int
+    mask_id: int | None = Field(description="null: there is none.")
+    areas: list[dict[str, Any]] = Field(description="Boxes and polygons, as in a query.")
+
+    @classmethod
+    def of(cls, camera_id: int, mask: PrivacyMask | None) -> MaskTold:
+        """From a row."""
+        areas = [] if mask is None else mask.areas
+        return cls(camera_id=camera_id, mask_id=None if mask is None else mask.id, areas=areas)
 
 
 class Bucket(BaseModel):

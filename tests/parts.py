@@ -127,9 +127,10 @@ def run_jobs(context: Context, handlers: Mapping[str, Handler] = HANDLERS) -> No
 
 
 def queued_jobs(context: Context) -> list[uuid.UUID]:
-    """Ids of the queued jobs, oldest first."""
+    """Ids of the queued jobs, oldest first; those of feeds are for a feed worker."""
     with context.db.transaction() as session:
-        query = session.query(Job).filter_by(state="queued").order_by(Job.created_at, Job.id)
+        query = session.query(Job).filter_by(state="queued").filter(Job.kind != "feed")
+        query = query.order_by(Job.created_at, Job.id)
         return [job.id for job in query]
 
 

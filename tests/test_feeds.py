@@ -30,7 +30,7 @@ from worker.context import Context
 from worker.core.sampling import ChangePolicy, IntervalPolicy, KeyframePolicy
 from worker.core.types import Box
 from worker.erasure import camera_span, submit_erasure
-from worker.errors import InputInvalid, NotFound
+from worker.errors import AlreadyThere, NotFound
 from worker.feeds import add_feed, pause_feed, reconcile, remove_feed, resume_feed
 from worker.video.address import redacted
 from worker.video.probe import probe
@@ -191,7 +191,7 @@ def test_pause_resume_and_removal(context: Context) -> None:
 def test_adding_twice_changes_nothing_and_another_address_is_refused(context: Context) -> None:
     first = add_feed(context, "twice", "rtsp://camera.example/a", IntervalPolicy(1))
     assert add_feed(context, "twice", "rtsp://camera.example/a", IntervalPolicy(1)) == first
-    with pytest.raises(InputInvalid, match="has another feed"):
+    with pytest.raises(AlreadyThere, match="has another feed"):
         add_feed(context, "twice", "rtsp://camera.example/b", IntervalPolicy(1))
     assert sql(context, "select count(*) from jobs") == [(1,)]
     for unknown in (pause_feed, resume_feed, remove_feed):

@@ -204,6 +204,15 @@ class Settings(BaseSettings):
     api_events_s: float = Field(
         300.0, gt=0.1, le=86_400, description="A stream of events ends after this long."
     )
+    metrics_host: str = Field(
+        "127.0.0.1", description="Address that the API serves metrics for Prometheus on."
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65_535,
+        description="Port that the API serves metrics on, 0: any free one; unset: it serves none.",
+    )
     statement_timeout_ms: int = Field(60_000, ge=100, description="Postgres statement timeout.")
     lock_timeout_ms: int = Field(10_000, ge=100, description="Postgres lock timeout.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

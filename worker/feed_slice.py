@@ -13,12 +13,12 @@ import structlog
 from models.repositories import feeds as feed_record
 from models.repositories import videos as video_record
 from models.session import DatabaseUnavailable
+from worker.accepting.feeds import rules_of
 from worker.context import Context
 from worker.core.backoff import retry_delay_s
 from worker.errors import AddressRefused, FeedFailed, LeaseLost, VideoInvalid
 from worker.feed_recorder import record_missed
 from worker.feed_session import FeedSession, LiveFrame, Stretch, at_utc, reason_of, taking
-from worker.feeds import rules_of
 from worker.held_feeds import HeldFeeds
 from worker.jobs import Lease, Outcome
 from worker.video.live import LiveOptions, LivePicture, open_live

@@ -1,85 +1,51 @@
-"""Feeds as people order them: add, pause, resume, remove; and making it so."""
+"""Feeds as the command line orders them: add, pause, resume, remove; and making it so."""
 
 from __future__ import annotations
 
 import uuid
-from pathlib import Path
 from typing import Final
-from unicodedata import category
 
 from models.feed import Feed
 from models.repositories import feeds as feed_record
-from models.repositories import jobs as job_record
-from models.repositories import videos as video_record
 from models.repositories.jobs import ClaimedJob
 from models.session import Session
-from worker.config import Settings
+from worker.accepting import feeds as accepting
+from worker.accepting.desk import COMMAND_LINE
+from worker.accepting.names import checked_name
 from worker.context import Context
-from worker.core.sampling import SamplingPolicy, policy_to_json
-from worker.errors import InputInvalid, NotFound
-from worker.messages import FEED_QUEUE
-from worker.video.address import AddressRules, check_address
+from worker.core.sampling import SamplingPolicy
+from worker.errors import NotFound
 
 REST_S: Final = 600.0
 """How long after its job failed a feed gets another one by itself."""
 
 
-def rules_of(settings: Settings) -> AddressRules:
-    """Which addresses the settings allow."""
-    return AddressRules(
-        schemes=_listed(settings.feed_schemes),
-        hosts=_listed(settings.feed_hosts or ""),
-        files_dir=None if settings.feed_files_dir is None else Path(settings.feed_files_dir),
-    )
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip().lower() for part in text.split(",") if part.strip())
-
-
 def add_feed(context: Context, camera_name: str, url: str, policy: SamplingPolicy) -> int:
     """Have a camera read from now on; returns the feed's id. Repeating it changes nothing.
 
-    Raises :class:`InputInvalid` for a bad name and for a camera with another feed, and
-    :class:`AddressRefused`.
+    Raises :class:`InputInvalid` for a bad name, :class:`AlreadyThere` for a camera with another
+    feed, and :class:`AddressRefused`.
     """
-    name = camera_name.strip()
-    if not 1 <= len(name) <= 200 or any(category(letter) in ("Cc", "Cs") for letter in name):
-        raise InputInvalid(f"camera name {camera_name!r}: use 1 to 200 characters, no controls")
-    kind = check_address(url, rules_of(context.settings))
-    values = {"url": url, "source_kind": kind, "policy": policy_to_json(policy)}
+    name = checked_name("camera name", camera_name)
+    order = accepting.checked_feed(context.settings, url, policy)
     with context.db.transaction() as session:
-        camera = video_record.ensure_camera(session, name)
-        feed = feed_record.create(session, camera.id, values)
-        if feed is None:
-            feed = feed_record.named(session, name)
-            assert feed is not None
-            if (feed.url, feed.policy) != (url, values["policy"]):
-                raise InputInvalid(
-                    f"camera {name!r} has another feed: `ris feed rm` it first, its footage stays"
-                )
-        feed_id = feed.id
-        job_id = _ensure_job(session, feed_id)
-    _ring(context, job_id)
-    return feed_id
+        camera = accepting.feed_camera(session, COMMAND_LINE, name)
+        accepted = accepting.add_feed(session, COMMAND_LINE, camera, order)
+    _ring(context, accepted.job_id)
+    return accepted.feed_id
 
 
 def pause_feed(context: Context, camera_name: str) -> None:
     """Stop reading a camera until it is resumed. Raises :class:`NotFound`."""
     with context.db.transaction() as session:
-        feed = _named(session, camera_name)
-        if feed.desired_state == "running":
-            feed.desired_state = "paused"
+        accepting.pause_feed(session, COMMAND_LINE, _named(session, camera_name).id)
 
 
 def resume_feed(context: Context, camera_name: str) -> None:
     """Read a camera again. Raises :class:`NotFound`."""
     with context.db.transaction() as session:
-        feed = _named(session, camera_name)
-        feed.desired_state = "running"
-        session.flush()
-        job_id = _ensure_job(session, feed.id)
-    _ring(context, job_id)
+        accepted = accepting.resume_feed(session, COMMAND_LINE, _named(session, camera_name).id)
+    _ring(context, accepted.job_id)
 
 
 def remove_feed(context: Context, camera_name: str) -> None:
@@ -88,12 +54,7 @@ def remove_feed(context: Context, camera_name: str) -> None:
     Raises :class:`NotFound`.
     """
     with context.db.transaction() as session:
-        feed = _named(session, camera_name)
-        status = feed_record.status_of(session, feed.id)
-        if status is not None and status.segment_id is not None:
-            video_record.finish_live_segment(session, status.segment_id)
-        feed_record.end_gap(session, feed.camera_id)
-        feed_record.remove(session, feed.id)
+        accepting.remove_feed(session, COMMAND_LINE, _named(session, camera_name).id)
 
 
 def note_trouble(session: Session, feed_id: int, trouble: tuple[str, str], reason: str) -> bool:
@@ -142,22 +103,10 @@ def reconcile(context: Context) -> int:
     made = 0
     for feed_id in jobless:
         with context.db.transaction() as session:
-            job_id = _ensure_job(session, feed_id)
+            job_id = accepting.ensure_job(session, feed_id)
         _ring(context, job_id)
         made += job_id is not None
     return made
-
-
-def _ensure_job(session: Session, feed_id: int) -> uuid.UUID | None:
-    """A new job for a feed that shall run and has none that is open; None otherwise."""
-    feed = feed_record.lock(session, feed_id)
-    if feed is None or feed.desired_state != "running":
-        return None
-    job = None if feed.job_id is None else job_record.find(session, feed.job_id)
-    if job is not None and job.state in ("queued", "running"):
-        return None
-    feed.job_id = job_record.submit(session, "feed", FEED_QUEUE, {"feed_id": feed.id})
-    return feed.job_id
 
 
 def _ring(context: Context, job_id: uuid.UUID | None) -> None:

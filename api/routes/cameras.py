@@ -8,17 +8,19 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from api.access import Admin, Viewer
-from api.bodies import CameraBody, CameraChangeBody, json_body
+from api.bodies import CameraBody, CameraChangeBody, MaskBody, json_body
 from api.desk import Here
 from api.fields import Cursor, Id, Limit, Time, next_cursor, read_cursor, whole
-from api.given import CameraChange, CameraGiven
+from api.given import CameraChange, CameraGiven, MaskGiven
 from api.problems import READING, WRITING
-from api.told import Bucket, CameraTold, Coverage, Gap, Page
+from api.told import Bucket, CameraTold, Coverage, Gap, MaskTold, Page
 from models.repositories import browse
+from models.repositories import videos as video_record
 from models.repositories.browse import CameraView
 from models.session import Session
-from worker.accepting.cameras import change_camera, create_camera
+from worker.accepting.cameras import change_camera, create_camera, set_mask
 from worker.accepting.keys import Caller
+from worker.core.roi_json import roi_from_json
 from worker.errors import InputInvalid, NotFound
 
 router = APIRouter(prefix="/v1/cameras", tags=["cameras"])
@@ -73,6 +75,29 @@ def patch_camera(caller: Admin, desk: Here, camera_id: Id, given: CameraChangeBo
         change_camera(session, caller.actor, camera_id, changes)
         session.expire_all()
         return CameraTold.of(known_camera(session, caller, camera_id))
+
+
+@router.get("/{camera_id}/mask", responses=READING)
+def get_mask(caller: Viewer, desk: Here, camera_id: Id) -> MaskTold:
+    """The privacy mask of a camera: parts of its picture that new frames are painted black in."""
+    with desk.db.transaction() as session:
+        known_camera(session, caller, camera_id)
+        return _mask_told(session, camera_id)
+
+
+@router.put("/{camera_id}/mask", responses=WRITING, openapi_extra=json_body(MaskGiven))
+def put_mask(caller: Admin, desk: Here, camera_id: Id, given: MaskBody) -> MaskTold:
+    """Set the privacy mask of a camera, an empty list: none. From the answer on no frame is
+    recorded without it; frames recorded before stay as they are."""
+    areas = [roi_from_json(area.model_dump()) for area in given.areas]
+    with desk.db.transaction() as session:
+        known_camera(session, caller, camera_id)
+        set_mask(session, caller.actor, camera_id, areas)
+        return _mask_told(session, camera_id)
+
+
+def _mask_told(session: Session, camera_id: int) -> MaskTold:
+    return MaskTold.of(camera_id, video_record.camera_masks(session, [camera_id]).get(camera_id))
 
 
 @router.get("/{camera_id}/coverage", responses=READING)

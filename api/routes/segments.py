@@ -21,7 +21,7 @@ from models.session import Session
 from worker.accepting.keys import Caller
 from worker.accepting.repeats import NamedRequest, made_before, note_made, repeated
 from worker.accepting.segments import Recording, Submission, read_content, record_segment
-from worker.core.sampling import ChangePolicy, IntervalPolicy, KeyframePolicy, SamplingPolicy
+from worker.core.sampling import policy_named
 from worker.errors import InputInvalid, NotFound, VideoUnreadable
 
 router = APIRouter(prefix="/v1/segments", tags=["segments"])
@@ -62,7 +62,9 @@ def _recording(path: Path, given: SegmentGiven) -> Recording:
         content = read_content(path)
     except VideoUnreadable as error:  # where the footage folder lies is not told
         raise VideoUnreadable(str(error).replace(str(path), given.path[:80])) from error
-    return Recording(path, content, given.start_utc, "given", _policy(given))
+    return Recording(
+        path, content, given.start_utc, "given", policy_named(given.policy, given.every_s)
+    )
 
 
 def _accept(
@@ -117,14 +119,6 @@ def footage_path(desk: ApiDesk, caller: Caller, camera: str, given: str) -> Path
             f"path {given[:80]!r} is no file in the footage folder of this server"
         )
     return path
-
-
-def _policy(given: SegmentGiven) -> SamplingPolicy:
-    if given.policy == "interval":
-        return IntervalPolicy(given.every_s)
-    if given.policy == "keyframe":
-        return KeyframePolicy(min_gap_s=given.every_s)
-    return ChangePolicy(level=4.0, max_gap_s=max(60.0, given.every_s), min_gap_s=given.every_s)
 
 
 @router.get("", responses=READING)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Integer,
+    Select,
     and_,
     cast,
     delete,
@@ -19,6 +20,7 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
@@ -34,6 +36,7 @@ class FeedSummary:
     """A feed as people see it. ``url`` may hold a password: never show it as it is."""
 
     id: int
+    camera_id: int
     camera: str
     url: str
     policy: dict[str, Any]
@@ -247,6 +250,22 @@ def add_drops(session: Session, camera_id: int, counts: Mapping[tuple[datetime, 
         )
 
 
+def camera_gaps(
+    session: Session, camera_id: int, after: tuple[datetime, int] | None, limit: int
+) -> list[FeedGap]:
+    """Gaps of a camera, newest first, behind one (its beginning and id)."""
+    query = (
+        select(FeedGap)
+        .where(FeedGap.camera_id == camera_id)
+        .order_by(FeedGap.from_utc.desc(), FeedGap.id.desc())
+        .limit(limit)
+    )
+    if after is not None:
+        edge = tuple_(literal(after[0]), literal(after[1]))
+        query = query.where(tuple_(FeedGap.from_utc, FeedGap.id) < edge)
+    return list(session.scalars(query))
+
+
 def gaps(session: Session, camera_name: str | None = None, limit: int = 100) -> list[Gap]:
     """Newest gaps first, of one camera or of all."""
     query = (
@@ -275,6 +294,31 @@ def drops(session: Session, camera_name: str | None = None) -> list[tuple[str, s
 
 def summarise(session: Session) -> list[FeedSummary]:
     """Every feed with its status, by camera name."""
+    return _summaries(session, _with_status().order_by(Camera.name))
+
+
+def list_feeds(
+    session: Session,
+    cameras: Sequence[int] | None,
+    after_id: int,
+    limit: int,
+    feed_id: int | None = None,
+) -> list[FeedSummary]:
+    """Feeds of these cameras, None: of all, by id behind one."""
+    query = _with_status().where(Feed.id > after_id).order_by(Feed.id).limit(limit)
+    if cameras is not None:
+        query = query.where(Feed.camera_id.in_(cameras))
+    if feed_id is not None:
+        query = query.where(Feed.id == feed_id)
+    return _summaries(session, query)
+
+
+def _summaries(session: Session, query: Select[Any]) -> list[FeedSummary]:
+    return [FeedSummary(*row) for row in session.execute(query).tuples()]
+
+
+def _with_status() -> Select[Any]:
+    """The fields of a :class:`FeedSummary` of each feed."""
     counted = (
         select(FeedGap.camera_id, func.count().label("gaps")).group_by(FeedGap.camera_id).subquery()
     )
@@ -283,9 +327,10 @@ def summarise(session: Session) -> list[FeedSummary]:
         .group_by(FeedDrop.camera_id)
         .subquery()
     )
-    rows = session.execute(
+    return (
         select(
             Feed.id,
+            Feed.camera_id,
             Camera.name,
             Feed.url,
             Feed.policy,
@@ -308,6 +353,4 @@ def summarise(session: Session) -> list[FeedSummary]:
         .outerjoin(FeedGap, (FeedGap.camera_id == Feed.camera_id) & FeedGap.to_utc.is_(None))
         .outerjoin(counted, counted.c.camera_id == Feed.camera_id)
         .outerjoin(dropped, dropped.c.camera_id == Feed.camera_id)
-        .order_by(Camera.name)
     )
-    return [FeedSummary(*row) for row in rows.tuples()]

@@ -78,9 +78,13 @@ def change_camera(session: Session, camera_id: int, values: dict[str, Any]) -> b
 def set_mask(session: Session, camera_id: int, areas: list[dict[str, Any]]) -> int | None:
     """Make the areas the privacy mask of a camera from now on, none: no mask; returns its id.
 
-    Waits for batches that are being recorded; what is recorded later has this mask.
+    Waits for batches that are being recorded; what is recorded later has this mask. The same areas
+    as now are the same mask.
     """
     session.execute(select(Camera.id).where(Camera.id == camera_id).with_for_update())
+    now = camera_masks(session, [camera_id]).get(camera_id)
+    if now is not None and now.areas == areas:
+        return now.id
     mask_id = None
     if areas:
         mask = PrivacyMask(camera_id=camera_id, areas=areas)

@@ -16,6 +16,8 @@ from tests.api.conftest import BOX, Api
 from tests.parts import sql
 from worker.accepting.keys import ACTIONS
 from worker.config import Settings
+from worker.core.sampling import IntervalPolicy
+from worker.feeds import add_feed
 
 OPEN = {
     ("GET", "/healthz"),
@@ -25,6 +27,8 @@ OPEN = {
     ("GET", "/page/{name}"),
 }
 """What needs no key: it tells nothing of footage."""
+
+URL = "rtsp://camera.example/a"
 
 
 @dataclass
@@ -39,6 +43,8 @@ class World:
     own_query: uuid.UUID
     others_query: uuid.UUID
     car_segment: int
+    street_feed: int
+    car_feed: int
     job: str
 
 
@@ -85,6 +91,10 @@ def others_query(below: str, w: World) -> Ask:
     return Ask(f"/v1/queries/{w.others_query}{below}", expect=404)
 
 
+def new_feed(w: World) -> int:
+    return add_feed(w.api.context, uuid.uuid4().hex, URL, IntervalPolicy(1.0))
+
+
 def new_key(w: World) -> int:
     w.api.key("view")
     return int(sql(w.api.context, "select max(id) from api_keys")[0][0])
@@ -112,6 +122,14 @@ RULES: dict[tuple[str, str], Rule] = {
         "view",
         lambda w: Ask(f"/v1/cameras/{w.street}/coverage"),
         [not_found(lambda w: f"/v1/cameras/{w.car}/coverage")],
+    ),
+    ("GET", "/v1/cameras/{camera_id}/mask"): Rule(
+        "view",
+        lambda w: Ask(f"/v1/cameras/{w.street}/mask", holds='"areas":[]'),
+        [not_found(lambda w: f"/v1/cameras/{w.car}/mask")],
+    ),
+    ("PUT", "/v1/cameras/{camera_id}/mask"): Rule(
+        "admin", lambda w: Ask(f"/v1/cameras/{w.street}/mask", {"areas": []})
     ),
     ("GET", "/v1/frames"): Rule(
         "view",
@@ -191,6 +209,33 @@ RULES: dict[tuple[str, str], Rule] = {
         lambda w: Ask("/v1/segments/1"),
         [not_found(lambda w: f"/v1/segments/{w.car_segment}")],
     ),
+    ("GET", "/v1/feeds"): Rule(
+        "view",
+        lambda w: Ask("/v1/feeds", holds='"street"'),
+        [lambda w: Ask("/v1/feeds", holds='"street"', hides='"car"')],
+    ),
+    ("POST", "/v1/feeds"): Rule(
+        "admin", lambda w: Ask("/v1/feeds", {"camera": uuid.uuid4().hex, "url": URL}, expect=201)
+    ),
+    ("GET", "/v1/feeds/{feed_id}"): Rule(
+        "view",
+        lambda w: Ask(f"/v1/feeds/{w.street_feed}"),
+        [not_found(lambda w: f"/v1/feeds/{w.car_feed}")],
+    ),
+    ("POST", "/v1/feeds/{feed_id}/pause"): Rule(
+        "admin", lambda w: Ask(f"/v1/feeds/{w.street_feed}/pause", holds='"paused"')
+    ),
+    ("POST", "/v1/feeds/{feed_id}/resume"): Rule(
+        "admin", lambda w: Ask(f"/v1/feeds/{w.street_feed}/resume", holds='"running"')
+    ),
+    ("DELETE", "/v1/feeds/{feed_id}"): Rule(
+        "admin", lambda w: Ask(f"/v1/feeds/{new_feed(w)}", expect=204)
+    ),
+    ("GET", "/v1/cameras/{camera_id}/gaps"): Rule(
+        "view",
+        lambda w: Ask(f"/v1/cameras/{w.street}/gaps"),
+        [not_found(lambda w: f"/v1/cameras/{w.car}/gaps")],
+    ),
     ("GET", "/v1/keys"): Rule("admin", lambda w: Ask("/v1/keys", hides="secret")),
     ("POST", "/v1/keys"): Rule(
         "admin", lambda w: Ask("/v1/keys", {"name": "a", "actions": ["view"]}, expect=201)
@@ -255,6 +300,8 @@ def world(api: Api) -> World:
         own_query=uuid.UUID(int=0),
         others_query=uuid.UUID(others["query_id"]),
         car_segment=int(car_segment[0][0]),
+        street_feed=add_feed(api.context, "street", URL, IntervalPolicy(1.0)),
+        car_feed=add_feed(api.context, "car", URL, IntervalPolicy(1.0)),
         job=str(others["job_id"]),
     )
 

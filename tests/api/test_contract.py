@@ -109,6 +109,7 @@ def test_examples_of_the_document_work(api: Api, admin: dict[str, str], tmp_path
             ("/v1/cameras", "CameraGiven"),
             ("/v1/queries", "QueryGiven"),
             ("/v1/segments", "SegmentGiven"),
+            ("/v1/feeds", "FeedGiven"),
             ("/v1/keys", "KeyGiven"),
         ):
             for example in schemas[schema]["examples"]:

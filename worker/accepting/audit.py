@@ -14,6 +14,7 @@ from models.session import Session
 from worker.accepting.desk import Actor
 
 MAX_PROBLEMS = 20
+_MOST_POINTS = 50
 
 
 def record_act(session: Session, actor: Actor, act: str, **details: Any) -> None:
@@ -32,6 +33,17 @@ def record_act(session: Session, actor: Actor, act: str, **details: Any) -> None
     )
     entry.sha256 = entry_sha256(entry)
     audit_record.add_entry(session, entry)
+
+
+def brief(value: Any) -> Any:
+    """The value with large polygons told by count and hash: the audit is kept for ever."""
+    if isinstance(value, list):
+        return [brief(one) for one in value] if value and isinstance(value[0], dict) else value
+    if not isinstance(value, dict) or len(value.get("polygon", ())) <= _MOST_POINTS:
+        return value
+    text = json.dumps(value["polygon"], separators=(",", ":"))
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    return value | {"polygon": {"points": len(value["polygon"]), "sha256": sha256}}
 
 
 def entry_sha256(entry: AuditEntry) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from models.repositories import videos as video_record
 from models.session import Session
 from models.video import Camera
-from worker.accepting.audit import record_act
+from worker.accepting.audit import brief, record_act
 from worker.accepting.desk import Actor
 from worker.accepting.names import checked_name
 from worker.core.geometry import validate_roi
@@ -39,7 +39,9 @@ def set_mask(session: Session, actor: Actor, camera_id: int, areas: Sequence[Roi
         raise InputInvalid(f"a privacy mask has at most {MAX_AREAS} areas, not {len(areas)}")
     told = areas_to_json([validate_roi(area) for area in areas])
     mask_id = video_record.set_mask(session, camera_id, told)
-    record_act(session, actor, "camera.mask", camera_id=camera_id, mask_id=mask_id, areas=told)
+    record_act(
+        session, actor, "camera.mask", camera_id=camera_id, mask_id=mask_id, areas=brief(told)
+    )
     return mask_id
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +12,7 @@ from models.repositories import search as search_record
 from models.repositories import videos as video_record
 from models.search import SearchHit, SearchQuery
 from models.session import Session
-from worker.accepting.audit import record_act
+from worker.accepting.audit import brief, record_act
 from worker.accepting.desk import COMMAND_LINE, Actor, Desk
 from worker.core.geometry import validate_roi
 from worker.core.roi_json import roi_to_json
@@ -25,7 +23,6 @@ from worker.messages import QUERY_QUEUE
 from worker.video.picture import load_query_picture
 
 _ID_LIMIT = 2**63  # ids are Postgres bigints; a larger number would be an error of its own
-_MOST_AUDITED_POINTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,21 +136,10 @@ def record_query(
         query_id=str(query_id),
         frame_id=order.frame_id,
         picture_sha256=picture_sha256,
-        roi=_brief(roi_to_json(order.roi)),
-        params={name: _brief(value) for name, value in params.to_json().items()},
+        roi=brief(roi_to_json(order.roi)),
+        params={name: brief(value) for name, value in params.to_json().items()},
     )
     return AcceptedQuery(query_id, job_id)
-
-
-def _brief(value: Any) -> Any:
-    """The value with large polygons told by count and hash: the audit is kept for ever."""
-    if isinstance(value, list):
-        return [_brief(one) for one in value] if value and isinstance(value[0], dict) else value
-    if not isinstance(value, dict) or len(value.get("polygon", ())) <= _MOST_AUDITED_POINTS:
-        return value
-    text = json.dumps(value["polygon"], separators=(",", ":"))
-    sha256 = hashlib.sha256(text.encode()).hexdigest()
-    return value | {"polygon": {"points": len(value["polygon"]), "sha256": sha256}}
 
 
 def _require_known(

@@ -11,7 +11,7 @@ import typer
 from models.repositories import feeds as feed_record
 from models.repositories.feeds import FeedSummary
 from worker.admin.output import Json, console, emit_json, table, when
-from worker.core.sampling import ChangePolicy, IntervalPolicy, KeyframePolicy, SamplingPolicy
+from worker.core.sampling import policy_named
 from worker.errors import InputInvalid
 from worker.feeds import add_feed, pause_feed, remove_feed, resume_feed
 from worker.runtime import process_context
@@ -59,17 +59,6 @@ def add(
         emit_json({"feed_id": feed_id, "camera": name.strip()})
     else:
         console.print(f"{name}: feed {feed_id}; `ris feed ls` shows how it is", markup=False)
-
-
-def policy_named(name: str, every_s: float) -> SamplingPolicy:
-    """The sampling policy a command line asks for. Raises :class:`InputInvalid`."""
-    if name == "interval":
-        return IntervalPolicy(every_s)
-    if name == "keyframe":
-        return KeyframePolicy(min_gap_s=every_s)
-    if name == "change":
-        return ChangePolicy(level=4.0, max_gap_s=max(60.0, every_s), min_gap_s=every_s)
-    raise InputInvalid(f"policy {name!r} is unknown: use interval, keyframe or change")
 
 
 @app.command(name="ls")

@@ -15,9 +15,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from models.repositories import feeds as feed_record
 from models.repositories import videos as video_record
 from worker.accepting.segments import Submission
-from worker.admin.feed import policy_named, state_of
+from worker.admin.feed import state_of
 from worker.admin.output import Json, console, emit_json, notes, parse_time, table, when
 from worker.context import Context
+from worker.core.sampling import policy_named
 from worker.errors import InputInvalid
 from worker.ingest import submit_file
 from worker.jobs import job_state

@@ -98,6 +98,20 @@ def policy_from_json(given: Mapping[str, Any]) -> SamplingPolicy:
         raise InputInvalid(f"sampling {kind} lacks a field: {error}") from None
 
 
+def policy_named(name: str, every_s: float) -> SamplingPolicy:
+    """The policy that people ask for by name, a frame every so often.
+
+    Raises ``InputInvalid``.
+    """
+    if name == "interval":
+        return IntervalPolicy(every_s)
+    if name == "keyframe":
+        return KeyframePolicy(min_gap_s=every_s)
+    if name == "change":
+        return ChangePolicy(level=4.0, max_gap_s=max(60.0, every_s), min_gap_s=every_s)
+    raise InputInvalid(f"policy {name!r} is unknown: use interval, keyframe or change")
+
+
 def policy_key(policy: SamplingPolicy) -> str:
     """Stable text of a policy, equal for equal policies: ``interval(every_s=1.0)``."""
     values = policy_to_json(policy)

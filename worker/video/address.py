@@ -125,7 +125,8 @@ def _split(url: str, rules: AddressRules) -> tuple[SourceKind, SplitResult]:
     scheme = parts.scheme.lower()
     wanted = ", ".join(rules.schemes)
     if scheme not in _KINDS or (scheme != "file" and scheme not in rules.schemes):
-        raise AddressRefused(f"addresses of {scheme or 'no'} kind are not allowed: use {wanted}")
+        kind = "this" if "@" in url else scheme or "no"  # a login without a scheme reads like one
+        raise AddressRefused(f"addresses of {kind} kind are not allowed: use {wanted}")
     if scheme != "file" and not parts.hostname:
         raise AddressRefused("the address has no host: write e.g. rtsp://host/path")
     return _KINDS[scheme], parts._replace(scheme=scheme)

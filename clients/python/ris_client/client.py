@@ -13,7 +13,18 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from ris_client.values import Answer, Box, Camera, Frame, Hit, Query, RisApiError, Segment
+from ris_client.values import (
+    Answer,
+    Box,
+    Camera,
+    Feed,
+    Frame,
+    Gap,
+    Hit,
+    Query,
+    RisApiError,
+    Segment,
+)
 
 _AGAIN = (429, 503)
 _PAGE = 200
@@ -134,6 +145,43 @@ class RisClient:
     def segment(self, segment_id: int) -> Segment:
         """A segment and how its ingest stands."""
         return Segment.of(self._json("GET", f"/v1/segments/{segment_id}"))
+
+    def feeds(self) -> list[Feed]:
+        """Feeds of the cameras that exist for the key, and how each is."""
+        return [Feed.of(told) for told in self._rows("/v1/feeds")]
+
+    def add_feed(
+        self, camera: str, url: str, policy: str = "interval", every_s: float = 10.0
+    ) -> Feed:
+        """Have a camera read from now on; a new name is a new camera. The same again changes
+        nothing."""
+        asked = {"camera": camera, "url": url, "policy": policy, "every_s": every_s}
+        return Feed.of(self._json("POST", "/v1/feeds", asked))
+
+    def pause_feed(self, feed_id: int) -> Feed:
+        """Stop reading a camera until it is resumed."""
+        return Feed.of(self._json("POST", f"/v1/feeds/{feed_id}/pause"))
+
+    def resume_feed(self, feed_id: int) -> Feed:
+        """Read a camera again."""
+        return Feed.of(self._json("POST", f"/v1/feeds/{feed_id}/resume"))
+
+    def remove_feed(self, feed_id: int) -> None:
+        """Read a camera no more and forget its address; its footage stays."""
+        self._send("DELETE", f"/v1/feeds/{feed_id}")
+
+    def gaps(self, camera_id: int) -> list[Gap]:
+        """Of which times a live camera has no frames, newest first."""
+        return [Gap.of(told) for told in self._rows(f"/v1/cameras/{camera_id}/gaps")]
+
+    def mask(self, camera_id: int) -> list[dict[str, Any]]:
+        """Areas of a camera's picture that are painted black, as boxes and polygons in JSON."""
+        areas: list[dict[str, Any]] = self._json("GET", f"/v1/cameras/{camera_id}/mask")["areas"]
+        return areas
+
+    def set_mask(self, camera_id: int, areas: Sequence[Mapping[str, Any]]) -> None:
+        """Paint these areas black from now on, in the place of all former ones; none: nothing."""
+        self._json("PUT", f"/v1/cameras/{camera_id}/mask", {"areas": list(areas)})
 
     def _rows(self, path: str) -> Iterator[Mapping[str, Any]]:
         cursor: str | None = None

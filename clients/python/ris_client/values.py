@@ -139,3 +139,50 @@ class Segment:
             told["outcome"],
             told,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """A camera that is read all the time. ``desired_state``: ``running``, ``paused`` or ``ended``;
+    ``phase``: ``waiting``, ``connecting``, ``live`` or ``idle``; ``trouble``: the code of what
+    keeps it from being read. ``url`` is without user, password and query."""
+
+    feed_id: int
+    camera_id: int
+    camera_name: str
+    url: str
+    desired_state: str
+    phase: str
+    last_frame_utc: datetime | None
+    trouble: str | None
+    told: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Feed:
+        """From JSON."""
+        return cls(
+            told["feed_id"],
+            told["camera_id"],
+            told["camera_name"],
+            told["url"],
+            told["desired_state"],
+            told["phase"],
+            _time(told["last_frame_utc"]),
+            None if told["trouble"] is None else told["trouble"]["code"],
+            told,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A time of which a live camera has no frames, and why; ``to_utc`` None: it lasts."""
+
+    from_utc: datetime
+    to_utc: datetime | None
+    reason: str
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Gap:
+        """From JSON."""
+        from_utc = datetime.fromisoformat(told["from_utc"])
+        return cls(from_utc, _time(told["to_utc"]), told["reason"])
