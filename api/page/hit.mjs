@@ -101,10 +101,10 @@ export class HitView {
       { class: "row hit-head" },
       el("h2", { id: "hit-title" }, `Hit ${hit.rank} of ${query.hits}`),
       el("span", { class: "grow" }),
-      button("Hide the marks", (event) => this.#bare(event.currentTarget), { "aria-pressed": "false" }),
+      button("Hide marks", (event) => this.#bare(event.currentTarget), { "aria-pressed": "false" }),
       step("‹", hit.rank - 1, "Hit before"),
       step("›", hit.rank + 1, "Next hit"),
-      button("Close", () => this.close(), { class: "close" }),
+      button("✕", () => this.close(), { class: "close", "aria-label": "Close", title: "Close" }),
     );
   }
 
