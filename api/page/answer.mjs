@@ -275,7 +275,7 @@ function howToRead() {
     el("summary", {}, "How to read a hit"),
     el("p", {}, "Green cells matched; the white box says where the subject should be. A region on the background is no lead, whatever the numbers."),
     el("p", {}, "The score gives the order within this answer. It is no probability and no degree of identity, and there is no value above which a hit is right."),
-    el("ul", {}, el("li", {}, "Followed: traced from frame to frame from your region."), el("li", {}, "Stands out: unlike everything else that was searched."), el("li", {}, "May be chance, no more than chance: that many frames look as alike without showing the subject.")),
+    el("ul", {}, el("li", {}, "Followed: traced from frame to frame from your region."), el("li", {}, "Stands out: unlike everything else that was searched."), el("li", {}, "May be chance, no more than chance: other frames look as alike without showing the subject.")),
     el("p", {}, "A person decides, from the footage. A hit is no evidence of identity."),
   );
 }

@@ -1,6 +1,6 @@
 // What a search is asked with besides the region: cameras, times, strategy.
 
-import { el } from "./dom.mjs";
+import { byId, el } from "./dom.mjs";
 import { count, fieldTime } from "./words.mjs";
 
 const HOUR_MS = 3_600_000;
@@ -55,7 +55,7 @@ export class AskForm {
       filter: el("input", { type: "search", id: "camera-filter", placeholder: "Filter", "aria-label": "Filter the cameras" }),
       summary: el("summary", {}),
       note: el("p", { class: "fine bad-words", role: "alert" }),
-      go: el("button", { type: "submit", class: "main", id: "search" }, "Search"),
+      go: el("button", { type: "submit", form: "ask-form", class: "main", id: "search" }, "Search"),
     };
     this.#parts = parts;
     const group = el("optgroup", { label: "As in the paper" }, ...PAPER.map(([v, w]) => el("option", { value: v }, w)));
@@ -76,6 +76,7 @@ export class AskForm {
         "form",
         {
           class: "ask",
+          id: "ask-form",
           novalidate: true,
           onsubmit: (event) => {
             event.preventDefault();
@@ -92,10 +93,10 @@ export class AskForm {
           field("Strategy", "strategy", parts.strategy),
           el("div", { class: "pair" }, field("List", "group", parts.group), field("of", "limit", parts.limit)),
         ),
-        parts.note,
-        parts.go,
       ),
     );
+    byId("search-place").replaceChildren(parts.go); // beside the picture
+    byId("search-note").replaceChildren(parts.note);
   }
 
   /** The cameras that can be searched. */

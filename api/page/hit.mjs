@@ -83,6 +83,12 @@ export class HitView {
     }
   }
 
+  #bare(toggle) {
+    const bare = toggle.getAttribute("aria-pressed") === "false";
+    toggle.setAttribute("aria-pressed", String(bare));
+    this.#dialog.querySelector(".hit-body").classList.toggle("bare", bare);
+  }
+
   #named(name) {
     return this.#dialog.querySelector(`[aria-label="${name}"]`);
   }
@@ -95,9 +101,10 @@ export class HitView {
       { class: "row hit-head" },
       el("h2", { id: "hit-title" }, `Hit ${hit.rank} of ${query.hits}`),
       el("span", { class: "grow" }),
+      button("Hide marks", (event) => this.#bare(event.currentTarget), { "aria-pressed": "false" }),
       step("‹", hit.rank - 1, "Hit before"),
       step("›", hit.rank + 1, "Next hit"),
-      button("Close", () => this.close(), { class: "close" }),
+      button("✕", () => this.close(), { class: "close", "aria-label": "Close", title: "Close" }),
     );
   }
 

@@ -11,13 +11,13 @@ const exactClock = new Intl.DateTimeFormat(undefined, { ...CLOCK, fractionalSeco
 /** Day and time of the viewer's zone; parts of a second only where there are any. */
 export function timeWords(when) {
   const date = new Date(when);
-  return (date.getMilliseconds() ? exact : full).format(date);
+  return (date.getMilliseconds() >= 5 ? exact : full).format(date);
 }
 
 /** The time of day. */
 export function clockWords(when) {
   const date = new Date(when);
-  return (date.getMilliseconds() ? exactClock : clock).format(date);
+  return (date.getMilliseconds() >= 5 ? exactClock : clock).format(date);
 }
 
 /** The viewer's zone, as "Europe/Berlin (GMT+2)". */
@@ -82,8 +82,8 @@ export function chanceWords(hit) {
   if (chance <= 1) {
     return {
       tone: "maybe",
-      words: "Stands out, may be chance",
-      meaning: `Chance alone brings about ${number(chance)} frames as alike as this: it may be one.`,
+      words: "May be chance",
+      meaning: `Stands out, but chance alone brings about ${number(chance)} frames as alike as this.`,
     };
   }
   return {

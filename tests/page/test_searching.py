@@ -149,6 +149,8 @@ def test_a_hit_large_and_the_next_query_from_it(visit, desk):
     page.locator("#hit .cell").first.hover()
     expect(page.locator(".pair-words")).to_contain_text("matches your region's cell")
     assert page.locator("#hit .lit rect").count() >= 2  # here, and in the picture searched
+    page.get_by_role("button", name="Hide marks").click()
+    expect(page.locator("#hit .cell").first).to_be_hidden()
     page.get_by_role("button", name="Search from this hit").click()
     page.wait_for_function("id => !location.hash.includes(id)", arg=query_id)
     page.wait_for_selector(".card")
