@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
@@ -14,52 +13,31 @@ from av.video.stream import VideoStream
 
 from worker.core.types import SizePx
 from worker.errors import VideoInvalid
-from worker.video.container import check_picture_size, open_video, packets, video_stream
+from worker.video.container import (
+    VideoFile,
+    as_file,
+    check_picture_size,
+    open_video,
+    packets,
+    video_stream,
+)
+from worker.video.values import VideoInfo
 
 _CONTAINER_TICKS_PER_S = 1_000_000
 _MAX_PIXEL_ASPECT = 8
 
 
-@dataclass(frozen=True, slots=True)
-class VideoInfo:
-    """A video file as its container and first decodable picture describe it.
-
-    ``coded_size``: pictures as decoded. ``display_size``: as shown, square pixels, turned.
-    ``rotation_deg``: clockwise turn that displays a decoded picture, 0, 90, 180 or 270.
-    ``pixel_aspect``: width : height of one pixel. ``start_pts``: the stream's start in ticks of
-    ``time_base``. ``timestamped``: False for raw streams, whose times are counted, not read.
-    ``frames_expected``: frames declared by the container, else duration times rate. ``None``
-    stands for what the file does not say.
-    """
-
-    container: str
-    codec: str
-    coded_size: SizePx
-    display_size: SizePx
-    rotation_deg: int
-    pixel_aspect: Fraction
-    time_base: Fraction
-    start_pts: int
-    duration_s: float | None
-    fps: float | None
-    frames_expected: int | None
-    creation_time_utc: datetime | None
-    timestamped: bool
-
-    def t_s(self, pts: int) -> float:
-        """Seconds of ``pts`` since the stream's start."""
-        return float((pts - self.start_pts) * self.time_base)
-
-
-def probe(path: Path, max_px: int) -> VideoInfo:
+def probe(given: Path | VideoFile, max_px: int) -> VideoInfo:
     """Describe a local video file.
 
     Raises ``VideoUnreadable`` (missing, a folder, no access) and ``VideoInvalid`` (empty, not a
     video, no video stream, pictures of more than ``max_px`` pixels, no decodable picture).
     """
-    with open_video(path, max_px) as container:
+    file = as_file(given)
+    path = file.path
+    with open_video(file, max_px) as container:
         stream = video_stream(container, path, max_px, threads=1)
-        picture = _first_picture(container, stream)
+        picture = _first_picture(file, container, stream)
         if picture is None:
             raise VideoInvalid(
                 f"{path} holds no picture that can be decoded (damaged, or larger than the "
@@ -82,9 +60,12 @@ def display_size(coded: SizePx, pixel_aspect: Fraction, rotation_deg: int) -> Si
     return SizePx(w_px, h_px) if rotation_deg in (90, 270) else SizePx(h_px, w_px)
 
 
-def _first_picture(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
+def _first_picture(
+    file: VideoFile, container: InputContainer, stream: VideoStream
+) -> VideoFrame | None:
     try:
         for packet in packets(container, stream):
+            file.on_packet()
             try:
                 pictures = packet.decode()
             except FFmpegError:
