@@ -28,7 +28,7 @@ from worker.video.container import (
     packets,
     video_stream,
 )
-from worker.video.probe import display_size, probe, rotation_cw_deg
+from worker.video.probe import believable_count, display_size, probe, rotation_cw_deg
 from worker.video.values import DecodeReport, SampledFrame, VideoInfo
 
 _GRAY_W_PX = 64
@@ -189,18 +189,17 @@ def _decoded(
         slack_s = max(_END_SLACK_S, 2 / info.fps if info.fps else 0.0)
         tally.truncated |= read_s < info.duration_s - slack_s
     if stream.codec_context.skip_frame != "NONKEY":
-        tally.listed = _frames_listed(stream)
+        tally.listed = _frames_listed(container, stream)
 
 
-def _frames_listed(stream: VideoStream) -> int | None:
+def _frames_listed(container: InputContainer, stream: VideoStream) -> int | None:
     """Pictures that the container counts, less those that an edit list hides."""
+    counted = believable_count(stream.frames)
     entries = stream.index_entries
-    if not stream.frames:
-        return None
-    if len(entries) > _MAX_INDEX:
-        return stream.frames
-    hidden = sum(entry.is_discard for entry in entries)
-    return max(stream.frames, len(entries)) - hidden
+    if counted is None or "mp4" not in container.format.name or len(entries) > _MAX_INDEX:
+        return counted
+    # What lies outside an edit is left out of the index, or in it to be decoded and not shown.
+    return len(entries) - sum(entry.is_discard for entry in entries)
 
 
 def _in_order(

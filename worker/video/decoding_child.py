@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from worker.core.types import ImageArray
 from worker.errors import RisError, VideoKilledDecoder
 from worker.video.confinement import (
@@ -52,7 +54,9 @@ class Line:
 
     def say(self, kind: Kind, told: Mapping[str, Any], imgs_hwc: Sequence[ImageArray] = ()) -> None:
         """Send one message, and begin the next stretch of processor time."""
-        for part in (memoryview(pack(kind, told)), *(memoryview(img).cast("B") for img in imgs_hwc)):
+        # Pictures of odd widths come with padded lines.
+        pixels = (memoryview(np.ascontiguousarray(img)).cast("B") for img in imgs_hwc)
+        for part in (memoryview(pack(kind, told)), *pixels):
             sent = 0
             while sent < len(part):
                 sent += os.write(self._fd, part[sent:])

@@ -25,6 +25,7 @@ from worker.video.values import VideoInfo
 
 _CONTAINER_TICKS_PER_S = 1_000_000
 _MAX_PIXEL_ASPECT = 8
+_MAX_FRAMES = 2**31
 
 
 def probe(given: Path | VideoFile, max_px: int) -> VideoInfo:
@@ -89,7 +90,7 @@ def describe_stream(
     start_pts = stream.start_time if stream.start_time is not None else picture.pts
     duration_s = _duration_s(container, stream)
     fps = float(stream.average_rate) if stream.average_rate else None
-    estimate = round(duration_s * fps) if duration_s and fps else None
+    estimate = duration_s * fps if duration_s and fps else 0.0
     return VideoInfo(
         container=container.format.name,
         codec=stream.codec_context.codec.canonical_name,
@@ -101,10 +102,15 @@ def describe_stream(
         start_pts=start_pts or 0,
         duration_s=duration_s,
         fps=fps,
-        frames_expected=stream.frames or estimate,
+        frames_expected=believable_count(stream.frames) or believable_count(estimate),
         creation_time_utc=_creation_time(container, stream),
         timestamped=timestamped,
     )
+
+
+def believable_count(frames: float) -> int | None:
+    """A number of frames that a header gives; None for none and for nonsense."""
+    return round(frames) if 0.5 <= frames < _MAX_FRAMES else None
 
 
 def _pixel_aspect(stream: VideoStream) -> Fraction:
