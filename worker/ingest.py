@@ -60,6 +60,8 @@ from worker.video.decoding import SampledApart, probe_apart, sample_apart
 from worker.video.values import DecodeReport, SampledFrame, VideoInfo
 
 _DECODER_ENDED = (VideoKilledDecoder, VideoTooSlow)
+_COUNT_SLACK, _COUNT_SLACK_SHARE = 2, 0.02
+"""Length times rate is no exact count."""
 _GIVE_WAY_S = 5.0
 """How long a batch of a recording waits at most for live feeds."""
 
@@ -105,9 +107,7 @@ def _start_time(
             raise InputInvalid(f"start time {given} is outside what a date can say") from error
     try:
         configured = context.settings
-        info = probe_apart(
-            path, configured.video_max_px, deadline_s=configured.decode_deadline_s
-        )
+        info = probe_apart(path, configured.video_max_px, deadline_s=configured.decode_deadline_s)
         created, duration_s = info.creation_time_utc, info.duration_s or 0.0
     except RisError:
         created, duration_s = None, 0.0  # the ingest job will record why the file is no good
@@ -287,13 +287,24 @@ def _finish(run: _Run, info: VideoInfo, report: DecodeReport) -> None:
             h_px=info.display_size.h_px,
             w_px=info.display_size.w_px,
             duration_s=info.duration_s,
-            frames_expected=report.frames_listed or info.frames_expected,
+            frames_expected=_expected(info, report),
         )
-        run.lease.finish(session, _ended(frames, decoded, report))
+        progress = {"frames": frames}
+        if _miscounts(run, info, report, decoded):
+            progress |= {"decoded": decoded, "expected": _expected(info, report) or 0}
+        run.lease.finish(session, progress)
 
 
-def _ended(frames: int, decoded: int, report: DecodeReport) -> dict[str, int]:
-    """Progress of a job that is done; pictures that the file lists and does not hold are told."""
-    if report.frames_listed is None or decoded == report.frames_listed:
-        return {"frames": frames}
-    return {"frames": frames, "decoded": decoded, "listed": report.frames_listed}
+def _expected(info: VideoInfo, report: DecodeReport) -> int | None:
+    """Pictures that the file should hold: as it lists them, else by its length and rate."""
+    return info.frames_expected if report.frames_listed is None else report.frames_listed
+
+
+def _miscounts(run: _Run, info: VideoInfo, report: DecodeReport, decoded: int) -> bool:
+    """Whether a file held other than the pictures it lists, or by far not what its length says."""
+    if report.frames_listed is not None:
+        return decoded != report.frames_listed
+    if info.frames_expected is None or run.segment.policy["kind"] == "keyframe":
+        return False  # not every picture was decoded
+    off = abs(decoded - info.frames_expected)
+    return off > max(_COUNT_SLACK, _COUNT_SLACK_SHARE * info.frames_expected)

@@ -14,9 +14,8 @@ import time
 from worker.errors import RisError
 from worker.video import decoding_child
 from worker.video.decoding_child import Line
-from worker.video.decoding_wire import HEAD, Kind, Request
+from worker.video.decoding_wire import HEAD, Kind
 
-real_answer = decoding_child.answer
 WHAT = sys.argv.pop(1)
 
 
@@ -102,5 +101,4 @@ def start_failing() -> None:
 
 
 if __name__ == "__main__":
-    assert Request
     start_failing()

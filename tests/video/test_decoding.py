@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import psutil
 import pytest
+from av.video.stream import VideoStream
 
 from tests.video.clips import FPS, make_audio, make_clip, real_clip
 from tests.video.test_decode import CONTAINERS, IDS, sample, shown
@@ -114,7 +118,7 @@ def test_the_report_is_of_the_picture_given_last(tmp_path: Path) -> None:
 
 def test_no_process_and_no_descriptor_is_left(tmp_path: Path) -> None:
     path = make_clip(tmp_path / "a.mp4", 60)
-    before = set(os.listdir("/proc/self/fd"))
+    before = _descriptors(os.getpid())
     for policy in (EVERY, KeyframePolicy()):
         apart(path, policy)
         with sample_apart(
@@ -129,7 +133,7 @@ def test_no_process_and_no_descriptor_is_left(tmp_path: Path) -> None:
     with pytest.raises(VideoInvalid):
         probe_apart(path, 100, deadline_s=30)
     assert own_children() == []
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert _descriptors(os.getpid()) == before
 
 
 def test_refusals_are_those_of_the_decoder(tmp_path: Path) -> None:
@@ -179,7 +183,7 @@ def test_a_process_that_fails_is_a_typed_error_behind_good_pictures(
 ) -> None:
     path = make_clip(tmp_path / "a.mp4", 30)
     failing(f"{frames}:{what}")
-    given = []
+    given: list[SampledFrame] = []
     with (
         pytest.raises(expected, match=told) as caught,
         sample_apart(
@@ -262,8 +266,6 @@ def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
         "    print(video.pid, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    import subprocess
-
     done = subprocess.run(
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
     )
@@ -288,21 +290,19 @@ def test_it_has_no_network(
         pytest.skip("this kernel lets no unprivileged process leave the network")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        real = decoding.subprocess.Popen
+        real = subprocess.Popen
 
         def popen(*given: Any, **named: Any) -> Any:
             named["env"] = named["env"] | {"PORT": str(port)}
             return real(*given, **named)
 
-        monkeypatch.setattr(decoding.subprocess, "Popen", popen)
+        monkeypatch.setattr(subprocess, "Popen", popen)
         failing("0:connecting")
         with pytest.raises(VideoKilledDecoder, match="errno 101"):  # ENETUNREACH
             apart(make_clip(tmp_path / "a.mp4", 5))
 
 
-def test_its_environment_holds_no_secrets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_its_environment_holds_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RIS_DATABASE_URL", "postgresql://ris:secret@host/ris")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     path = make_clip(tmp_path / "a.mp4", 60)
@@ -323,8 +323,8 @@ def test_its_environment_holds_no_secrets(
     assert files == {str(path), os.devnull}
 
 
-def _descriptors(pid: int) -> list[str]:
-    return os.listdir(f"/proc/{pid}/fd")
+def _descriptors(pid: int) -> set[str]:
+    return {entry.name for entry in Path(f"/proc/{pid}/fd").iterdir()}
 
 
 def test_a_program_that_does_not_start_is_no_fault_of_the_file(
@@ -346,10 +346,9 @@ def _cut(path: Path, whole: Path, share: float) -> Path:
 
 def make_streams(path: Path, count: int) -> Path:
     """A TS file whose table names ``count`` streams besides the video."""
-    import av
-
     with av.open(str(path), "w", format="mpegts") as output:
         video = output.add_stream("mpeg1video", rate=25)
+        assert isinstance(video, VideoStream)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
         sounds = [output.add_stream("mp2", rate=48_000, layout="mono") for _ in range(count)]
         for number in range(5):
@@ -357,19 +356,18 @@ def make_streams(path: Path, count: int) -> Path:
             frame.pts = number
             output.mux(video.encode(frame))
         for sound in sounds[:3]:
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.int16), "s16", "mono")
-            frame.sample_rate, frame.pts = 48_000, 0
-            output.mux(sound.encode(frame))
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.int16), "s16", "mono")
+            silence.sample_rate, silence.pts = 48_000, 0
+            output.mux(sound.encode(silence))
         output.mux(video.encode())
     return path
 
 
 def make_bomb(path: Path, codec: str, **given: Any) -> Path:
     """Few bytes that are pictures of 16384 x 8192."""
-    import av
-
     with av.open(str(path), "w") as output:
         stream = output.add_stream(codec, rate=25, options=given)
+        assert isinstance(stream, VideoStream)
         stream.width, stream.height = 16_384, 8_192
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         frame = av.VideoFrame(16_384, 8_192, stream.pix_fmt)
@@ -379,37 +377,6 @@ def make_bomb(path: Path, codec: str, **given: Any) -> Path:
         output.mux(stream.encode(frame))
         output.mux(stream.encode())
     return path
-
-
-CORPUS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "empty": (lambda f: _touch(f / "a.mp4"), "video_invalid"),
-    "audio only": (lambda f: make_audio(f / "a.m4a"), "video_invalid"),
-    "no moov": (lambda f: _cut(f / "a.mp4", make_clip(f / "w.mp4"), 0.6), "video_invalid"),
-    "cut moov": (lambda f: _cut_moov(f), "video_invalid"),
-    "one frame": (lambda f: make_clip(f / "a.mp4", 1), "done"),
-    "rotated": (lambda f: make_clip(f / "a.mp4", 20, rotation_ccw_deg=90), "done"),
-    "negative pts": (lambda f: make_clip(f / "a.mkv", 20, start=-10), "done"),
-    "cut": (lambda f: _cut(f / "a.mkv", make_clip(f / "w.mkv", 200), 0.6), "partial"),
-    "1000 streams": (lambda f: make_streams(f / "a.ts", 999), "done or video_invalid"),
-    "bomb h264": (
-        lambda f: make_bomb(f / "a.mkv", "libx264", preset="ultrafast"),
-        "video_invalid",
-    ),
-    "bomb mjpeg": (lambda f: make_bomb(f / "a.avi", "mjpeg"), "video_invalid"),
-    **{
-        pixel_format: (
-            lambda f, pixel_format=pixel_format: make_clip(
-                f / "a.mkv", 20, codec="ffv1", pixel_format=pixel_format
-            ),
-            "done",
-        )
-        for pixel_format in (
-            "yuv410p", "yuv411p", "yuv444p", "yuv422p10le", "yuv420p16le", "gray", "gray16le",
-            "bgr0", "gbrp12le", "yuva420p", "rgb48le",
-        )
-    },
-    "10 bit": (lambda f: make_clip(f / "a.mp4", 20, pixel_format="yuv420p10le"), "done"),
-}  # fmt: skip
 
 
 def _touch(path: Path) -> Path:
@@ -426,6 +393,36 @@ def _cut_moov(folder: Path) -> Path:
     path = folder / "a.mp4"
     path.write_bytes(content[: at + 300])
     return path
+
+
+PIXEL_FORMATS = (
+    *("yuv410p", "yuv411p", "yuv444p", "yuva420p", "yuv422p10le", "yuv420p16le"),
+    *("gray", "gray16le", "bgr0", "gbrp12le", "rgb48le"),
+)
+
+
+def _coloured(pixel_format: str, folder: Path) -> Path:
+    return make_clip(folder / "a.mkv", 20, codec="ffv1", pixel_format=pixel_format)
+
+
+CORPUS: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "empty": (lambda f: _touch(f / "a.mp4"), "video_invalid"),
+    "audio only": (lambda f: make_audio(f / "a.m4a"), "video_invalid"),
+    "no moov": (lambda f: _cut(f / "a.mp4", make_clip(f / "w.mp4"), 0.6), "video_invalid"),
+    "cut moov": (_cut_moov, "video_invalid"),
+    "one frame": (lambda f: make_clip(f / "a.mp4", 1), "done"),
+    "rotated": (lambda f: make_clip(f / "a.mp4", 20, rotation_ccw_deg=90), "done"),
+    "negative pts": (lambda f: make_clip(f / "a.mkv", 20, start=-10), "done"),
+    "cut": (lambda f: _cut(f / "a.mkv", make_clip(f / "w.mkv", 200), 0.6), "partial"),
+    "1000 streams": (lambda f: make_streams(f / "a.ts", 999), "done or video_invalid"),
+    "bomb h264": (
+        lambda f: make_bomb(f / "a.mkv", "libx264", preset="ultrafast"),
+        "video_invalid",
+    ),
+    "bomb mjpeg": (lambda f: make_bomb(f / "a.avi", "mjpeg"), "video_invalid"),
+    **{name: (partial(_coloured, name), "done") for name in PIXEL_FORMATS},
+    "10 bit": (lambda f: make_clip(f / "a.mp4", 20, pixel_format="yuv420p10le"), "done"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CORPUS)

@@ -102,9 +102,9 @@ def _outcome(path: Path, state: dict[str, Any]) -> str:
         return f"{path}: failed ({state['error_code']}): {state['error_detail']}"
     progress = state["progress"]
     told = f"{path}: {progress.get('frames', 0)} frames indexed"
-    if "listed" not in progress:
+    if "expected" not in progress:
         return told
-    return f"{told}; it lists {progress['listed']} pictures and held {progress['decoded']}"
+    return f"{told}; it should hold {progress['expected']} pictures, and held {progress['decoded']}"
 
 
 def cameras(as_json: Json = False) -> None:
