@@ -29,6 +29,8 @@ STATUS_OF_CODE: Final[Mapping[str, int]] = {
     "picture_invalid": 422,
     "video_unreadable": 422,
     "video_invalid": 422,
+    "video_killed_decoder": 422,
+    "video_too_slow": 422,
     "not_found": 404,
     "backbone_mismatch": 409,
     "weights_missing": 409,

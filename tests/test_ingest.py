@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -50,6 +51,7 @@ from worker.jobs import Handler, Lease, run_job
 from worker.pinning import pin_shards, spec_of
 from worker.recording import PictureBatch, bucket_of, prepare_batch, record_batch
 from worker.verify import verify_index
+from worker.video import decoding
 
 START = datetime(2026, 3, 1, 11, 59, 55, tzinfo=UTC)
 
@@ -225,7 +227,9 @@ def test_an_interrupted_ingest_gives_what_an_uninterrupted_one_gives(
     for t_utc, (global_d, patches_cd) in expected.items():
         np.testing.assert_allclose(found[t_utc][0], global_d, atol=2e-3)
         np.testing.assert_allclose(found[t_utc][1], patches_cd, atol=2e-3)
-    assert segment_row(sliced, made.segment_id).frame_count == 30
+    segment = segment_row(sliced, made.segment_id)
+    assert (segment.frame_count, segment.frames_decoded) == (30, 60)
+    assert segment.outcome == "complete"
     assert verify_index(sliced).problems == ()
 
 
@@ -512,6 +516,78 @@ def test_a_file_that_changes_while_it_is_accepted_is_refused(
     monkeypatch.setattr(segments, "hash_file", hash_meanwhile)
     with pytest.raises(VideoUnreadable):
         submit_file(tiny, growing, "gate", IntervalPolicy(1))
+
+
+def bad_decoder(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Every decoding process does ``what`` from now on (tests/video/bad_decoder.py)."""
+    real = decoding.child_command
+
+    def command(fd: int) -> list[str]:
+        program = [sys.executable, "-P", "-m", "tests.video.bad_decoder", what]
+        return [*program, *real(fd)[-2:]]
+
+    monkeypatch.setattr(decoding, "child_command", command)
+
+
+@pytest.mark.parametrize(
+    ("what", "code"), [("7:killed", "video_killed_decoder"), ("7:asleep", "video_too_slow")]
+)
+def test_a_file_that_ends_its_decoder_half_way_is_partial_and_never_tried_again(
+    tiny: Context, clip: Path, monkeypatch: pytest.MonkeyPatch, what: str, code: str
+) -> None:
+    small = with_settings(tiny, commit_batch=4, decode_deadline_s=1.0)
+    made = submit(small, clip)
+    with monkeypatch.context() as patched:
+        bad_decoder(patched, what)
+        run_job(small, uuid.UUID(made.job_id), HANDLERS)
+    failed = job(small, made.job_id)
+    assert (failed.state, failed.error_code) == ("failed", code)
+    assert str(clip) in str(failed.error_detail)
+    segment = segment_row(small, made.segment_id)
+    assert (segment.outcome, segment.frame_count) == ("partial", 7)
+    assert [pts for pts, *_ in frames(small)] == [2560 * number for number in range(7)]
+    # Something else may have killed it: the same file again goes on behind what is there.
+    again = submit(small, clip)
+    assert (again.is_new, again.segment_id) == (True, made.segment_id)
+    run_jobs(small)
+    segment = segment_row(small, made.segment_id)
+    assert (segment.outcome, segment.frame_count, segment.frames_decoded) == ("complete", 12, 60)
+    assert verify_index(small).problems == ()
+
+
+def test_a_file_that_ends_its_decoder_at_once_is_failed_and_the_next_job_runs(
+    tiny: Context, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = submit(tiny, clip)
+    with monkeypatch.context() as patched:
+        bad_decoder(patched, "0:crashed")
+        undated = make_clip(tmp_path / "undated.mp4", 5)
+        submit_file(tiny, undated, "other", IntervalPolicy(1))  # the command line looks too
+        run_job(tiny, uuid.UUID(made.job_id), HANDLERS)
+    assert job(tiny, made.job_id).error_code == "video_killed_decoder"
+    segment = segment_row(tiny, made.segment_id)
+    assert (segment.outcome, segment.frame_count) == ("failed", 0)
+    run_jobs(tiny)
+    assert sql(tiny, "select count(*) from frames") == [(1,)]
+
+
+def test_a_count_of_pictures_that_is_wrong_is_told(tiny: Context, tmp_path: Path) -> None:
+    """Ten pictures of no bytes: nothing fails, and ten are missing."""
+    path = make_clip(tmp_path / "a.mp4", 60, codec="mpeg4")
+    content = bytearray(path.read_bytes())
+    sizes = content.index(b"stsz") + 16
+    content[sizes + 80 : sizes + 120] = bytes(40)
+    path.write_bytes(content)
+    made = submit(tiny, path)
+    run_jobs(tiny)
+    segment = segment_row(tiny, made.segment_id)
+    assert (segment.outcome, segment.frames_expected) == ("partial", 60)
+    assert segment.frames_decoded < 60
+    assert job(tiny, made.job_id).progress == {
+        "frames": segment.frame_count,
+        "decoded": segment.frames_decoded,
+        "expected": 60,
+    }
 
 
 def test_joined_recordings_whose_times_start_again_are_partial(

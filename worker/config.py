@@ -60,6 +60,12 @@ class Settings(BaseSettings):
     video_max_px: int = Field(
         8192 * 4320, ge=10_000, description="Largest accepted video picture, in pixels."
     )
+    decode_deadline_s: float = Field(
+        60.0,
+        ge=0.5,
+        le=3600,
+        description="A file's decoder that shows no progress for this long is ended.",
+    )
     min_free_bytes: int = Field(
         256 * 1024 * 1024, ge=0, description="Ingest refuses to write below this free space."
     )

@@ -46,6 +46,19 @@ class VideoInvalid(RisError):
     code = "video_invalid"
 
 
+class VideoKilledDecoder(RisError):
+    """The process that decoded the file was killed by it, ran out of memory, or failed in a way
+    that nobody foresaw."""
+
+    code = "video_killed_decoder"
+
+
+class VideoTooSlow(RisError):
+    """Decoding the file gave nothing for longer than ``RIS_DECODE_DEADLINE_S`` allows."""
+
+    code = "video_too_slow"
+
+
 class NotFound(RisError):
     """An id or name is not known: camera, frame, backbone, query, job, generation."""
 

@@ -22,7 +22,7 @@ from worker.errors import (
 )
 from worker.jobs import Lease
 from worker.video.live import LiveVideo
-from worker.video.probe import VideoInfo
+from worker.video.values import VideoInfo
 
 GAP_REASONS: Final = (
     "unreachable", "auth", "not_found", "refused", "not_allowed", "invalid", "stalled", "ended",

@@ -41,6 +41,8 @@ from worker.errors import (
     NotFound,
     RisError,
     VideoInvalid,
+    VideoKilledDecoder,
+    VideoTooSlow,
     VideoUnreadable,
 )
 from worker.generations import backbone_of, ensure_live_generation
@@ -54,9 +56,12 @@ from worker.recording import (
     prepare_batch,
     record_batch,
 )
-from worker.video.decode import DecodeReport, SampledFrame, sample_video
-from worker.video.probe import VideoInfo, probe
+from worker.video.decoding import SampledApart, probe_apart, sample_apart
+from worker.video.values import DecodeReport, SampledFrame, VideoInfo
 
+_DECODER_ENDED = (VideoKilledDecoder, VideoTooSlow)
+_COUNT_SLACK, _COUNT_SLACK_SHARE = 2, 0.02
+"""Length times rate is no exact count."""
 _GIVE_WAY_S = 5.0
 """How long a batch of a recording waits at most for live feeds."""
 
@@ -101,7 +106,8 @@ def _start_time(
         except OverflowError as error:
             raise InputInvalid(f"start time {given} is outside what a date can say") from error
     try:
-        info = probe(path, context.settings.video_max_px)
+        configured = context.settings
+        info = probe_apart(path, configured.video_max_px, deadline_s=configured.decode_deadline_s)
         created, duration_s = info.creation_time_utc, info.duration_s or 0.0
     except RisError:
         created, duration_s = None, 0.0  # the ingest job will record why the file is no good
@@ -145,8 +151,7 @@ def run_ingest(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
     _require_unchanged(segment, job.payload.get("file"))
     generation = ensure_live_generation(context)
     run = _Run(context, lease, segment, generation, backbone_of(context, generation))
-    info = probe(Path(segment.source_path), context.settings.video_max_px)
-    with sample_video(
+    with sample_apart(
         Path(segment.source_path),
         policy_from_json(segment.policy),
         input_size=run.backbone.spec.input_size,
@@ -154,20 +159,37 @@ def run_ingest(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         max_px=context.settings.video_max_px,
         resume_after_pts=segment.resume_pts,
         threads=context.settings.threads,
+        deadline_s=context.settings.decode_deadline_s,
     ) as video:
-        pending: list[SampledFrame] = []
+        if _take_frames(run, video):
+            return "yield"
+        info, report = video.info, video.report
+    _finish(run, info, report)
+    return "finished"
+
+
+def _take_frames(run: _Run, video: SampledApart) -> bool:
+    """Record what the decoder gives, batch by batch; True when the slice is over before its end.
+
+    What a decoder gave before its file killed it is recorded too.
+    """
+    pending: list[SampledFrame] = []
+    try:
         for sampled in video:
             pending.append(sampled)
-            if len(pending) >= context.settings.commit_batch:
+            if len(pending) >= run.context.settings.commit_batch:
                 _commit(run, pending, video.report)
                 pending.clear()
-                if lease.slice_over():
-                    return "yield"
-                _give_way(context)
+                if run.lease.slice_over():
+                    return True
+                _give_way(run.context)
+    except _DECODER_ENDED:
         if pending:
             _commit(run, pending, video.report)
-    _finish(run, info, video.report)
-    return "finished"
+        raise
+    if pending:
+        _commit(run, pending, video.report)
+    return False
 
 
 def _give_way(context: Context) -> None:
@@ -181,9 +203,15 @@ def _give_way(context: Context) -> None:
         time.sleep(_GIVE_WAY_S / 10)
 
 
-def fail_ingest(session: Session, job: ClaimedJob, _code: str) -> None:
-    """Note on the segment that its ingest failed; frames already committed stay searchable."""
-    video_record.finish_segment(session, int(job.payload["segment_id"]), "failed")
+def fail_ingest(session: Session, job: ClaimedJob, code: str) -> None:
+    """Note on the segment that its ingest failed; frames already committed stay searchable.
+
+    Where it was the file that ended its decoder, they are a part of it.
+    """
+    segment_id = int(job.payload["segment_id"])
+    ended_decoder = code in [kind.code for kind in _DECODER_ENDED]
+    partial = ended_decoder and video_record.count_frames(session, segment_id) > 0
+    video_record.finish_segment(session, segment_id, "partial" if partial else "failed")
 
 
 def _commit(run: _Run, sampled: Sequence[SampledFrame], report: DecodeReport) -> None:
@@ -241,20 +269,42 @@ def _record(
 
 def _finish(run: _Run, info: VideoInfo, report: DecodeReport) -> None:
     errors = run.segment.decode_errors + report.decode_errors
+    decoded = run.segment.frames_decoded + report.frames_decoded
+    # A file that lost pictures without any error: the count alone tells.
+    miscounted = report.frames_listed is not None and decoded != report.frames_listed
+    damaged = bool(report.truncated or errors or report.frames_out_of_order or miscounted)
     with run.context.db.transaction() as session:
         frames = video_record.count_frames(session, run.segment.id)
         video_record.finish_segment(
             session,
             run.segment.id,
-            "partial" if report.truncated or errors or report.frames_out_of_order else "complete",
+            "partial" if damaged else "complete",
             frame_count=frames,
-            frames_decoded=run.segment.frames_decoded + report.frames_decoded,
+            frames_decoded=decoded,
             decode_errors=errors,
             container=info.container,
             codec=info.codec,
             h_px=info.display_size.h_px,
             w_px=info.display_size.w_px,
             duration_s=info.duration_s,
-            frames_expected=info.frames_expected,
+            frames_expected=_expected(info, report),
         )
-        run.lease.finish(session, {"frames": frames})
+        progress = {"frames": frames}
+        if _miscounts(run, info, report, decoded):
+            progress |= {"decoded": decoded, "expected": _expected(info, report) or 0}
+        run.lease.finish(session, progress)
+
+
+def _expected(info: VideoInfo, report: DecodeReport) -> int | None:
+    """Pictures that the file should hold: as it lists them, else by its length and rate."""
+    return info.frames_expected if report.frames_listed is None else report.frames_listed
+
+
+def _miscounts(run: _Run, info: VideoInfo, report: DecodeReport, decoded: int) -> bool:
+    """Whether a file held other than the pictures it lists, or by far not what its length says."""
+    if report.frames_listed is not None:
+        return decoded != report.frames_listed
+    if info.frames_expected is None or run.segment.policy["kind"] == "keyframe":
+        return False  # not every picture was decoded
+    off = abs(decoded - info.frames_expected)
+    return off > max(_COUNT_SLACK, _COUNT_SLACK_SHARE * info.frames_expected)

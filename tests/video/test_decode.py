@@ -12,8 +12,9 @@ from tests.video.clips import FPS, H_PX, W_PX, make_clip, numbered, read_number,
 from worker.core.sampling import ChangePolicy, IntervalPolicy, KeyframePolicy, SamplingPolicy
 from worker.core.types import ImageArray, SizePx
 from worker.errors import InputInvalid, VideoInvalid, VideoUnreadable
-from worker.video.decode import DecodeReport, SampledFrame, sample_video
+from worker.video.decode import sample_video
 from worker.video.probe import probe
+from worker.video.values import DecodeReport, SampledFrame
 
 INPUT = SizePx(64, 96)
 EVERY = IntervalPolicy(0.001)

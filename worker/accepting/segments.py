@@ -83,7 +83,7 @@ def record_segment(
     if erased:
         # What was erased is wanted back: from the start again, with what is still there kept.
         video_record.renew_segment(session, segment.id)
-    if segment.job_id is not None and segment.outcome != "failed" and not erased:
+    if segment.job_id is not None and not _failed(session, segment) and not erased:
         return Submission(segment.id, str(segment.job_id), camera_id, is_new)
     job_id = _submit_job(session, segment.id, recording)
     record_act(
@@ -96,6 +96,14 @@ def record_segment(
         start_utc=start.isoformat(),
     )
     return Submission(segment.id, str(job_id), camera_id, True)
+
+
+def _failed(session: Session, segment: VideoSegment) -> bool:
+    """Whether its last ingest failed; a segment whose decoder was killed half-way is partial."""
+    if segment.outcome == "partial" and segment.job_id is not None:
+        job = job_record.find(session, segment.job_id)
+        return job is not None and job.state == "failed"
+    return segment.outcome == "failed"
 
 
 def _submit_job(session: Session, segment_id: int, recording: Recording) -> uuid.UUID:

@@ -79,6 +79,7 @@ def doctor(as_json: Json = False) -> None:
         *((f"package {name}", True, importlib.metadata.version(name)) for name in _PACKAGES),
         _faiss_check(),
         _device_check(configured),
+        _service_check("decoder", _ask_decoder),
         _free_space_check(configured),
         _service_check("postgres", lambda: _ping_postgres(configured)),
         _service_check("redis", lambda: _ping_redis(configured)),
@@ -135,6 +136,14 @@ def _service_check(name: str, ping: Any) -> tuple[str, bool, str]:
 def _ping_postgres(configured: Settings) -> str:
     context = make_context(configured, database_url(configured), application_name="ris doctor")
     return f"PostgreSQL {context.db.ping()}"
+
+
+def _ask_decoder() -> str:
+    from worker.video.decoding import network_of_decoders
+
+    if network_of_decoders() == "none":
+        return "apart, limited, without network"
+    return "apart, limited; its network could not be taken away (the kernel or container forbids)"
 
 
 def _ping_redis(configured: Settings) -> str:

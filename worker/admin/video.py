@@ -101,7 +101,11 @@ def wait_for_jobs(
 def _outcome(path: Path, state: dict[str, Any]) -> str:
     if state["state"] == "failed":
         return f"{path}: failed ({state['error_code']}): {state['error_detail']}"
-    return f"{path}: {state['progress'].get('frames', 0)} frames indexed"
+    progress = state["progress"]
+    told = f"{path}: {progress.get('frames', 0)} frames indexed"
+    if "expected" not in progress:
+        return told
+    return f"{told}; it should hold {progress['expected']} pictures, and held {progress['decoded']}"
 
 
 def cameras(as_json: Json = False) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +28,52 @@ _CODECS = (
     "msmpeg4v3 wmv1 wmv2 wmv3 vc1 theora ffv1 prores dnxhd dvvideo rawvideo"
 )
 
+_CHUNK_BYTES = 1024 * 1024
 _DECODER_SLACK = 2
 """Decoders count padded pictures (1080 rows are 1088); the exact check is on the picture itself."""
 
 
-def open_video(path: Path, max_px: int) -> InputContainer:
+def _nothing() -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFile:
+    """A local video file: ``path``, or an open descriptor of it, whose path is but its name then.
+
+    ``on_packet`` is called for each packet read: that it is still being worked on.
+    """
+
+    path: Path
+    fd: int | None = None
+    on_packet: Callable[[], None] = _nothing
+
+
+def as_file(given: Path | VideoFile) -> VideoFile:
+    """A path as a file."""
+    return VideoFile(given) if isinstance(given, Path) else given
+
+
+def open_video(file: VideoFile, max_px: int) -> InputContainer:
     """Open a local video file; the caller closes it.
 
     Only the local file itself is read, only by the demuxers of video files. Raises
     ``VideoUnreadable`` for a path that is missing, not a regular file or not readable, and
     ``VideoInvalid`` for an empty file or one that is not a video.
     """
-    _check_file(path)
-    options = {
-        "protocol_whitelist": "file",
-        "format_whitelist": FILE_FORMATS,
-        "max_pixels": str(_DECODER_SLACK * max_px),
-    }
-    try:
+    path = file.path
+    options = {"format_whitelist": FILE_FORMATS, "max_pixels": str(_DECODER_SLACK * max_px)}
+    if file.fd is None:
+        check_file(path)
         # "file:" keeps a name such as "concat:a|b" from being read as a protocol.
-        return av.open(
-            f"file:{path.absolute()}", mode="r", options=options, metadata_errors="ignore"
-        )
+        address = f"file:{path.absolute()}"
+        options |= {"protocol_whitelist": "file"}
+    else:
+        os.lseek(file.fd, 0, os.SEEK_SET)  # a former opening left it elsewhere
+        address = "fd:"
+        options |= {"protocol_whitelist": "fd", "fd": str(file.fd)}
+    try:
+        return av.open(address, mode="r", options=options, metadata_errors="ignore")
     except PermissionError:
         raise VideoUnreadable(f"{path} may not be read; give this user read access") from None
     except FFmpegError as error:
@@ -108,7 +133,25 @@ def check_picture_size(path: Path | str, h_px: int, w_px: int, max_px: int) -> N
         )
 
 
-def _check_file(path: Path) -> None:
+def can_be_read(file: VideoFile) -> bool:
+    """Whether every byte can be read: tells a failing disk from a file that FFmpeg chokes on."""
+    try:
+        fd = os.dup(file.fd) if file.fd is not None else os.open(file.path, os.O_RDONLY)
+        try:
+            at = 0
+            while chunk := os.pread(fd, _CHUNK_BYTES, at):
+                at += len(chunk)
+                file.on_packet()
+        finally:
+            os.close(fd)
+    except OSError:
+        return False
+    return True
+
+
+def check_file(path: Path) -> None:
+    """Raise ``VideoUnreadable`` unless the path is a regular file that may be read, and
+    ``VideoInvalid`` when it is empty."""
     try:
         status = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name

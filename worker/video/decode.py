@@ -20,50 +20,23 @@ from worker.core.bounds import check_int
 from worker.core.sampling import ChangePolicy, KeyframePolicy, SamplingPolicy, sampler
 from worker.core.types import FloatArray, ImageArray, SizePx
 from worker.errors import StorageFailed
-from worker.video.container import open_video, packets, video_stream
-from worker.video.probe import VideoInfo, display_size, probe, rotation_cw_deg
+from worker.video.container import (
+    VideoFile,
+    as_file,
+    can_be_read,
+    open_video,
+    packets,
+    video_stream,
+)
+from worker.video.probe import believable_count, display_size, probe, rotation_cw_deg
+from worker.video.values import DecodeReport, SampledFrame, VideoInfo
 
 _GRAY_W_PX = 64
 _SEEK_BACK_S = (0, 10, 60)
 """Where to look for a keyframe before the resume point; MPEG-TS seeks may land behind it."""
 _END_SLACK_S = 0.5
+_MAX_INDEX = 10_000_000
 _MAX_SIDE_PX = 16_384
-
-
-@dataclass(frozen=True, slots=True)
-class SampledFrame:
-    """One kept picture.
-
-    ``pts``: ticks of the stream's time base. ``t_s``: seconds since the stream's start.
-    ``img_input_hwc``: uint8 RGB of exactly the input size, stretched, turned for display.
-    ``img_picture_hwc``: uint8 RGB in display aspect, square pixels, turned; never enlarged.
-    """
-
-    pts: int
-    t_s: float
-    keyframe: bool
-    img_input_hwc: ImageArray
-    img_picture_hwc: ImageArray
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeReport:
-    """What happened up to now.
-
-    ``frames_decoded``: pictures decoded in this run, after the resume point if there is one.
-    ``frames_out_of_order``: pictures dropped because their time repeats or goes back.
-    ``decode_errors``: packets that could not be decoded plus pictures with concealed damage.
-    ``truncated``: the file ended before its declared length; known at the end only.
-    ``last_pts``: newest picture seen. ``frames_expected``: of the whole file, as declared.
-    """
-
-    frames_decoded: int
-    frames_kept: int
-    frames_out_of_order: int
-    decode_errors: int
-    truncated: bool
-    last_pts: int | None
-    frames_expected: int | None
 
 
 @dataclass(slots=True)
@@ -75,6 +48,7 @@ class _Tally:
     truncated: bool = False
     last_pts: int | None = None
     end_pts: int = 0  # end of the newest packet read, decoded or not
+    listed: int | None = None
 
 
 class SampledVideo:
@@ -103,12 +77,20 @@ class SampledVideo:
             truncated=tally.truncated,
             last_pts=tally.last_pts,
             frames_expected=self.info.frames_expected,
+            frames_listed=tally.listed,
         )
+
+
+def check_sizes(input_size: SizePx, picture_max_side_px: int) -> None:
+    """Raise ``InputInvalid`` for sizes of pictures to give that are out of bounds."""
+    check_int("input_size.h_px", input_size.h_px, 1, _MAX_SIDE_PX)
+    check_int("input_size.w_px", input_size.w_px, 1, _MAX_SIDE_PX)
+    check_int("picture_max_side_px", picture_max_side_px, 1, _MAX_SIDE_PX)
 
 
 @contextmanager
 def sample_video(
-    path: Path,
+    given: Path | VideoFile,
     policy: SamplingPolicy,
     *,
     input_size: SizePx,
@@ -127,22 +109,21 @@ def sample_video(
     ``VideoUnreadable`` and ``VideoInvalid`` as :func:`probe` does, ``StorageFailed`` when reading
     fails half-way, and ``InputInvalid`` for sizes out of bounds.
     """
-    check_int("input_size.h_px", input_size.h_px, 1, _MAX_SIDE_PX)
-    check_int("input_size.w_px", input_size.w_px, 1, _MAX_SIDE_PX)
-    check_int("picture_max_side_px", picture_max_side_px, 1, _MAX_SIDE_PX)
-    info = probe(path, max_px)
+    check_sizes(input_size, picture_max_side_px)
+    file = as_file(given)
+    info = probe(file, max_px)
     tally = _Tally(end_pts=info.start_pts)
     seek_pts = None
     if resume_after_pts is not None:
-        seek_pts = _seek_pts(path, info, max_px, resume_after_pts)
-    with open_video(path, max_px) as container:
-        stream = video_stream(container, path, max_px, threads)
+        seek_pts = _seek_pts(file, info, max_px, resume_after_pts)
+    with open_video(file, max_px) as container:
+        stream = video_stream(container, file.path, max_px, threads)
         if isinstance(policy, KeyframePolicy) and info.timestamped:
             stream.codec_context.skip_frame = "NONKEY"
         if seek_pts is not None:
             container.seek(seek_pts, stream=stream)
         pictures = _in_order(
-            _decoded(path, container, stream, info, tally), info, tally, resume_after_pts
+            _decoded(file, container, stream, info, tally), info, tally, resume_after_pts
         )
         if seek_pts is not None:
             pictures = dropwhile(lambda timed: not timed[1].key_frame, pictures)
@@ -151,7 +132,7 @@ def sample_video(
         yield SampledVideo(info, tally, frames)
 
 
-def _seek_pts(path: Path, info: VideoInfo, max_px: int, resume_pts: int) -> int | None:
+def _seek_pts(file: VideoFile, info: VideoInfo, max_px: int, resume_pts: int) -> int | None:
     """Where to seek so that decoding starts with a keyframe at or before ``resume_pts``.
 
     None: start from the beginning, because the file has no usable times or index.
@@ -162,14 +143,14 @@ def _seek_pts(path: Path, info: VideoInfo, max_px: int, resume_pts: int) -> int 
         seek_pts = resume_pts - int(back_s / info.time_base)
         if seek_pts <= info.start_pts:
             return None
-        with open_video(path, max_px) as container:
-            stream = video_stream(container, path, max_px, threads=1)
+        with open_video(file, max_px) as container:
+            stream = video_stream(container, file.path, max_px, threads=1)
             try:
                 container.seek(seek_pts, stream=stream)
             except FFmpegError:
                 return None
             trial = _Tally()
-            decoded = _decoded(path, container, stream, info, trial)
+            decoded = _decoded(file, container, stream, info, trial)
             first = next((picture for picture in decoded if picture.key_frame), None)
             if first is not None and first.pts is not None and first.pts <= resume_pts:
                 return seek_pts
@@ -177,11 +158,12 @@ def _seek_pts(path: Path, info: VideoInfo, max_px: int, resume_pts: int) -> int 
 
 
 def _decoded(
-    path: Path, container: InputContainer, stream: VideoStream, info: VideoInfo, tally: _Tally
+    file: VideoFile, container: InputContainer, stream: VideoStream, info: VideoInfo, tally: _Tally
 ) -> Iterator[VideoFrame]:
     """Every picture that can be decoded; damage is counted, the end is judged."""
     try:
         for packet in packets(container, stream):
+            file.on_packet()
             at_pts = packet.pts if packet.pts is not None else packet.dts
             if at_pts is not None:
                 tally.end_pts = max(tally.end_pts, at_pts + (packet.duration or 0))
@@ -194,9 +176,11 @@ def _decoded(
                 tally.errors += picture.is_corrupt
                 yield picture
     except FFmpegError as error:
-        if isinstance(error, OSError):
+        # Demuxers answer "I/O error" to nonsense too, and a retry would meet it for ever.
+        if isinstance(error, OSError) and not can_be_read(file):
             raise StorageFailed(
-                f"reading {path} failed half-way ({error.strerror}); check the disk, then retry"
+                f"reading {file.path} failed half-way ({error.strerror}); check the disk, then"
+                " retry"
             ) from error
         tally.errors += 1
         tally.truncated = True
@@ -204,6 +188,18 @@ def _decoded(
     if info.timestamped and info.duration_s is not None:
         slack_s = max(_END_SLACK_S, 2 / info.fps if info.fps else 0.0)
         tally.truncated |= read_s < info.duration_s - slack_s
+    if stream.codec_context.skip_frame != "NONKEY":
+        tally.listed = _frames_listed(container, stream)
+
+
+def _frames_listed(container: InputContainer, stream: VideoStream) -> int | None:
+    """Pictures that the container counts, less those that an edit list hides."""
+    counted = believable_count(stream.frames)
+    entries = stream.index_entries
+    if counted is None or "mp4" not in container.format.name or len(entries) > _MAX_INDEX:
+        return counted
+    # What lies outside an edit is left out of the index, or in it to be decoded and not shown.
+    return len(entries) - sum(entry.is_discard for entry in entries)
 
 
 def _in_order(

@@ -27,7 +27,8 @@ from worker.errors import FeedFailed, VideoInvalid
 from worker.video.address import AddressRules, Target, resolved
 from worker.video.container import FILE_FORMATS, check_picture_size, packets, video_stream
 from worker.video.decode import Converter
-from worker.video.probe import VideoInfo, describe_stream
+from worker.video.probe import describe_stream
+from worker.video.values import VideoInfo
 
 _OPEN_TIMEOUT_S: Final = 10.0
 _ANSWER_TIMEOUT_S: Final = 2.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
@@ -14,52 +13,32 @@ from av.video.stream import VideoStream
 
 from worker.core.types import SizePx
 from worker.errors import VideoInvalid
-from worker.video.container import check_picture_size, open_video, packets, video_stream
+from worker.video.container import (
+    VideoFile,
+    as_file,
+    check_picture_size,
+    open_video,
+    packets,
+    video_stream,
+)
+from worker.video.values import VideoInfo
 
 _CONTAINER_TICKS_PER_S = 1_000_000
 _MAX_PIXEL_ASPECT = 8
+_MAX_FRAMES = 2**31
 
 
-@dataclass(frozen=True, slots=True)
-class VideoInfo:
-    """A video file as its container and first decodable picture describe it.
-
-    ``coded_size``: pictures as decoded. ``display_size``: as shown, square pixels, turned.
-    ``rotation_deg``: clockwise turn that displays a decoded picture, 0, 90, 180 or 270.
-    ``pixel_aspect``: width : height of one pixel. ``start_pts``: the stream's start in ticks of
-    ``time_base``. ``timestamped``: False for raw streams, whose times are counted, not read.
-    ``frames_expected``: frames declared by the container, else duration times rate. ``None``
-    stands for what the file does not say.
-    """
-
-    container: str
-    codec: str
-    coded_size: SizePx
-    display_size: SizePx
-    rotation_deg: int
-    pixel_aspect: Fraction
-    time_base: Fraction
-    start_pts: int
-    duration_s: float | None
-    fps: float | None
-    frames_expected: int | None
-    creation_time_utc: datetime | None
-    timestamped: bool
-
-    def t_s(self, pts: int) -> float:
-        """Seconds of ``pts`` since the stream's start."""
-        return float((pts - self.start_pts) * self.time_base)
-
-
-def probe(path: Path, max_px: int) -> VideoInfo:
+def probe(given: Path | VideoFile, max_px: int) -> VideoInfo:
     """Describe a local video file.
 
     Raises ``VideoUnreadable`` (missing, a folder, no access) and ``VideoInvalid`` (empty, not a
     video, no video stream, pictures of more than ``max_px`` pixels, no decodable picture).
     """
-    with open_video(path, max_px) as container:
+    file = as_file(given)
+    path = file.path
+    with open_video(file, max_px) as container:
         stream = video_stream(container, path, max_px, threads=1)
-        picture = _first_picture(container, stream)
+        picture = _first_picture(file, container, stream)
         if picture is None:
             raise VideoInvalid(
                 f"{path} holds no picture that can be decoded (damaged, or larger than the "
@@ -82,9 +61,12 @@ def display_size(coded: SizePx, pixel_aspect: Fraction, rotation_deg: int) -> Si
     return SizePx(w_px, h_px) if rotation_deg in (90, 270) else SizePx(h_px, w_px)
 
 
-def _first_picture(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
+def _first_picture(
+    file: VideoFile, container: InputContainer, stream: VideoStream
+) -> VideoFrame | None:
     try:
         for packet in packets(container, stream):
+            file.on_packet()
             try:
                 pictures = packet.decode()
             except FFmpegError:
@@ -108,7 +90,7 @@ def describe_stream(
     start_pts = stream.start_time if stream.start_time is not None else picture.pts
     duration_s = _duration_s(container, stream)
     fps = float(stream.average_rate) if stream.average_rate else None
-    estimate = round(duration_s * fps) if duration_s and fps else None
+    estimate = duration_s * fps if duration_s and fps else 0.0
     return VideoInfo(
         container=container.format.name,
         codec=stream.codec_context.codec.canonical_name,
@@ -120,10 +102,15 @@ def describe_stream(
         start_pts=start_pts or 0,
         duration_s=duration_s,
         fps=fps,
-        frames_expected=stream.frames or estimate,
+        frames_expected=believable_count(stream.frames) or believable_count(estimate),
         creation_time_utc=_creation_time(container, stream),
         timestamped=timestamped,
     )
+
+
+def believable_count(frames: float) -> int | None:
+    """A number of frames that a header gives; None for none and for nonsense."""
+    return round(frames) if 0.5 <= frames < _MAX_FRAMES else None
 
 
 def _pixel_aspect(stream: VideoStream) -> Fraction:
