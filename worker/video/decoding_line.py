@@ -79,6 +79,7 @@ class Child:
         self._ended = False
         self.report = _NOTHING_YET
         self.network = ""
+        self._last_pts = -1
 
     def __enter__(self) -> Child:
         self._started = self._start(self._fd, self._request.to_bytes())
@@ -174,7 +175,7 @@ class Child:
 
     def _picture(self, size: SizePx, until_s: float) -> ImageArray:
         img_hwc = np.empty((*size, 3), np.uint8)
-        self._fill(memoryview(img_hwc).cast("B"), until_s)
+        self._fill(img_hwc.data.cast("B"), until_s)
         return img_hwc
 
     def _fill(self, room: memoryview, until_s: float) -> None:
