@@ -55,7 +55,7 @@ class Line:
     def say(self, kind: Kind, told: Mapping[str, Any], imgs_hwc: Sequence[ImageArray] = ()) -> None:
         """Send one message, and begin the next stretch of processor time."""
         # Pictures of odd widths come with padded lines.
-        pixels = (memoryview(np.ascontiguousarray(img)).cast("B") for img in imgs_hwc)
+        pixels = (np.ascontiguousarray(img).data.cast("B") for img in imgs_hwc)
         for part in (memoryview(pack(kind, told)), *pixels):
             sent = 0
             while sent < len(part):
