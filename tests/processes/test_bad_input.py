@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+
+import psutil
 import pytest
 
 from tests.video.clips import make_audio
@@ -40,3 +45,26 @@ def test_bad_files_are_recorded_failures_and_the_worker_lives(ris, footage, tmp_
 def test_a_file_that_cannot_be_read_is_refused(ris, tmp_path):
     said = ris.json("ingest", str(tmp_path / "none.mp4"), "--camera", "bad", expect=1)
     assert said["error"]["code"] == "video_unreadable"
+
+
+def test_a_killed_decoder_is_one_failed_file_and_the_worker_lives(ris, footage):
+    worker = psutil.Process(ris.state.pids["worker-ingest"])
+    job_id = ris.ingest(footage["bikes"], "killed-decoder", 0.04)
+    decoder = None
+    while decoder is None:  # pytest's own time limit ends it
+        time.sleep(0.01)
+        found = worker.children()
+        decoder = next((one for one in found if "decoding_child" in str(one.cmdline())), None)
+    os.kill(decoder.pid, signal.SIGKILL)
+    while ris.rows(f"select state from jobs where id = '{job_id}'") in (
+        [("queued",)],
+        [("running",)],
+    ):
+        time.sleep(0.1)
+    rows = ris.rows(f"select state, error_code from jobs where id = '{job_id}'")
+    assert rows[0] in [("failed", "video_killed_decoder"), ("failed", "setup_failed")]
+
+    after = ris.ingest(footage["car"], "after-killed", 0.5)
+    ris.wait_done(after)
+    assert ris.state.pids["worker-ingest"] == worker.pid
+    assert worker.is_running()

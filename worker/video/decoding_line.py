@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -77,6 +78,7 @@ class Child:
         self._start, self._fd, self._request = start, fd, request
         self._kept_s = self._left_s = kept_s
         self._ended = False
+        self._last_pts: int | None = None
         self.report = _NOTHING_YET
         self.network = ""
         self._last_pts = -1
@@ -146,6 +148,8 @@ class Child:
             if kind is not Kind.READY:
                 raise WireBroken(f"{kind.name} out of turn")
             self.network = network_from_json(told)
+            if self.network != "none":
+                _warn_of_network()
         except (WireBroken, _Late, EOFError) as error:
             status = self._started.wait(_END_S if isinstance(error, EOFError) else 0)
             raise SetupFailed(
@@ -219,6 +223,12 @@ class Child:
             f"{name} gave its decoder nothing to show within the deadline of"
             f" {self._request.stretch_s:g} s (RIS_DECODE_DEADLINE_S); convert the file"
         )
+
+
+@cache
+def _warn_of_network() -> None:
+    """Once per process."""
+    log.warning("decoder_keeps_network", detail="the kernel or container lets it not be given up")
 
 
 class _Late(Exception):
