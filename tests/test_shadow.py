@@ -229,7 +229,7 @@ def test_what_was_erased_or_lost_is_skipped(tiny: Context) -> None:
     assert found["figures"]["queries_skipped"] == 4
     assert states(tiny) == ["retired", "live"]
     (problem,) = verify_index(tiny).problems
-    assert "uploaded picture" in problem, "the one taken away above"
+    assert "is gone" in problem and "uploads" in problem, "the one taken away above"
 
 
 def _ask(

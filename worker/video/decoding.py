@@ -7,6 +7,7 @@ Whatever is in the file, the worker only reads checked messages. One process per
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import subprocess
@@ -22,8 +23,13 @@ from worker.video.container import check_file
 from worker.video.decode import check_sizes
 from worker.video.decoding_line import START_S, Child, Start, Started
 from worker.video.decoding_wire import Request, Sampling
+from worker.video.frame_store import storage_error
 from worker.video.values import DecodeReport, SampledFrame, VideoInfo
 
+_OF_THE_MACHINE = {
+    *(errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    errno.ESTALE,
+}
 _KEPT_DEADLINES = 10
 """How many deadlines the next kept picture may take, beside the footage it lies behind."""
 
@@ -54,23 +60,29 @@ def child_command(fd: int) -> list[str]:
 
 
 def spawn(fd: int, request: bytes) -> Started:
-    """Start the program in a session of its own with an environment that holds no secrets."""
+    """Start the program in a session of its own with an environment that holds no secrets.
+
+    Raises :class:`StorageFailed` where the machine cannot start it now.
+    """
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-    process = subprocess.Popen(  # noqa: S603 - our own program
-        child_command(fd),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        pass_fds=(fd,),
-        start_new_session=True,
-        env=kept
-        | {
-            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
-            "LC_ALL": "C.UTF-8",
-            # Threads and heaps that are never used would only take up address space.
-            "OPENBLAS_NUM_THREADS": "1",
-            "MALLOC_ARENA_MAX": "2",
-        },
-    )
+    env = kept | {
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+        "LC_ALL": "C.UTF-8",
+        # Threads and heaps that are never used would only take up address space.
+        "OPENBLAS_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "2",
+    }
+    try:
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            child_command(fd),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=(fd,),
+            start_new_session=True,
+            env=env,
+        )
+    except OSError as error:  # too many processes or files: it goes on when there are fewer
+        raise storage_error(error, Path(sys.executable)) from error
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it died already: its silence tells
         process.stdin.write(request)
@@ -176,12 +188,15 @@ def _gap_s(policy: SamplingPolicy) -> float:
 
 @contextmanager
 def _open(path: Path) -> Iterator[int]:
-    """The file, open for reading. Raises :class:`VideoUnreadable`, :class:`VideoInvalid`."""
+    """The file, open for reading. Raises :class:`VideoUnreadable`, :class:`VideoInvalid`, and
+    :class:`StorageFailed` where it is the disk or the machine that fails, not the path."""
     check_file(path)
     try:
         # Without waiting: what was a file a moment ago may be a pipe by now.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
+        if error.errno in _OF_THE_MACHINE:
+            raise storage_error(error, path) from error
         raise VideoUnreadable(f"{path} cannot be read ({error.strerror})") from None
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
