@@ -131,7 +131,7 @@ def forgotten(context: Context) -> list[Path]:
     for generation_id, shard_id, revision, sealed, coded, frames in shards:
         folder = context.index.generation_folder(generation_id)
         folder /= f"s{shard_id}.{revision}".removesuffix(".0")
-        names = ["global.vec", "patch.vec", "writer.lock"]
+        names = ["global.vec", "patch.vec", "writer.lock", "derived.lock"]
         names += ["patch.runs"] * (sealed > 0) + ["codes.runs"] * (0 < sealed <= coded)
         names += ["codes.vec"] * (coded > sealed)
         expected |= {folder / name for name in names} if frames else set()
