@@ -5,6 +5,8 @@ import { isAbort } from "./api.mjs";
 const AT_ONCE = 6;
 const KEPT_AROUND_PX = 3000;
 const FETCHED_AROUND_PX = 300;
+const TRIES = 10;
+const AGAIN_AFTER_MS = 1000;
 
 export class Pictures {
   #api;
@@ -25,8 +27,13 @@ export class Pictures {
     const url = URL.createObjectURL(await this.#api.blob(address, signal));
     try {
       if (signal?.aborted) throw new DOMException("aborted", "AbortError");
-      img.src = url;
-      await img.decode();
+      // Not decode(): it may wait for ever for a picture that is out of view.
+      await new Promise((resolve, reject) => {
+        img.onload = resolve;
+        img.onerror = () => reject(new Error("not a picture"));
+        signal?.addEventListener("abort", () => reject(new DOMException("aborted", "AbortError")));
+        img.src = url;
+      });
     } finally {
       URL.revokeObjectURL(url); // the element keeps what it has decoded
     }
@@ -59,13 +66,27 @@ export class Pictures {
     try {
       if (signal.aborted) return;
       img.classList.remove("missing");
-      await this.show(img, wanted.address, signal);
+      await this.#showPatiently(img, wanted.address, signal);
     } catch (error) {
       if (!isAbort(error) && !signal.aborted) img.classList.add("missing");
     } finally {
       if (wanted.abort?.signal === signal) wanted.abort = null;
       this.#running -= 1;
       this.#waiting.shift()?.();
+    }
+  }
+
+  /** A busy server says so (429, 503): the picture is asked for again. */
+  async #showPatiently(img, address, signal) {
+    for (let tries = 1; ; tries += 1) {
+      try {
+        return await this.show(img, address, signal);
+      } catch (error) {
+        const busy = error.status === 429 || error.status === 503;
+        if (!busy || tries === TRIES || signal.aborted) throw error;
+        await new Promise((resolve) => setTimeout(resolve, AGAIN_AFTER_MS));
+        if (signal.aborted) throw error;
+      }
     }
   }
 
