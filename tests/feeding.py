@@ -9,9 +9,11 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from tests.parts import HANDLERS, sql
+from tests.conftest import Services
+from tests.parts import HANDLERS, fresh_context, sql
 from worker.backbones.base import Backbone
 from worker.context import Context
 from worker.core.types import Descriptors, ImageArray
@@ -19,6 +21,25 @@ from worker.feed_host import FeedHost
 from worker.feeds import fail_feed, reconcile
 from worker.jobs import Handler, run_job, sweep
 from worker.messages import JobKind
+
+
+@contextmanager
+def feed_context(
+    services: Services, template: str, folder: Path, **changes: Any
+) -> Iterator[Context]:
+    """A context of its own for a module of feed tests, with short slices and patience."""
+    given = {
+        "backbone": "tiny-a",
+        "job_lease_s": 3.0,
+        "job_slice_s": 2.0,
+        "feed_hosts": "127.0.0.0/8",
+        "feed_stall_s": 2.0,
+        "feed_status_every_s": 0.5,
+        **changes,
+    }
+    with fresh_context(services.database_url, template, folder, **given) as made:
+        made.backbone("tiny-a")  # once, before many threads ask for it
+        yield made
 
 
 @dataclass

@@ -19,8 +19,8 @@ from models.repositories import jobs as job_record
 from models.repositories.jobs import ClaimedJob
 from models.session import Database, DatabaseUnavailable, Session
 from tests.conftest import Services
-from tests.feeding import SlowBackbone, feed_worker, frame_times, gap_rows, until
-from tests.parts import fresh_context, sql, with_settings
+from tests.feeding import SlowBackbone, feed_context, feed_worker, frame_times, gap_rows, until
+from tests.parts import sql, with_settings
 from tests.rtsp_server import Camera
 from worker.backbones.base import Backbone
 from worker.context import Context
@@ -36,18 +36,9 @@ def shared(
     services: Services, template_database: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Context]:
     folder = tmp_path_factory.mktemp("feed-restarts")
-    with fresh_context(
-        services.database_url,
-        template_database,
-        folder,
-        backbone="tiny-a",
-        job_lease_s=3.0,
-        job_slice_s=1.0,
-        feed_hosts="127.0.0.0/8",
-        feed_stall_s=2.0,
-        feed_status_every_s=0.3,
+    with feed_context(
+        services, template_database, folder, job_slice_s=1.0, feed_status_every_s=0.3
     ) as made:
-        made.backbone("tiny-a")  # once, before many threads ask for it
         yield made
 
 

@@ -21,8 +21,16 @@ import pytest
 from models.repositories import feeds as feed_record
 from tests.conftest import Services
 from tests.feed_faults import wrong_gaps
-from tests.feeding import SlowBackbone, Worker, feed_worker, frame_times, gap_rows, until
-from tests.parts import fresh_context, job, sql, with_settings
+from tests.feeding import (
+    SlowBackbone,
+    Worker,
+    feed_context,
+    feed_worker,
+    frame_times,
+    gap_rows,
+    until,
+)
+from tests.parts import job, sql, with_settings
 from tests.rtsp_server import Camera
 from worker.accepting.cameras import set_mask
 from worker.accepting.desk import COMMAND_LINE
@@ -43,18 +51,7 @@ def shared(
     services: Services, template_database: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Context]:
     folder = tmp_path_factory.mktemp("feeds")
-    with fresh_context(
-        services.database_url,
-        template_database,
-        folder,
-        backbone="tiny-a",
-        job_lease_s=3.0,
-        job_slice_s=2.0,
-        feed_hosts="127.0.0.0/8",
-        feed_stall_s=2.0,
-        feed_status_every_s=0.5,
-    ) as made:
-        made.backbone("tiny-a")  # once, before many threads ask for it
+    with feed_context(services, template_database, folder) as made:
         yield made
 
 

@@ -21,14 +21,13 @@ from worker.core.sampling import policy_from_json, sampler
 from worker.errors import FeedFailed, LeaseLost, RisError
 from worker.feed_recorder import FeedRecorder
 from worker.feed_session import FeedSession, at_utc, reason_of
-from worker.feed_slice import HOLD_S, FeedSlice
+from worker.feed_slice import FLUSH_S, HOLD_S, FeedSlice
 from worker.feeds import note_trouble
 from worker.generations import backbone_of, ensure_live_generation
 from worker.held_feeds import HeldFeeds
 from worker.jobs import Lease, Outcome
 
 _TRY_ELSEWHERE_S: Final = 0.05
-_FLUSH_S: Final = 10.0
 
 
 class FeedHost:
@@ -100,7 +99,7 @@ class FeedHost:
             with self._held.changed:
                 feed_session.lease = None
                 feed_session.idle_since_s = time.monotonic()
-            self._held.wait_recorded(feed_session, _FLUSH_S, in_flight_only=True)
+            self._held.wait_recorded(feed_session, FLUSH_S, in_flight_only=True)
 
     def _start(self, context: Context) -> None:
         with self._held.changed:

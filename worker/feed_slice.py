@@ -28,7 +28,8 @@ log = structlog.get_logger()
 HOLD_S: Final = 5.0
 """How long another process leaves a feed alone whose slice has ended."""
 _FIRST_RETRY_S: Final = 0.25
-_FLUSH_S: Final = 10.0
+FLUSH_S: Final = 10.0
+"""How long the end of a slice waits for the recorder."""
 _STOP_FLUSH_S: Final = 4.0
 _TURN_S: Final = 120.0
 """The longest look-up, connecting and writing together; a slice that takes longer hangs."""
@@ -222,7 +223,7 @@ class FeedSlice:
         """It is paused, removed, or a recording that has ended."""
         feed = self.feed
         self._close()
-        if not self.held.wait_recorded(feed, _FLUSH_S):
+        if not self.held.wait_recorded(feed, FLUSH_S):
             with self.held.changed:
                 feed.drop_pending("stopped")
         with self.held.changed:

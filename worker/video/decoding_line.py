@@ -81,7 +81,6 @@ class Child:
         self._last_pts: int | None = None
         self.report = _NOTHING_YET
         self.network = ""
-        self._last_pts = -1
 
     def __enter__(self) -> Child:
         self._started = self._start(self._fd, self._request.to_bytes())
