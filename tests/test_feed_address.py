@@ -45,6 +45,13 @@ def test_hostile_addresses_are_refused(url: str) -> None:
         resolved(url, OPEN)
 
 
+@pytest.mark.parametrize("login", ["u:p#w", "u:p/w", "u:p?w", "u:p@/w", "u:9#w"])
+def test_a_password_that_would_be_torn_apart_is_to_be_encoded(login: str) -> None:
+    with pytest.raises(AddressRefused, match="percent-encode") as refused:
+        check_address(f"rtsp://{login}@10.0.0.7/s", OPEN)
+    assert login not in str(refused.value)
+
+
 @pytest.mark.parametrize("url", ["http://localhost/", "http://LOCALHOST:80/", "http://127.1/",
                                  "http://2130706433/", "http://0x7f000001/"])  # fmt: skip
 def test_names_and_odd_spellings_of_this_machine_are_refused_when_looked_up(url: str) -> None:

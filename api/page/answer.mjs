@@ -255,8 +255,15 @@ function waiting(title, words = "", ...more) {
 
 function noHits(query) {
   const limited = query.params.camera_ids || query.params.t_from_utc || query.params.t_to_utc || query.params.zone;
+  const searched = query.stats?.frames_searched ?? 0;
+  if (searched === 0) {
+    return notice("", "There was nothing to search", [
+      "No frame of these cameras and times is indexed: nothing was compared, so this says nothing of the subject.",
+      el("ul", {}, el("li", {}, "Search all cameras and times.")),
+    ]);
+  }
   return notice("", "Nothing that looks alike was found", [
-    `${count(query.stats?.frames_searched ?? 0, "frame")} were searched. Nothing found means little: the subject may be too small, or look different elsewhere.`,
+    `${count(searched, "frame")} were searched. Nothing found means little: the subject may be too small, or look different elsewhere.`,
     el(
       "ul",
       {},

@@ -248,7 +248,16 @@ def test_a_search_that_failed_says_why(visit, api):
 def test_no_hits_and_what_to_try(visit, api):
     told = api.answered(headers(visit), params={"t_from_utc": "2030-01-01T00:00:00Z"})
     visit.open(f"#query={told['query_id']}")
+    expect(visit.text("There was nothing to search")).to_be_visible()
+    visit.assert_accessible("nothing to search")
+    sql(
+        api.context,
+        """update search_queries set stats = stats || '{"frames_searched": 95}' where id = %s""",
+        told["query_id"],
+    )
+    visit.page.reload()
     expect(visit.text("Nothing that looks alike was found")).to_be_visible()
+    expect(visit.text("95 frames were searched")).to_be_visible()
     expect(visit.text("Search all cameras and times.")).to_be_visible()
     visit.assert_accessible("no hits")
 

@@ -117,10 +117,12 @@ def _split(url: str, rules: AddressRules) -> tuple[SourceKind, SplitResult]:
         raise AddressRefused("the address has spaces or controls, or over 4096 characters")
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        misplaced = parts.netloc and "@" in parts.path + parts.query
+        if not ("#" in url or misplaced):
+            _ = parts.port
     except ValueError as error:
         raise AddressRefused("the address is no URL: write e.g. rtsp://host/path") from error
-    if "#" in url or (parts.netloc and "@" in parts.path + parts.query):
+    if "#" in url or misplaced:  # before its port is read: it would be a part of the password
         raise AddressRefused("the address has a raw / ? # or @: percent-encode the password (%2F)")
     scheme = parts.scheme.lower()
     wanted = ", ".join(rules.schemes)
