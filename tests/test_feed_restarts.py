@@ -124,7 +124,7 @@ def test_the_lease_of_an_attempt_that_hangs_is_not_renewed_for_ever(context: Con
 def test_what_is_recorded_too_late_for_its_slice_waits_for_the_next(
     context: Context, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("worker.feed_host._FLUSH_S", 0.0)
+    monkeypatch.setattr("worker.feed_slice.FLUSH_S", 0.0)
     slow = SlowBackbone(context.backbone("tiny-a"))
     late = replace(context, backbone=lambda _name: slow)
     with Camera() as camera:

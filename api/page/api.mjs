@@ -101,8 +101,9 @@ export class Api {
       );
       if (answer.ok) return answer;
       const problem = await answer.json().catch(() => ({}));
-      const again = answer.status === 429 && problem.code === "too_many_requests" && method === "GET";
-      if (again && tried < TRIES) {
+      // Too much at once, or Postgres is away for a moment.
+      const passes = problem.code === "too_many_requests" || (answer.status === 503 && problem.code);
+      if (passes && method === "GET" && tried < TRIES) {
         await pause(1000 * Number(answer.headers.get("Retry-After") || 1), signal);
         continue;
       }
