@@ -63,6 +63,7 @@ from worker.generations import ensure_live_generation
 from worker.index.candidates import global_candidates
 from worker.index.store import PinnedShard
 from worker.jobs import Handler, run_job
+from worker.kernels.directions import direction_cosines
 from worker.logs import configure_logging
 from worker.pinning import pin_shards, spec_of
 from worker.ranked_frame import QueryDescriptors
@@ -127,6 +128,7 @@ def two_stage(bench: Bench, query: QueryDescriptors) -> list[tuple[int, float]]:
         tau=spec.tau,
         grid=spec.grid,
         regions_for=0,
+        compact=bench.context.compact,
     )
     return [(frame.frame_id, frame.score) for frame in ranked[:TOP]]
 
@@ -145,7 +147,13 @@ def plain_loop(bench: Bench, query: QueryDescriptors) -> list[tuple[int, float]]
 
 def read_once(bench: Bench, query: QueryDescriptors) -> None:
     """The limit: the candidates' stored patches, read and not looked at."""
-    chosen = global_candidates(bench.context.index, bench.shards, query.global_d, GATE)
+    chosen = global_candidates(
+        bench.context.index,
+        bench.shards,
+        query.global_d,
+        GATE,
+        int8_cosines=direction_cosines,
+    )
     for at in range(chosen.count):
         layout = bench.shards[int(chosen.shard_position[at])].layout
         size = layout.block_bytes("patch")

@@ -33,7 +33,7 @@ def feed_context(
         "job_lease_s": 3.0,
         "job_slice_s": 2.0,
         "feed_hosts": "127.0.0.0/8",
-        "feed_stall_s": 2.0,
+        "feed_stall_s": 5.0,  # a busy machine is late
         "feed_status_every_s": 0.5,
         **changes,
     }

@@ -36,6 +36,7 @@ from worker.index.scorer import (
 )
 from worker.kernels.region_growing import grow_seedless_chunk
 from worker.kernels.threads import thread_pool
+from worker.patch_cosines import all_cosines, patch_novelty, query_rows
 from worker.scenes import CameraScenes, Place
 from worker.trails import Trail, follow
 
@@ -201,7 +202,7 @@ def gather_evidence(
     """Score candidates. ``growth``: None ranks by MaxSim and grows rigid regions as proofs only;
     a mode ranks by how coherent the similarities are. ``coarse`` speaks for neighbours in time that
     are no candidates. ``threads`` share the chunks, and each holds the patches of one."""
-    level_q = _levels(subject, candidates)
+    level_q = _levels(subject, candidates, threads)
     appearance_n = np.zeros(candidates.count, dtype=np.float32)
     regions: list[Region | None] = [None] * candidates.count
     chunks = list(candidate_chunks(candidates))
@@ -212,8 +213,7 @@ def gather_evidence(
         return _look(subject, chunk, level_q, growth)
 
     threads = max(threads, reads_at_once(subject.scenes.shards, chunks))
-    share = map if threads == 1 else thread_pool(threads).map
-    for chunk, (seen_n, grown) in zip(chunks, share(look, chunks), strict=True):
+    for chunk, (seen_n, grown) in zip(chunks, thread_pool(threads).map(look, chunks), strict=True):
         appearance_n[chunk.position] = seen_n
         for position, region in zip(chunk.position, grown, strict=True):
             regions[int(position)] = region
@@ -249,9 +249,9 @@ def _look(
     # One product for all: patches are read from memory once.
     every_ed = np.concatenate([exemplar.patches_qd for exemplar in exemplars])
     own = slice(0, len(subject.query.patches_qd))
-    patches_ncd = read_chunk(subject.scenes.shards, chunk)
-    novelty_nc = novelty(patches_ncd, subject.background(subject.camera_of(chunk)))
-    cosine_mec = _similarity(every_ed, patches_ncd)
+    patches = read_chunk(subject.scenes.shards, chunk)
+    novelty_nc = patch_novelty(patches, subject.background(subject.camera_of(chunk)))
+    cosine_mec = all_cosines(patches, query_rows(every_ed))
     novel_mec = only_inside(novel_similarity(cosine_mec, novelty_nc), subject.zone_c)
     cosine_mqc, novel_mqc = cosine_mec[:, own], novel_mec[:, own]
     grown = grow_seedless_chunk(
@@ -291,22 +291,16 @@ def _with_exemplars(subject: Subject, seen_n: FloatArray, novel_mec: FloatArray)
     return whole
 
 
-def _similarity(query_qd: FloatArray, patches_ncd: FloatArray) -> FloatArray:
-    n, c, d = patches_ncd.shape
-    flat = query_qd @ patches_ncd.reshape(-1, d).T
-    similarity_nqc: FloatArray = flat.reshape(len(query_qd), n, c).transpose(1, 0, 2)
-    return similarity_nqc
-
-
-def _levels(subject: Subject, candidates: Candidates) -> FloatArray:
+def _levels(subject: Subject, candidates: Candidates, threads: int) -> FloatArray:
     """Match level per query cell over frames taken evenly from the candidates."""
     count = min(LEVEL_SAMPLE_FRAMES, candidates.count)
     chosen = np.linspace(0, candidates.count - 1, count).round().astype(np.int64)
     sample = []
-    for chunk, patches_ncd in read_chunks(subject.scenes.shards, candidates.take(chosen)):
+    query = query_rows(subject.query.patches_qd)
+    for chunk, patches in read_chunks(subject.scenes.shards, candidates.take(chosen)):
         background_cd = subject.background(subject.camera_of(chunk))
-        cosine_mqc = _similarity(subject.query.patches_qd, patches_ncd)
-        novel_mqc = novel_similarity(cosine_mqc, novelty(patches_ncd, background_cd))
+        cosine_mqc = thread_pool(threads).submit(all_cosines, patches, query).result()
+        novel_mqc = novel_similarity(cosine_mqc, patch_novelty(patches, background_cd))
         sample.append(novel_mqc if subject.zone_c is None else novel_mqc[:, :, subject.zone_c])
     return match_levels(np.concatenate(sample))
 

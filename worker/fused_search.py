@@ -24,6 +24,7 @@ from worker.index.candidates import (
 )
 from worker.index.compact_cache import CompactCache
 from worker.index.store import IndexStore
+from worker.kernels.directions import direction_cosines
 from worker.ranked_frame import QueryDescriptors, RankedFrame
 from worker.scenes import CameraScenes
 from worker.shard_scan import ShardScan
@@ -115,7 +116,9 @@ def _by_global_descriptor(
     """The paper's stage 1 (eq. 4), and the frames on the subject's trail."""
     shards, global_d = search.scenes.shards, search.query.global_d
     top_n = search.params.top_n + (subject.origin is not None)
-    passed = global_candidates(search.store, shards, global_d, top_n, **search.span)
+    passed = global_candidates(
+        search.store, shards, global_d, top_n, int8_cosines=direction_cosines, **search.span
+    )
     known = passed.frame_id
     if subject.trail is not None:
         places = [*subject.trail.points, *([] if subject.origin is None else [subject.origin])]

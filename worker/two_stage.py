@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from worker.core.ranking import max_similarity_score, rank
+from worker.core.ranking import rank
 from worker.core.region_growing import (
     GrowthMode,
     coverage,
@@ -39,9 +39,14 @@ from worker.index.candidates import (
     patch_neighbours,
 )
 from worker.index.compact_cache import CompactCache
-from worker.index.scorer import ScoredChunk, candidate_similarities
 from worker.index.store import IndexStore, PinnedShard
+from worker.kernels.directions import direction_cosines
 from worker.kernels.region_growing import grow_seedless_chunk
+from worker.patch_cosines import (
+    ScoredChunk,
+    candidate_similarities,
+    max_similarities,
+)
 from worker.ranked_frame import QueryDescriptors, RankedFrame
 from worker.scenes import CameraScenes
 from worker.shard_scan import LocalScan, ShardScan
@@ -57,11 +62,14 @@ class _Matching:
     params: SearchParams
     tau: float
     grid: GridSize
+    threads: int
     neighbours: Neighbours | None = None
 
     def chunks(self) -> Iterator[ScoredChunk]:
         inside_c = zone_cells(self.params.zone, self.grid)
-        for chunk in candidate_similarities(self.shards, self.candidates, self.query.patches_qd):
+        for chunk in candidate_similarities(
+            self.shards, self.candidates, self.query.patches_qd, threads=self.threads
+        ):
             yield replace(chunk, similarity_mqc=only_inside(chunk.similarity_mqc, inside_c))
 
 
@@ -92,8 +100,8 @@ def search_shards(
         t_from_epoch_s=resolved.t_from_utc.timestamp() if resolved.t_from_utc else None,
         t_to_epoch_s=resolved.t_to_utc.timestamp() if resolved.t_to_utc else None,
     )
+    codes = compact or CompactCache()
     if resolved.tau is None and resolved.strategy in GROWTH_OF:
-        codes = compact or CompactCache()
         return search_fused(
             FusedSearch(
                 store,
@@ -125,13 +133,16 @@ def search_shards(
                 shards,
                 query.global_d,
                 resolved.top_n + (exclude_frame_id is not None),
+                int8_cosines=direction_cosines,
                 **span,
             ),
             None,
         )
         kept = np.flatnonzero(candidates.frame_id != exclude_frame_id)[: resolved.top_n]
         candidates = candidates.take(kept)
-    matching = _Matching(shards, candidates, query, resolved, level, grid, neighbours)
+    matching = _Matching(
+        shards, candidates, query, resolved, level, grid, codes.threads, neighbours
+    )
     score_n, regions = _scores(matching)
     order = rank(score_n, matching.candidates.score_n)
     wanted = order[: params.limit if regions_for is None else regions_for]
@@ -190,12 +201,13 @@ def _scores(matching: _Matching) -> tuple[VoteArray, dict[int, Region | None]]:
     if strategy in _VOTES:
         neighbours = matching.neighbours or _neighbours(matching)
         return _VOTES[strategy](neighbours, candidates.count, params.epsilon), {}
+    if strategy is Strategy.MAX_SIM:
+        inside_c = zone_cells(params.zone, matching.grid)
+        patches_qd, threads = matching.query.patches_qd, matching.threads
+        return max_similarities(matching.shards, candidates, patches_qd, inside_c, threads), {}
     score_n = np.zeros(candidates.count)
     regions: dict[int, Region | None] = {}
     for chunk in matching.chunks():
-        if strategy is Strategy.MAX_SIM:
-            score_n[chunk.position] = [max_similarity_score(s) for s in chunk.similarity_mqc]
-            continue
         grown = _grow(matching, chunk.similarity_mqc)
         for position, similarity_qc, region in zip(
             chunk.position, chunk.similarity_mqc, grown, strict=True

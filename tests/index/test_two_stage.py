@@ -29,8 +29,8 @@ from worker.core.voting import (
 )
 from worker.errors import IndexDamaged
 from worker.index.candidates import global_candidates
-from worker.index.scorer import candidate_similarities
 from worker.index.store import IndexStore, PinnedShard
+from worker.patch_cosines import candidate_similarities
 from worker.ranked_frame import QueryDescriptors, RankedFrame
 from worker.two_stage import exhaustive, search_shards
 

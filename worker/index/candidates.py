@@ -6,13 +6,14 @@ exact to the frame and applied before the top-N, so a filter never costs results
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
 import faiss
 import numpy as np
 
+from worker.core.ranking import best_positions
 from worker.core.types import BoolArray, FloatArray, IntArray
 from worker.errors import IndexDamaged
 from worker.index.store import IndexStore, PinnedShard
@@ -57,18 +58,30 @@ def global_candidates(
     *,
     t_from_epoch_s: float | None = None,
     t_to_epoch_s: float | None = None,
+    int8_cosines: Callable[[np.ndarray, FloatArray], FloatArray] | None = None,
 ) -> Candidates:
-    """The ``top_n`` frames by ``q_g . g_j`` over all shards; ties by lower frame id."""
+    """The ``top_n`` frames by ``q_g . g_j`` over all shards; ties by lower frame id.
+
+    ``int8_cosines``: those of rows stored as int8, (n, d), with a vector, float32 (n,); without it
+    rows are decoded, and kept so, for FAISS.
+    """
+    query_d = query_d.astype(np.float32)
     parts: list[tuple[IntArray, IntArray, IntArray, FloatArray]] = []
     for position, shard in enumerate(shards):
         blocks = _blocks_in_time(shard, t_from_epoch_s, t_to_epoch_s)
         if blocks.size == 0:
             continue
-        vectors = store.global_descriptors(shard)
-        if blocks.size < len(vectors):  # else nothing is copied
-            vectors = vectors[blocks]
-        score, found = _best_rows(query_d.astype(np.float32), vectors, top_n)
-        _refuse_lost(found, shard)
+        if int8_cosines is not None and shard.layout.codec.name == "int8":
+            score_n = int8_cosines(store.stored_globals(shard), query_d)[blocks]
+            found = best_positions(score_n, shard.f_map.frame_id[blocks], top_n)
+            score = score_n[found]
+            _refuse_lost(np.where(np.isnan(score_n[:1]), -1, 0), shard)
+        else:
+            vectors = store.global_descriptors(shard)
+            if blocks.size < len(vectors):  # else nothing is copied
+                vectors = vectors[blocks]
+            score, found = _best_rows(query_d, vectors, top_n)
+            _refuse_lost(found, shard)
         chosen = blocks[found]
         parts.append((np.full(chosen.size, position), chosen, shard.f_map.frame_id[chosen], score))
     if not parts:

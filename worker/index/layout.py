@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from worker.errors import FormatNewer, IndexDamaged, StorageFailed, StorageFull
 from worker.index.codec import Codec
@@ -56,18 +56,25 @@ class ShardLayout:
 
     def block_bytes(self, kind: FileKind) -> int:
         """Bytes of one block."""
-        return int(np.prod(self.block_shape(kind))) * self.codec.item_bytes
+        return math.prod(self.block_shape(kind)) * self.codec.item_bytes
 
     def header(self, kind: FileKind) -> bytes:
         """The header page: magic, JSON, CRC-32 of both, zero-padded."""
-        fields = {
-            "version": FORMAT_VERSION,
-            "kind": kind,
-            "spec_hash": self.spec_hash,
-            "codec": self.codec.name,
-            "block_shape": list(self.block_shape(kind)),
-        }
-        return header_page(VECTOR_MAGIC, fields)
+        return _vector_header(kind, self.spec_hash, self.codec.name, self.block_shape(kind))
+
+
+@lru_cache(64)  # every read compares one
+def _vector_header(
+    kind: FileKind, spec_hash: str, codec_name: str, block_shape: tuple[int, ...]
+) -> bytes:
+    fields = {
+        "version": FORMAT_VERSION,
+        "kind": kind,
+        "spec_hash": spec_hash,
+        "codec": codec_name,
+        "block_shape": list(block_shape),
+    }
+    return header_page(VECTOR_MAGIC, fields)
 
 
 def header_page(magic: bytes, fields: Mapping[str, Any]) -> bytes:

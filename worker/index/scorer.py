@@ -1,4 +1,4 @@
-"""Stage 2: patch similarities of candidates (paper section 3.4.3), read shard by shard."""
+"""Patches of candidates for stage 2 (paper section 3.4.3), read shard by shard."""
 
 from __future__ import annotations
 
@@ -9,39 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worker.core.types import FloatArray, IntArray
+from worker.core.types import IntArray
 from worker.index.candidates import Candidates
+from worker.index.codec import Codec
 from worker.index.store import PinnedShard
 
 READS_AHEAD = 8
 """Chunks that are fetched over the network at a time; each is held in memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredChunk:
-    """Cosines of some candidates: ``position`` int64 (m,) into the candidate list, and
-    ``similarity_mqc`` float32 (m, q, cells)."""
-
-    position: IntArray
-    similarity_mqc: FloatArray
-
-
-def candidate_similarities(
-    shards: Sequence[PinnedShard],
-    candidates: Candidates,
-    query_qd: FloatArray,
-    frames_per_chunk: int = 64,
-) -> Iterator[ScoredChunk]:
-    """Cosines of q query patches with every cell of every candidate, in chunks.
-
-    Patches are read in file order; memory is bounded by the chunk, not by the candidates.
-    Raises :class:`IndexDamaged` when a shard's file does not hold what Postgres says.
-    """
-    q = query_qd.shape[0]
-    for chunk, patches in read_chunks(shards, candidates, frames_per_chunk):
-        flat = query_qd @ patches.reshape(-1, patches.shape[2]).T
-        similarity = flat.reshape(q, chunk.position.size, patches.shape[1]).transpose(1, 0, 2)
-        yield ScoredChunk(chunk.position, np.ascontiguousarray(similarity))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +40,19 @@ def candidate_chunks(
             yield CandidateChunk(int(shard_position), part.astype(np.int64), candidates.block[part])
 
 
-def read_chunk(shards: Sequence[PinnedShard], chunk: CandidateChunk) -> FloatArray:
-    """Patches of a chunk, float32 (m, cells, d). Raises as above."""
-    return shards[chunk.shard_position].read("patch", chunk.block)
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredPatches:
+    """Patches of some frames as they are stored, (m, cells, d)."""
+
+    stored_mcd: np.ndarray
+    codec: Codec
+
+
+def read_chunk(shards: Sequence[PinnedShard], chunk: CandidateChunk) -> StoredPatches:
+    """Patches of a chunk. Raises :class:`IndexDamaged` when a shard's file does not hold what
+    Postgres says."""
+    shard = shards[chunk.shard_position]
+    return StoredPatches(shard.stored_patches(chunk.block), shard.layout.codec)
 
 
 def reads_at_once(shards: Sequence[PinnedShard], chunks: Iterable[CandidateChunk]) -> int:
@@ -78,15 +62,15 @@ def reads_at_once(shards: Sequence[PinnedShard], chunks: Iterable[CandidateChunk
 
 def read_chunks(
     shards: Sequence[PinnedShard], candidates: Candidates, frames_per_chunk: int = 64
-) -> Iterator[tuple[CandidateChunk, FloatArray]]:
-    """Every chunk with its patches; where some lie on object storage, the next are read meanwhile.
-    Reads and errors as above."""
+) -> Iterator[tuple[CandidateChunk, StoredPatches]]:
+    """Every chunk with its patches, in file order: memory is bounded by the chunk, not by the
+    candidates. Where some lie on object storage, the next are read meanwhile. Raises as above."""
     chunks = list(candidate_chunks(candidates, frames_per_chunk))
     if reads_at_once(shards, chunks) == 1:
         yield from ((chunk, read_chunk(shards, chunk)) for chunk in chunks)
         return
     with ThreadPoolExecutor(READS_AHEAD, thread_name_prefix="parts") as pool:
-        waiting = deque[tuple[CandidateChunk, Future[FloatArray]]]()
+        waiting = deque[tuple[CandidateChunk, Future[StoredPatches]]]()
         for chunk in chunks:
             waiting.append((chunk, pool.submit(read_chunk, shards, chunk)))
             if len(waiting) == READS_AHEAD:

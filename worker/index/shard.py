@@ -202,7 +202,15 @@ def check_headers(layout: ShardLayout) -> None:
 def read_blocks(
     layout: ShardLayout, kind: FileKind, blocks: Sequence[int] | IntArray, sums_n2: IntArray
 ) -> FloatArray:
-    """Some blocks as float32 (n, *block_shape), in that order, each checked against its checksum.
+    """Some blocks as float32 (n, *block_shape): :func:`read_checked`, decoded."""
+    return layout.codec.decode(read_checked(layout, kind, blocks, sums_n2))
+
+
+def read_checked(
+    layout: ShardLayout, kind: FileKind, blocks: Sequence[int] | IntArray, sums_n2: IntArray
+) -> np.ndarray:
+    """Some blocks as they are stored, (n, *block_shape), in that order, each checked against its
+    checksum.
 
     ``sums_n2``: int64 (n, 2), checksums of these blocks as :func:`append_blocks` gave them; -1 in
     the first column: not known, not checked. Raises :class:`IndexDamaged` naming every block that
@@ -218,7 +226,7 @@ def read_blocks(
             sound[i] = isal_zlib.crc32(stored[i], int(sums_n2[i, 0])) == sums_n2[i, 1]
     if not sound.all():
         raise _damaged(layout, kind, at[~sound].tolist())
-    return layout.codec.decode(stored)
+    return stored
 
 
 def damaged_blocks(layout: ShardLayout, sums_n2: IntArray, step: int = 64) -> dict[int, FileKind]:

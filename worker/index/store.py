@@ -22,7 +22,7 @@ from worker.index.global_cache import GlobalCache
 from worker.index.layout import FileKind, ShardLayout
 from worker.index.part_cache import PartCache
 from worker.index.runs_file import let_go_of_runs
-from worker.index.shard import read_blocks
+from worker.index.shard import read_blocks, read_checked
 
 Contents = tuple[str, tuple[int, ...]]
 
@@ -65,6 +65,11 @@ class PinnedShard:
         """Some blocks as float32 (n, *shape), checked. Raises :class:`IndexDamaged`."""
         at = np.asarray(blocks, dtype=np.int64)
         return read_blocks(self.layout, kind, self.stored_n[at], self.sums_n2[at])
+
+    def stored_patches(self, blocks: Sequence[int] | IntArray) -> np.ndarray:
+        """Patches of some blocks as they are stored, (n, cells, d), checked. Raises as above."""
+        at = np.asarray(blocks, dtype=np.int64)
+        return read_checked(self.layout, "patch", self.stored_n[at], self.sums_n2[at])
 
 
 @dataclass(frozen=True, slots=True)
