@@ -106,7 +106,6 @@ def in_worker(url: str, seconds: float) -> tuple[dict[str, float], float]:
     request = LiveRequest(
         kind="rtsp",
         url=url,
-        host=None,
         camera=(str(urlsplit(url).hostname), urlsplit(url).port or 554),
         label="feed x",
         policy=IntervalPolicy(1.0),

@@ -26,6 +26,7 @@ from worker.core.types import ImageArray, SizePx
 from worker.errors import FeedFailed, VideoInvalid
 from worker.video.container import FILE_FORMATS, check_picture_size, packets, video_stream
 from worker.video.decode import Converter
+from worker.video.gated_files import PLAYLIST_TYPES, Gate, GatedFile
 from worker.video.live_wire import LiveRequest
 from worker.video.probe import describe_stream
 from worker.video.values import VideoInfo
@@ -35,8 +36,9 @@ OPEN_TIMEOUT_S: Final = 10.0
 NO_PICTURE_S: Final = 60.0
 """Packets without one picture that can be decoded: longer than any usual keyframe distance."""
 _FRAME_GAP_S: Final = 0.04
-# Never `file` or `pipe` for what comes by network: a playlist names what FFmpeg opens next.
-_PROTOCOLS = {"rtsp": "rtsp,rtsps,rtp,tcp,tls", "http": "http,https,tcp,tls,crypto", "file": "fd"}
+# HTTP is not FFmpeg's own: what a playlist names is asked for at the gate.
+_PROTOCOLS = {"rtsp": "rtsp,rtsps,rtp,tcp,tls", "http": "http,https,crypto", "file": "fd"}
+_PLAYLISTS = (".m3u8", ".m3u")
 _NETWORK_FORMATS = {"rtsp": "rtsp", "http": f"{FILE_FORMATS},hls,mpjpeg", "file": FILE_FORMATS}
 
 
@@ -206,14 +208,14 @@ class LiveVideo:
         return _failure(error, self._request.label, waited_s >= 0.9 * self._request.stall_s / 2)
 
 
-def open_video_live(request: LiveRequest, fd: int | None) -> LiveVideo:
-    """Connect to a feed's address; a recording is read from an open descriptor.
+def open_video_live(request: LiveRequest, fd: int | None, gate: Gate | None = None) -> LiveVideo:
+    """Connect to a feed's address; a file is read from an open descriptor, HTTP through a gate.
 
     Messages name it by its label and never show the address. Raises :class:`FeedFailed`.
     """
     began_s = time.monotonic()
     try:
-        container = _open(request, fd)
+        container = _open(request, fd, gate)
     except FFmpegError as error:
         timed_out = time.monotonic() - began_s >= 0.9 * OPEN_TIMEOUT_S
         raise _failure(error, request.label, timed_out, opening=True) from None
@@ -224,8 +226,10 @@ def open_video_live(request: LiveRequest, fd: int | None) -> LiveVideo:
         raise FeedFailed(str(error), reason="invalid") from error
 
 
-def _open(request: LiveRequest, fd: int | None) -> InputContainer:
-    kind, url = request.kind, request.url
+def _open(request: LiveRequest, fd: int | None, gate: Gate | None) -> InputContainer:
+    kind = request.kind
+    source: str | GatedFile = request.url
+    named: dict[str, Any] = {}
     options = {
         "protocol_whitelist": _PROTOCOLS[kind],
         "format_whitelist": _NETWORK_FORMATS[kind],
@@ -234,23 +238,29 @@ def _open(request: LiveRequest, fd: int | None) -> InputContainer:
     if kind == "file":
         assert fd is not None
         os.lseek(fd, 0, os.SEEK_SET)
-        url = "fd:"
+        source = "fd:"
         options["fd"] = str(fd)
     if kind == "rtsp":
         options |= {"rtsp_transport": "tcp", "allowed_media_types": "video"}
         options |= {"analyzeduration": "1000000", "fflags": "nobuffer"}
     if kind == "http":
-        options |= {"max_redirects": "0", "live_start_index": "-1"}
-    if request.host is not None:
-        options["headers"] = f"Host: {request.host}\r\n"
+        assert gate is not None
+        source = gate.open(request.url)
+        path = request.url.partition("?")[0]
+        if source.media_type in PLAYLIST_TYPES or path.endswith(_PLAYLISTS):
+            named["format"] = "hls"
+            options |= {"live_start_index": "-1", "http_persistent": "0", "http_multiple": "0"}
+        named["io_open"] = gate.nested
     # When nothing comes FFmpeg first hands out what its parser held back: two waits make a stall.
-    return av.open(
-        url,
+    container: InputContainer = av.open(
+        source,
         mode="r",
         options=options,
         metadata_errors="ignore",
         timeout=(OPEN_TIMEOUT_S, request.stall_s / 2),
+        **named,
     )
+    return container
 
 
 _REASONS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -32,6 +33,7 @@ from worker.video.confinement import (
     renew_cpu,
 )
 from worker.video.decoding_wire import info_to_json
+from worker.video.gated_files import Gate
 from worker.video.live import DecodedPicture, LiveVideo, open_video_live
 from worker.video.live_wire import (
     KEEP,
@@ -117,7 +119,10 @@ def serve(request: LiveRequest, line: Line, source_fd: int | None) -> None:
     link: CameraLink | None = None
     try:
         request, link = _confined(request, line, source_fd)
-        video = open_video_live(request, source_fd)
+        gate = None
+        if request.kind == "http" and source_fd is not None:
+            gate = Gate(source_fd, request.label, request.stall_s, partial(_give_up, request, line))
+        video = open_video_live(request, source_fd, gate)
         try:
             line.say_object(Said.OPENED, {"ends": video.ends})
             _read(video, request, line)
@@ -142,22 +147,28 @@ def serve(request: LiveRequest, line: Line, source_fd: int | None) -> None:
     line.say_object(Said.FAILED, failure_to_json(reason, text.removeprefix(request.label).strip()))
 
 
+def _give_up(request: LiveRequest, line: Line, error: FeedFailed) -> None:
+    """Say why, and end; does not return."""
+    text = str(error).removeprefix(request.label).strip()
+    line.say_object(Said.FAILED, failure_to_json(error.reason, text))
+    os._exit(0)
+
+
 def _confined(
     request: LiveRequest, line: Line, source_fd: int | None
 ) -> tuple[LiveRequest, CameraLink | None]:
     """Give up everything but what the request needs, and say so."""
     first_to_go()
-    link, port, files, network = None, None, "open", "unlimited"
-    if request.kind != "http":  # it may have to look up names, and go to several
-        alone = leave_network()
-        if request.camera is not None and source_fd is not None:
-            listener = listen_as(request.camera, alone=alone)
-            host, port = listener.getsockname()[:2]
-            link = CameraLink(listener, socket.socket(fileno=source_fd))
-            request = replace(request, url=_at(request.url, host, port))
-        rest = give_up_rest(port)
-        files = "none" if rest.no_files else "open"
-        network = "none" if alone else "one port" if rest.one_port else "unlimited"
+    link, port = None, None
+    alone = leave_network()
+    if request.camera is not None and source_fd is not None:
+        listener = listen_as(request.camera, alone=alone)
+        host, port = listener.getsockname()[:2]
+        link = CameraLink(listener, socket.socket(fileno=source_fd))
+        request = replace(request, url=_at(request.url, host, port))
+    rest = give_up_rest(port)
+    files = "none" if rest.no_files else "open"
+    network = "none" if alone else "one port" if rest.one_port else "unlimited"
     limit_memory(memory_needed(request.max_px, 1))
     renew_cpu(request.patience_s)
     line.say_object(Said.READY, {"network": network, "files": files})

@@ -24,6 +24,8 @@ from worker.errors import FeedFailed
 from worker.video.address import Target, resolved
 from worker.video.camera_connection import connected, open_recording
 from worker.video.decoding_wire import WireBroken, info_from_json, read_object
+from worker.video.http_gate import HttpGate
+from worker.video.http_guard import without_login
 from worker.video.live import NO_PICTURE_S, OPEN_TIMEOUT_S
 from worker.video.live_decoders import DECODERS, LiveDecoder, LiveDecoders
 from worker.video.live_values import LiveOptions, LivePicture
@@ -69,6 +71,7 @@ class LiveFeed:
         self._pace_from_s = time.monotonic()
         self.ends = False
         self._started: LiveDecoder | None = None
+        self._gate: HttpGate | None = None
 
     def connect(self, *, again: bool) -> None:
         """Connect, and have a process read it. Raises :class:`FeedFailed`."""
@@ -78,15 +81,19 @@ class LiveFeed:
             source, camera = connected(target.url, self._label, again=again)
         elif target.kind == "file":
             source = open_recording(target.url, self._label)
+        else:
+            self._gate = HttpGate(target.url, options.rules, options.stall_s)
+            source = self._gate.start()
         self._opening = True
         self._asked = False
         self._silent_s = 0.0
         self._last_picture_s = time.monotonic()
         self._patience_s = options.stall_s + _GRACE_S
+        if target.kind == "http":  # it may wait for another connection as well
+            self._patience_s += options.stall_s + OPEN_TIMEOUT_S
         request = LiveRequest(
             kind=target.kind,
-            url=target.url,
-            host=target.host,
+            url=without_login(target.url) if target.kind == "http" else target.url,
             camera=camera,
             label=self._label,
             policy=options.policy,
@@ -103,6 +110,7 @@ class LiveFeed:
             try:
                 self._started = self._decoders.start([] if source is None else [source])
             except FeedFailed as error:
+                self.close()
                 raise FeedFailed(f"{self._label}: {error}", reason=error.reason) from error
         told = request.to_bytes()
         try:
@@ -161,12 +169,14 @@ class LiveFeed:
     def close(self) -> None:
         """End the connection. A camera that does not answer is not waited for."""
         decoder, self._started = self._started, None
-        if decoder is None:
-            return
-        with contextlib.suppress(OSError):
-            decoder.line.send(QUIT)
-            decoder.wait(_FAREWELL_S)
-        decoder.kill()
+        gate, self._gate = self._gate, None
+        if decoder is not None:
+            with contextlib.suppress(OSError):
+                decoder.line.send(QUIT)
+                decoder.wait(_FAREWELL_S)
+            decoder.kill()
+        if gate is not None:
+            gate.close()
 
     def _step(self) -> LivePicture | None:
         if self._asked:

@@ -37,7 +37,7 @@ QUIT: Final = b"Q"
 
 REASONS: Final = frozenset(
     ("unreachable", "auth", "not_found", "refused", "invalid", "stalled", "ended",
-     "connection_lost", "damaged", "decoder_killed")
+     "connection_lost", "damaged", "decoder_killed", "not_allowed")
 )  # fmt: skip
 """Why a camera cannot be read, as its decoder may give it."""
 
@@ -65,14 +65,13 @@ class Said(IntEnum):
 class LiveRequest:
     """What a process is asked to read.
 
-    ``url``: for FFmpeg, with the address that was looked at. ``camera``: where its connection goes
-    to, given as an open socket; None where there is none. ``label``: for messages.
+    ``url``: for FFmpeg, of RTSP with the address that was looked at. ``camera``: where its
+    connection goes to, given as an open socket; None where there is none. ``label``: for messages.
     ``pace_from_s``: when a recording's first picture is due, by the monotonic clock.
     """
 
     kind: SourceKind
     url: str
-    host: str | None
     camera: tuple[str, int] | None
     label: str
     policy: SamplingPolicy
