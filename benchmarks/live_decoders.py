@@ -39,8 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cameras", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--sizes", nargs="*", default=["1920x1080", "640x360"])
     given = parser.parse_args()
-    for w_px, h_px in ((1920, 1080), (640, 360)):
+    for w_px, h_px in (map(int, size.split("x")) for size in given.sizes):
         with cameras(given.cameras, w_px, h_px) as urls:
             for figure in measured(urls, given.seconds):
                 print(json.dumps(figure | {"pictures": f"{w_px} x {h_px}", "machine": machine()}))

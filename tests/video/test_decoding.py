@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -71,7 +72,14 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 def own_children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    """Decoding processes of this one; other tests have services running in it."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            command = " ".join(child.cmdline())
+            if "decoding_child" in command or "bad_decoder" in command:
+                found.append(child)
+    return found
 
 
 @pytest.mark.parametrize(("name", "codec", "container"), CONTAINERS, ids=IDS)
