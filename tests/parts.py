@@ -31,6 +31,7 @@ from worker.runtime import BackboneCache, make_context
 from worker.sealing import run_seal
 from worker.search import run_query
 
+SECRET_KEY = "cmlzIHRlc3RzOiBhIGtleSBvZiAzMiBieXRlcy4uLi4="
 HANDLERS: Mapping[str, Handler] = {
     "ingest": Handler(run_ingest, fail_ingest),
     "query": Handler(run_query),
@@ -62,6 +63,7 @@ def fresh_context(url: str, template: str, folder: Path, **changes: Any) -> Iter
             **{
                 "database_url": database,
                 "data_dir": folder,
+                "secret_key": SECRET_KEY,
                 "job_retry_base_s": 0.01,
                 "commit_batch": 4,
                 "embed_batch": 4,

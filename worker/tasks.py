@@ -55,7 +55,8 @@ def run_job_task(job_id: str) -> None:
 
 @app.task(name=SWEEP_TASK)  # type: ignore[untyped-decorator]
 def sweep_task() -> None:
-    """Make the jobs that feeds lack, and ring again for forgotten ones."""
+    """Encrypt what is in clear, make the jobs that feeds lack, ring again for forgotten ones."""
+    feeds.seal_addresses(process_context())
     feeds.reconcile(process_context())
     sweep_jobs(process_context(), queue_length)
 

@@ -17,7 +17,7 @@ SourceKind = Literal["rtsp", "http", "file"]
 _KINDS: dict[str, SourceKind] = {
     "rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http", "file": "file",
 }  # fmt: skip
-_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
+PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 _METADATA = {
     ipaddress.ip_address(known) for known in ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200")
 }
@@ -58,6 +58,11 @@ def redacted(url: str) -> str:
     return f"{parts.scheme}://{login}{where}{path}" + ("?..." if parts.query else "")
 
 
+def holds_secrets(url: str) -> bool:
+    """Whether there may be something in an address that is not to be shown."""
+    return any(sign in url for sign in "@?=#")
+
+
 def check_address(url: str, rules: AddressRules) -> SourceKind:
     """The kind of an address that may be a feed's, without asking the network.
 
@@ -73,43 +78,45 @@ def check_address(url: str, rules: AddressRules) -> SourceKind:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What to open. ``url`` may hold a password; ``host`` is the HTTP header where it is needed."""
+    """What to open. ``url`` may hold a password."""
 
     kind: SourceKind
     url: str
-    host: str | None = None
 
 
 def resolved(url: str, rules: AddressRules) -> Target:
     """The address to open now, its host's addresses looked up and allowed.
 
-    The host of RTSP and plain HTTP is replaced by the address that was looked at, so that no second
-    look-up finds another. Not of HTTPS, whose certificate is made out to the name, nor of an HTTP
-    playlist, which may name any host anyway. Raises :class:`AddressRefused`, and
-    :class:`FeedFailed` when the name is not known.
+    The host of RTSP is replaced by the address that was looked at, so that no second look-up finds
+    another. HTTP looks at each address it connects to (:mod:`worker.video.http_guard`). Raises
+    :class:`AddressRefused`, and :class:`FeedFailed` when the name is not known.
     """
     kind, parts = _split(url, rules)
     if kind == "file":
         return Target(kind, f"file:{_file(parts, rules)}")
     host = parts.hostname or ""
+    first = allowed_addresses(host, parts.port or PORTS[parts.scheme], rules)[0]
+    if kind == "http":
+        return Target(kind, url)
+    where = f"[{first}]" if first.version == 6 else str(first)
+    login, at, _ = parts.netloc.rpartition("@")
+    port = f":{parts.port}" if parts.port is not None else ""
+    return Target(kind, urlunsplit(parts._replace(netloc=f"{login}{at}{where}{port}")))
+
+
+def allowed_addresses(host: str, port: int, rules: AddressRules) -> list[_Address]:
+    """What a name stands for now, every one of it allowed.
+
+    Raises :class:`AddressRefused`, and :class:`FeedFailed` when the name is not known.
+    """
     try:
-        found = socket.getaddrinfo(
-            host, parts.port or _PORTS[parts.scheme], type=socket.SOCK_STREAM
-        )
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise FeedFailed(f"the name {host} is not known: check it", reason="unreachable") from error
     addresses = [ipaddress.ip_address(str(entry[4][0]).split("%")[0]) for entry in found]
     for address in addresses:
         _require_allowed(host, address, rules)
-    if kind == "rtsp" or (parts.scheme == "http" and not parts.path.endswith((".m3u8", ".m3u"))):
-        first = addresses[0]
-        where = f"[{first}]" if first.version == 6 else str(first)
-        login, at, _ = parts.netloc.rpartition("@")
-        port = f":{parts.port}" if parts.port is not None else ""
-        pinned = urlunsplit(parts._replace(netloc=f"{login}{at}{where}{port}"))
-        named = kind == "http" and where != parts.netloc.rpartition("@")[2].removesuffix(port)
-        return Target(kind, pinned, f"{host}{port}" if named else None)
-    return Target(kind, url)
+    return addresses
 
 
 def _split(url: str, rules: AddressRules) -> tuple[SourceKind, SplitResult]:
