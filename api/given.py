@@ -184,14 +184,34 @@ class MaskGiven(Given):
         return self
 
 
-class SegmentGiven(Given):
-    """A recorded file to ingest, below the server's RIS_FOOTAGE_DIR."""
+class RecordingGiven(Given):
+    """What is said of a recording that comes beside it: of a camera that is there, by id or by
+    name."""
 
-    path: Annotated[str, Field(strict=True, min_length=1, max_length=4096)]
-    camera_id: IdField
+    camera_id: IdField | None = None
+    camera: Name | None = None
     start_utc: Annotated[Time, Field(description="When its first picture was taken.")]
     policy: Literal["interval", "keyframe", "change"] = "interval"
     every_s: Annotated[Number, Field(ge=0.001, le=86_400)] = 1.0
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"camera": "yard", "start_utc": "2026-05-01T08:00:00Z"}],
+        },
+    )
+
+    @model_validator(mode="after")
+    def _one_camera(self) -> RecordingGiven:
+        if (self.camera_id is None) == (self.camera is None):
+            raise ValueError("give either camera_id or camera, not both or neither")
+        return self
+
+
+class SegmentGiven(RecordingGiven):
+    """A recorded file to ingest, below the server's RIS_FOOTAGE_DIR."""
+
+    path: Annotated[str, Field(strict=True, min_length=1, max_length=4096)]
 
     model_config = ConfigDict(
         extra="forbid",

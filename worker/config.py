@@ -191,6 +191,9 @@ class Settings(BaseSettings):
         None,
         description="Folder that the API takes recordings from, by path; unset: it takes none.",
     )
+    keep_recordings: bool = Field(
+        False, description="Recordings that were sent or fetched stay after their ingest."
+    )
     api_host: str = Field("127.0.0.1", description="Address that the API listens on.")
     api_port: int = Field(
         8480, ge=0, le=65_535, description="Port that the API listens on; 0: any free one."
@@ -200,6 +203,15 @@ class Settings(BaseSettings):
     )
     api_body_timeout_s: float = Field(
         30.0, gt=0.05, le=3600, description="A request's body has arrived after this long."
+    )
+    api_max_recording_bytes: int = Field(
+        4 * 1024**3, ge=1024, description="Largest recording that is sent to the API."
+    )
+    api_recording_timeout_s: float = Field(
+        3600.0, gt=0.05, le=86_400, description="A recording that is sent has arrived after this."
+    )
+    api_open_uploads: int = Field(
+        16, ge=1, le=10_000, description="Recordings that one API key sends at once."
     )
     api_requests_per_s: float = Field(
         100.0, gt=0, le=100_000, description="Requests a second of one API key, on average."

@@ -70,11 +70,13 @@ class Handler:
     """How one kind of job is run. ``on_fail`` records the failure where the kind keeps it.
 
     ``goes_on``: whether the next slice runs here, at once, when no worker could be rung for it.
+    ``after_fail``: what follows once the failure is committed.
     """
 
     run: Callable[[Context, ClaimedJob, Lease], Outcome]
     on_fail: Callable[[Session, ClaimedJob, str], None] = lambda _session, _job, _code: None
     goes_on: Callable[[], bool] = lambda: False
+    after_fail: Callable[[Context, ClaimedJob], None] = lambda _context, _job: None
 
 
 def run_job(context: Context, job_id: uuid.UUID, handlers: Mapping[str, Handler]) -> None:
@@ -215,8 +217,11 @@ def _record_failure(
     log.error("job_failed", code=code, detail=detail)
     try:
         with context.db.transaction() as session:
-            if job_record.fail(session, job.id, job.token, code, detail):
+            failed = job_record.fail(session, job.id, job.token, code, detail)
+            if failed:
                 handler.on_fail(session, job, code)
+        if failed:
+            handler.after_fail(context, job)
     except DatabaseUnavailable as unavailable:
         log.warning("failure_left_to_the_sweeper", detail=str(unavailable))
 

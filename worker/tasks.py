@@ -12,7 +12,7 @@ from worker.app import app
 from worker.errors import NotFound
 from worker.feed_host import FeedHost
 from worker.generations import require_live_generation
-from worker.ingest import fail_ingest, run_ingest
+from worker.ingest import after_failed_ingest, fail_ingest, run_ingest
 from worker.jobs import Handler, run_job
 from worker.jobs import sweep as sweep_jobs
 from worker.kernels.region_growing import warm_up
@@ -36,7 +36,7 @@ from worker.shard_scan import warm_up as warm_up_scan
 FEEDS = FeedHost()
 
 HANDLERS = {
-    "ingest": Handler(run_ingest, fail_ingest),
+    "ingest": Handler(run_ingest, fail_ingest, after_fail=after_failed_ingest),
     "query": Handler(run_query),
     "reindex": Handler(run_reindex, fail_reindex),
     "erase": Handler(erasure.run_erase),

@@ -11,6 +11,7 @@ from models.session import Database
 from worker.config import Settings
 from worker.messages import JobKind
 from worker.video.frame_store import FrameStore
+from worker.video.recording_store import RecordingStore
 from worker.video.upload_store import UploadStore
 
 
@@ -35,6 +36,10 @@ class Desk(Protocol):
     @property
     def uploads(self) -> UploadStore:
         """Pictures that queries were made from."""
+
+    @property
+    def recordings(self) -> RecordingStore:
+        """Recordings that are still to be ingested."""
 
     @property
     def ring(self) -> Callable[[uuid.UUID, JobKind], object]:

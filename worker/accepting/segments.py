@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,16 +12,19 @@ from unicodedata import category
 
 from models.repositories import erasures as erasure_record
 from models.repositories import jobs as job_record
+from models.repositories import recordings as recording_record
 from models.repositories import videos as video_record
 from models.session import Session
 from models.video import VideoSegment
 from worker.accepting.audit import record_act
-from worker.accepting.desk import Actor
+from worker.accepting.desk import Actor, Desk
 from worker.core.sampling import SamplingPolicy, policy_key, policy_to_json
 from worker.errors import InputInvalid, VideoUnreadable
 from worker.messages import INGEST_QUEUE
+from worker.video.recording_store import IncomingRecording
 
 _HASH_CHUNK_BYTES = 1 << 20
+_NAME_LETTERS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +48,15 @@ class FileContent:
 @dataclass(frozen=True, slots=True)
 class Recording:
     """A file to ingest. ``start_source``: where the start comes from; ``given`` by whoever submits,
-    else a guess that gives way to what is known of the same content."""
+    else a guess that gives way to what is known of the same content. ``held``: it lies in the store
+    of recordings; ``path`` then only says what it was called."""
 
     path: Path
     content: FileContent
     start_utc: datetime
     start_source: str
     policy: SamplingPolicy
+    held: bool = False
 
 
 def record_segment(
@@ -98,6 +104,38 @@ def record_segment(
     return Submission(segment.id, str(job_id), camera_id, True)
 
 
+def sent_name(name: str) -> Path:
+    """What a recording that was sent is called: its own name, without folders and controls."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    shown = "".join(letter for letter in last if category(letter)[0] != "C")[:_NAME_LETTERS]
+    return Path(f"sent:{shown or 'recording'}")
+
+
+def keep_segment(
+    desk: Desk,
+    session: Session,
+    camera_id: int,
+    recording: Recording,
+    incoming: IncomingRecording,
+    actor: Actor,
+) -> Submission:
+    """:func:`record_segment` of a finished recording, which is kept if it is still to be ingested;
+    else it is the caller's to discard. Raises ``StorageFull``, ``StorageFailed`` too."""
+    recording_record.lock_recordings(session, exclusive=False)  # nobody sweeps it meanwhile
+    submission = record_segment(session, camera_id, recording, actor)
+    if submission.is_new:
+        desk.recordings.keep(incoming)
+    return submission
+
+
+def discard_recordings(desk: Desk, sha256s: Sequence[str]) -> int:
+    """Remove those of these recordings that no segment holds any more; returns how many."""
+    with desk.db.transaction() as session:
+        recording_record.lock_recordings(session, exclusive=True)
+        unheld = recording_record.unheld(session, sha256s)
+        return sum(desk.recordings.remove(sha256) for sha256 in sorted(unheld))
+
+
 def _failed(session: Session, segment: VideoSegment) -> bool:
     """Whether its last ingest failed; a segment whose decoder was killed half-way is partial."""
     if segment.outcome == "partial" and segment.job_id is not None:
@@ -110,7 +148,12 @@ def _submit_job(session: Session, segment_id: int, recording: Recording) -> uuid
     payload = {"segment_id": segment_id, "file": recording.content.state}
     job_id = job_record.submit(session, "ingest", INGEST_QUEUE, payload)
     video_record.set_segment(
-        session, segment_id, job_id=job_id, outcome=None, source_path=str(recording.path)
+        session,
+        segment_id,
+        job_id=job_id,
+        outcome=None,
+        source_path=str(recording.path),
+        held_sha256=recording.content.sha256 if recording.held else None,
     )
     return job_id
 
