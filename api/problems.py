@@ -45,6 +45,7 @@ STATUS_OF_CODE: Final[Mapping[str, int]] = {
     "shadow_mismatch": 409,
     "address_refused": 422,
     "feed_failed": 503,
+    "fetch_failed": 503,
     "object_store_unavailable": 503,
     "erased_meanwhile": 409,
     "lease_lost": 409,

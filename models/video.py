@@ -49,7 +49,9 @@ class VideoSegment(Base):
     The natural key (camera, content, start, policy) makes a repeated submission the same segment.
     ``resume_pts`` is the pts of the last committed frame: a restarted ingest goes on behind it.
     ``outcome`` is null until the ingest ended. ``held_sha256``: the recording that lies in the data
-    folder for it, by its content; null: none does.
+    folder for it, by its content; null: none does. ``fetch_url``: where it is to be fetched from,
+    perhaps with user and password: shown nowhere, and null once it is fetched; its
+    ``content_sha256`` then is that of the address.
     """
 
     __tablename__ = "video_segments"
@@ -70,6 +72,7 @@ class VideoSegment(Base):
     job_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("jobs.id"))
     source_path: Mapped[str]
     held_sha256: Mapped[str | None]
+    fetch_url: Mapped[str | None]
     content_sha256: Mapped[str]
     start_utc: Mapped[datetime]
     start_source: Mapped[str]

@@ -23,6 +23,7 @@ from worker.config import Settings
 from worker.context import Context
 from worker.core.sampling import IntervalPolicy
 from worker.erasure import run_erase
+from worker.fetching import fail_fetch, run_fetch
 from worker.ingest import after_failed_ingest, fail_ingest, run_ingest, submit_file
 from worker.jobs import Handler, run_job
 from worker.offloading import run_offload
@@ -33,6 +34,7 @@ from worker.search import run_query
 
 HANDLERS: Mapping[str, Handler] = {
     "ingest": Handler(run_ingest, fail_ingest, after_fail=after_failed_ingest),
+    "fetch": Handler(run_fetch, fail_fetch),
     "query": Handler(run_query),
     "reindex": Handler(run_reindex, fail_reindex),
     "erase": Handler(run_erase),

@@ -191,6 +191,17 @@ class Settings(BaseSettings):
         None,
         description="Folder that the API takes recordings from, by path; unset: it takes none.",
     )
+    fetch_hosts: str | None = Field(
+        None,
+        description="Hosts that recordings are fetched from: names, *.suffixes, networks, separated"
+        " by commas; unset: none are.",
+    )
+    fetch_max_bytes: int = Field(
+        4 * 1024**3, ge=1024, description="Largest recording that is fetched."
+    )
+    fetch_timeout_s: float = Field(
+        600.0, ge=0.5, le=86_400, description="A recording is fetched within this long."
+    )
     keep_recordings: bool = Field(
         False, description="Recordings that were sent or fetched stay after their ingest."
     )

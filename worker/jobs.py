@@ -124,11 +124,14 @@ def _attempt(context: Context, job: ClaimedJob, handler: Handler) -> bool:
     except RisError as error:
         if error.retryable:
             _retry(context, job, error)
+        elif error.again:
+            _retry_counted(context, job, handler, error.code, str(error))
         else:
             _record_failure(context, job, handler, error.code, str(error))
     except Exception as error:
         log.exception("job_unexpected")
-        _retry_unexpected(context, job, handler, error)
+        detail = f"{type(error).__name__}: {error}"
+        _retry_counted(context, job, handler, UNEXPECTED, detail)
     return goes_on
 
 
@@ -177,16 +180,17 @@ def _retry(context: Context, job: ClaimedJob, error: RisError) -> None:
     _requeue(context, job, (error.code, str(error)), delay_s, counted=False)
 
 
-def _retry_unexpected(
-    context: Context, job: ClaimedJob, handler: Handler, error: Exception
+def _retry_counted(
+    context: Context, job: ClaimedJob, handler: Handler, code: str, detail: str
 ) -> None:
-    detail = f"{type(error).__name__}: {error}"
+    """Try again later, ever later, unless it was tried often enough."""
     attempts = _attempts_without_progress(context, job)
     if attempts >= context.settings.job_max_attempts:
-        _record_failure(context, job, handler, UNEXPECTED, detail)
+        _record_failure(context, job, handler, code, detail)
         return
+    log.info("job_tried_again", code=code, detail=detail, attempts=attempts)
     delay_s = min(MAX_RETRY_DELAY_S, context.settings.job_retry_base_s * 2.0**attempts)
-    _requeue(context, job, (UNEXPECTED, detail), delay_s, counted=True)
+    _requeue(context, job, (code, detail), delay_s, counted=True)
 
 
 def _attempts_without_progress(context: Context, job: ClaimedJob) -> int:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-JobKind = Literal["ingest", "query", "reindex", "erase", "compact", "seal", "offload", "feed"]
+JobKind = Literal[
+    "ingest", "fetch", "query", "reindex", "erase", "compact", "seal", "offload", "feed"
+]
 Queue = Literal["ingest", "query", "admin", "feed"]
 
 INGEST_QUEUE: Final[Queue] = "ingest"
@@ -16,6 +18,7 @@ ADMIN_QUEUE: Final[Queue] = "admin"
 FEED_QUEUE: Final[Queue] = "feed"
 
 RUN_JOB_TASK: Final = "ris.run_job"
+FETCH_TASK: Final = "ris.fetch"
 SWEEP_TASK: Final = "ris.sweep"
 RETAIN_TASK: Final = "ris.retain"
 COMPACT_TASK: Final = "ris.compact"
@@ -35,6 +38,8 @@ def scan_queue(group: int) -> str:
 QUEUE_OF_KIND: Final[dict[JobKind, Queue]] = {
     "ingest": INGEST_QUEUE,
     "query": QUERY_QUEUE,
+    # Beside what is ingested: its threads wait for the network, not for the processor.
+    "fetch": INGEST_QUEUE,
     # Reindexing embeds, so it shares the embedding worker, slice by slice.
     "reindex": INGEST_QUEUE,
     # One worker writes shards, whatever for.

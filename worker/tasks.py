@@ -11,6 +11,7 @@ from worker import compacting, erasure, feeds, offloading, retention, scanning, 
 from worker.app import app
 from worker.errors import NotFound
 from worker.feed_host import FeedHost
+from worker.fetching import FetchHost, fail_fetch
 from worker.generations import require_live_generation
 from worker.ingest import after_failed_ingest, fail_ingest, run_ingest
 from worker.jobs import Handler, run_job
@@ -19,6 +20,7 @@ from worker.kernels.region_growing import warm_up
 from worker.messages import (
     COMPACT_TASK,
     FEED_QUEUE,
+    FETCH_TASK,
     OFFLOAD_TASK,
     QUERY_QUEUE,
     RETAIN_TASK,
@@ -34,9 +36,11 @@ from worker.search import run_query
 from worker.shard_scan import warm_up as warm_up_scan
 
 FEEDS = FeedHost()
+FETCHES = FetchHost()
 
 HANDLERS = {
     "ingest": Handler(run_ingest, fail_ingest, after_fail=after_failed_ingest),
+    "fetch": Handler(FETCHES.run, fail_fetch),
     "query": Handler(run_query),
     "reindex": Handler(run_reindex, fail_reindex),
     "erase": Handler(erasure.run_erase),
@@ -51,6 +55,13 @@ HANDLERS = {
 def run_job_task(job_id: str) -> None:
     """Run the job of that id, if it is still to be run."""
     run_job(process_context(), uuid.UUID(job_id), HANDLERS)
+
+
+@app.task(name=FETCH_TASK)  # type: ignore[untyped-decorator]
+def fetch_task(job_id: str) -> None:
+    """Have a recording fetched beside what this worker does. Taken is done: the record says what is
+    not."""
+    FETCHES.take(process_context(), uuid.UUID(job_id), HANDLERS)
 
 
 @app.task(name=SWEEP_TASK)  # type: ignore[untyped-decorator]
@@ -119,3 +130,4 @@ def _warm_up(sender: Any = None, **_: Any) -> None:
 def _stop_feeds(**_: Any) -> None:
     """Slices end at once, so that whoever comes next goes on without waiting for a lease."""
     FEEDS.stop()
+    FETCHES.stop()

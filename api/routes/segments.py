@@ -32,6 +32,7 @@ from worker.accepting.segments import (
     keep_segment,
     read_content,
     record_segment,
+    recording_at,
     sent_name,
 )
 from worker.core.sampling import policy_named
@@ -48,14 +49,14 @@ async def submit(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> SegmentTold:
-    """Ingest a recorded file: one that lies on the server (JSON), or one that is sent (multipart
-    form). The same file again changes nothing. A file by path is read once before the answer, two
-    at a time: allow a second for each 500 MB."""
+    """Ingest a recorded file: one that lies on the server or is fetched from an address (JSON), or
+    one that is sent (multipart form). The same again changes nothing. A file by path is read once
+    before the answer, two files at a time: allow a second for each 500 MB."""
     if kind_of(request) == FORM_TYPE:
         told = await _submit_sent(caller, desk, request, idempotency_key)
     elif kind_of(request) == JSON_TYPE:
         given = await json_of(request, SegmentGiven)
-        told = await _submit_path(caller, desk, given, idempotency_key)
+        told = await _submit_named(caller, desk, given, idempotency_key)
     else:
         raise MediaUnsupported(
             f"Content-Type {kind_of(request) or 'missing'}: send {JSON_TYPE} or {FORM_TYPE}"
@@ -64,15 +65,21 @@ async def submit(
     return told
 
 
-async def _submit_path(
+async def _submit_named(
     caller: Caller, desk: ApiDesk, given: SegmentGiven, idempotency_key: str | None
 ) -> SegmentTold:
-    asked = named(idempotency_key, "segment", given.model_dump(mode="json"))
+    url = None if given.url is None else given.url.get_secret_value()
+    asked = named(idempotency_key, "segment", given.model_dump(mode="json") | {"url": url})
     told, camera = await run_in_threadpool(_made_already, desk, caller, given, asked)
     if told is not None:
         return told
-    path = await run_in_threadpool(footage_path, desk, caller, camera, given.path)
-    recording = await desk.hashing.run(lambda: _recording(path, given))
+    if url is None:
+        name = str(given.path)
+        path = await run_in_threadpool(footage_path, desk, caller, camera, name)
+        recording = await desk.hashing.run(lambda: _recording(path, name, given))
+    else:
+        policy = policy_named(given.policy, given.every_s)
+        recording = recording_at(desk.settings, url, given.start_utc, policy)
 
     def accept(session: Session, camera_id: int) -> Submission:
         return record_segment(session, camera_id, recording, caller.actor)
@@ -137,11 +144,11 @@ def _camera_of(session: Session, caller: Caller, given: RecordingGiven) -> Camer
     return camera
 
 
-def _recording(path: Path, given: SegmentGiven) -> Recording:
+def _recording(path: Path, name: str, given: SegmentGiven) -> Recording:
     try:
         content = read_content(path)
     except VideoUnreadable as error:  # where the footage folder lies is not told
-        raise VideoUnreadable(str(error).replace(str(path), given.path[:80])) from error
+        raise VideoUnreadable(str(error).replace(str(path), name[:80])) from error
     return Recording(
         path, content, given.start_utc, "given", policy_named(given.policy, given.every_s)
     )
@@ -163,7 +170,7 @@ def _accept(
             note_made(session, caller.key_id, asked, made)
         told = _known_segment(session, caller, int(made))
     if submission is not None and submission.is_new:
-        desk.ring(uuid.UUID(submission.job_id), "ingest")
+        desk.ring(uuid.UUID(submission.job_id), submission.kind)
     return told
 
 

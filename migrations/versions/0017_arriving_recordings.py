@@ -1,4 +1,4 @@
-"""recordings that arrive: sent to the API and held in the data folder until they are ingested
+"""recordings that arrive: sent, or fetched, and held in the data folder until they are ingested
 
 Revision ID: 0017
 Revises: 0013
@@ -15,7 +15,17 @@ branch_labels = None
 depends_on = None
 
 
+_KINDS = "'ingest', 'query', 'reindex', 'erase', 'compact', 'seal', 'offload', 'feed'"
+
+
+def _allow_kinds(kinds: str) -> None:
+    op.drop_constraint(op.f("ck_jobs_kind_known"), "jobs")
+    op.create_check_constraint(op.f("ck_jobs_kind_known"), "jobs", f"kind in ({kinds})")
+
+
 def upgrade() -> None:
+    _allow_kinds(_KINDS.replace("'ingest'", "'ingest', 'fetch'"))
+    op.add_column("video_segments", sa.Column("fetch_url", sa.Text(), nullable=True))
     op.add_column("video_segments", sa.Column("held_sha256", sa.Text(), nullable=True))
     op.create_check_constraint(
         op.f("ck_video_segments_held_sha256_hex"), "video_segments", "length(held_sha256) = 64"
@@ -32,3 +42,9 @@ def downgrade() -> None:
     op.drop_index("ix_video_segments_held_sha256", "video_segments")
     op.drop_constraint(op.f("ck_video_segments_held_sha256_hex"), "video_segments")
     op.drop_column("video_segments", "held_sha256")
+    op.drop_column("video_segments", "fetch_url")
+    op.execute(
+        "update video_segments set job_id = null from jobs j where j.id = job_id and kind = 'fetch'"
+    )
+    op.execute("delete from jobs where kind = 'fetch'")
+    _allow_kinds(_KINDS)

@@ -85,3 +85,9 @@ def test_a_recording_is_sent_piece_by_piece(api: Api, client: RisClient, tmp_pat
     with pytest.raises(RisApiError) as refused:
         client.send_segment(clip, "nowhere", start)
     assert refused.value.code == "not_found"
+
+
+def test_an_address_of_a_recording_is_only_asked_where_it_may(api: Api, client: RisClient):
+    with pytest.raises(RisApiError) as refused:
+        client.fetch_segment("http://10.0.0.1/a.mp4", "street", datetime(2026, 3, 3, tzinfo=UTC))
+    assert refused.value.code == "input_invalid"

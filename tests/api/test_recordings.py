@@ -343,3 +343,44 @@ def test_one_whose_footage_is_erased_before_it_is_ingested_is_not_kept(
     told = api.client.get(reply.headers["Location"], headers=key).json()
     assert told["outcome"] == "complete"
     assert held(api) == []
+
+
+def test_by_address(api: Api, key: dict[str, str], capfd: pytest.CaptureFixture[str]):
+    """What the worker does with it: tests/test_fetching.py."""
+    secret = uuid.uuid4().hex
+    url = f"http://user:{secret}@127.0.0.1:1/clip.mp4?token={secret}"
+    body = json.loads(said()) | {"url": url}
+    named = key | {"Idempotency-Key": uuid.uuid4().hex}
+    none = api.client.post("/v1/segments", json=body, headers=key)
+    assert (none.status_code, none.json()["code"]) == (422, "input_invalid")
+    assert "RIS_FETCH_HOSTS" in none.json()["detail"]
+    replies = [none]
+    with api.with_settings(fetch_hosts="127.0.0.0/8") as client:
+        for headers in (named, named, key):
+            replies.append(client.post("/v1/segments", json=body, headers=headers))
+            assert replies[-1].status_code == 202, replies[-1].text
+        assert len({reply.json()["segment_id"] for reply in replies[1:]}) == 1
+        other = body | {"url": url.replace("clip", "other")}
+        for given, headers, status in (
+            (other, named, 409),
+            (body | {"url": "http://10.0.0.1/a"}, key, 422),
+            (body | {"url": f"http://user:{secret}/@127.0.0.1/"}, key, 422),
+            (body | {"path": "bikes.mp4"}, key, 422),
+            (json.loads(said()), key, 422),
+        ):
+            replies.append(client.post("/v1/segments", json=given, headers=headers))
+            assert replies[-1].status_code == status, replies[-1].text
+    run_jobs(with_settings(api.context, fetch_hosts="127.0.0.0/8", job_max_attempts=1))
+    path = replies[1].headers["Location"]
+    replies += [api.client.get(path, headers=key)]
+    admin = api.key("admin")
+    replies += [api.client.get(path, headers=admin) for path in ("/v1/jobs", "/v1/audit?limit=30")]
+    told = replies[-3].json()
+    assert (told["state"], told["outcome"], told["error"]["code"]) == (
+        "failed",
+        "failed",
+        "fetch_failed",
+    )
+    assert "Connection refused" in told["error"]["detail"]
+    said_all = [*(reply.text for reply in replies), *capfd.readouterr()]
+    assert [text for text in said_all if secret in text] == []

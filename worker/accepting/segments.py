@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from unicodedata import category
@@ -18,9 +18,13 @@ from models.session import Session
 from models.video import VideoSegment
 from worker.accepting.audit import record_act
 from worker.accepting.desk import Actor, Desk
+from worker.accepting.feeds import listed
+from worker.config import Settings
 from worker.core.sampling import SamplingPolicy, policy_key, policy_to_json
 from worker.errors import InputInvalid, VideoUnreadable
-from worker.messages import INGEST_QUEUE
+from worker.messages import INGEST_QUEUE, JobKind
+from worker.video.address import AddressRules, redacted
+from worker.video.download import SCHEMES, check_recording_address, without_login
 from worker.video.recording_store import IncomingRecording
 
 _HASH_CHUNK_BYTES = 1 << 20
@@ -35,6 +39,7 @@ class Submission:
     job_id: str
     camera_id: int
     is_new: bool
+    kind: JobKind = "ingest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +54,16 @@ class FileContent:
 class Recording:
     """A file to ingest. ``start_source``: where the start comes from; ``given`` by whoever submits,
     else a guess that gives way to what is known of the same content. ``held``: it lies in the store
-    of recordings; ``path`` then only says what it was called."""
+    of recordings; ``path`` then only says what it was called. ``fetch_url``: it is fetched from
+    there first; ``path`` then is the address as it may be shown, ``content`` what names it."""
 
-    path: Path
+    path: Path | str
     content: FileContent
     start_utc: datetime
     start_source: str
     policy: SamplingPolicy
     held: bool = False
+    fetch_url: str | None = field(default=None, repr=False)
 
 
 def record_segment(
@@ -98,17 +105,42 @@ def record_segment(
         "segment.submit",
         segment_id=segment.id,
         camera_id=camera_id,
-        content_sha256=recording.content.sha256,
         start_utc=start.isoformat(),
+        **(
+            {"content_sha256": recording.content.sha256}
+            if recording.fetch_url is None
+            else {"url": str(recording.path)}
+        ),
     )
-    return Submission(segment.id, str(job_id), camera_id, True)
+    kind: JobKind = "ingest" if recording.fetch_url is None else "fetch"
+    return Submission(segment.id, str(job_id), camera_id, True, kind)
 
 
-def sent_name(name: str) -> Path:
+def fetch_rules(settings: Settings) -> AddressRules:
+    """Where recordings may be fetched from. Raises :class:`InputInvalid` where nowhere."""
+    if settings.fetch_hosts is None:
+        raise InputInvalid(
+            "url: this server fetches no recordings; set RIS_FETCH_HOSTS to the hosts it may ask"
+        )
+    return AddressRules(SCHEMES, listed(settings.fetch_hosts), None)
+
+
+def recording_at(
+    settings: Settings, url: str, start_utc: datetime, policy: SamplingPolicy
+) -> Recording:
+    """A recording that is to be fetched. The same address, but for user and password, with the same
+    start and policy is the same. Raises :class:`InputInvalid` and :class:`AddressRefused`."""
+    check_recording_address(url, fetch_rules(settings))
+    named = hashlib.sha256(f"url:{without_login(url)}".encode()).hexdigest()
+    shown = redacted(url)
+    return Recording(shown, FileContent(named, {}), start_utc, "given", policy, fetch_url=url)
+
+
+def sent_name(name: str) -> str:
     """What a recording that was sent is called: its own name, without folders and controls."""
     last = name.replace("\\", "/").rpartition("/")[2]
     shown = "".join(letter for letter in last if category(letter)[0] != "C")[:_NAME_LETTERS]
-    return Path(f"sent:{shown or 'recording'}")
+    return f"sent:{shown or 'recording'}"
 
 
 def keep_segment(
@@ -145,8 +177,11 @@ def _failed(session: Session, segment: VideoSegment) -> bool:
 
 
 def _submit_job(session: Session, segment_id: int, recording: Recording) -> uuid.UUID:
-    payload = {"segment_id": segment_id, "file": recording.content.state}
-    job_id = job_record.submit(session, "ingest", INGEST_QUEUE, payload)
+    if recording.fetch_url is None:
+        payload = {"segment_id": segment_id, "file": recording.content.state}
+        job_id = job_record.submit(session, "ingest", INGEST_QUEUE, payload)
+    else:
+        job_id = job_record.submit(session, "fetch", INGEST_QUEUE, {"segment_id": segment_id})
     video_record.set_segment(
         session,
         segment_id,
@@ -154,6 +189,7 @@ def _submit_job(session: Session, segment_id: int, recording: Recording) -> uuid
         outcome=None,
         source_path=str(recording.path),
         held_sha256=recording.content.sha256 if recording.held else None,
+        fetch_url=recording.fetch_url,
     )
     return job_id
 

@@ -92,15 +92,7 @@ def resolved(url: str, rules: AddressRules) -> Target:
     if kind == "file":
         return Target(kind, f"file:{_file(parts, rules)}")
     host = parts.hostname or ""
-    try:
-        found = socket.getaddrinfo(
-            host, parts.port or _PORTS[parts.scheme], type=socket.SOCK_STREAM
-        )
-    except (OSError, UnicodeError) as error:
-        raise FeedFailed(f"the name {host} is not known: check it", reason="unreachable") from error
-    addresses = [ipaddress.ip_address(str(entry[4][0]).split("%")[0]) for entry in found]
-    for address in addresses:
-        _require_allowed(host, address, rules)
+    addresses = _looked_up(parts, rules)
     if kind == "rtsp" or (parts.scheme == "http" and not parts.path.endswith((".m3u8", ".m3u"))):
         first = addresses[0]
         where = f"[{first}]" if first.version == 6 else str(first)
@@ -110,6 +102,38 @@ def resolved(url: str, rules: AddressRules) -> Target:
         named = kind == "http" and where != parts.netloc.rpartition("@")[2].removesuffix(port)
         return Target(kind, pinned, f"{host}{port}" if named else None)
     return Target(kind, url)
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """A server: the name that it is asked by, and the address that was looked at."""
+
+    host: str
+    port: int
+    address: str
+
+
+def pinned_address(url: str, rules: AddressRules) -> Pinned:
+    """The server of a network address, its host's addresses looked up and all of them allowed: who
+    connects to this one, by whatever protocol, needs no second look-up. Raises as
+    :func:`resolved`."""
+    _, parts = _split(url, rules)
+    first = _looked_up(parts, rules)[0]
+    return Pinned(parts.hostname or "", parts.port or _PORTS[parts.scheme], str(first))
+
+
+def _looked_up(parts: SplitResult, rules: AddressRules) -> list[_Address]:
+    host = parts.hostname or ""
+    try:
+        found = socket.getaddrinfo(
+            host, parts.port or _PORTS[parts.scheme], type=socket.SOCK_STREAM
+        )
+    except (OSError, UnicodeError) as error:
+        raise FeedFailed(f"the name {host} is not known: check it", reason="unreachable") from error
+    addresses = [ipaddress.ip_address(str(entry[4][0]).split("%")[0]) for entry in found]
+    for address in addresses:
+        _require_allowed(host, address, rules)
+    return addresses
 
 
 def _split(url: str, rules: AddressRules) -> tuple[SourceKind, SplitResult]:

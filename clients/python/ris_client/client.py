@@ -144,6 +144,19 @@ class RisClient:
         named = {"Idempotency-Key": uuid.uuid4().hex}
         return Segment.of(self._json("POST", "/v1/segments", asked, named))
 
+    def fetch_segment(
+        self, url: str, camera: str, start_utc: datetime, every_s: float = 1.0
+    ) -> Segment:
+        """Have a recording of a camera that is there fetched from an address and ingested."""
+        asked = {
+            "url": url,
+            "camera": camera,
+            "start_utc": start_utc.isoformat(),
+            "every_s": every_s,
+        }
+        named = {"Idempotency-Key": uuid.uuid4().hex}
+        return Segment.of(self._json("POST", "/v1/segments", asked, named))
+
     def send_segment(
         self,
         recording: Path,
