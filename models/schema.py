@@ -8,6 +8,7 @@ from models.index import CompactBasis, FMapRun, IndexGeneration, Shard
 from models.jobs import Job
 from models.search import SearchHit, SearchQuery
 from models.video import Camera, Frame, VideoSegment
+from models.watch import WatchedFile, WatchedFolder
 
 metadata = Base.metadata
 
@@ -30,5 +31,7 @@ __all__ = [
     "SearchQuery",
     "Shard",
     "VideoSegment",
+    "WatchedFile",
+    "WatchedFolder",
     "metadata",
 ]

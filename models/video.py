@@ -65,6 +65,7 @@ class VideoSegment(Base):
             "held_sha256",
             postgresql_where=text("held_sha256 is not null"),
         ),
+        Index("ix_video_segments_source_path", "source_path", postgresql_using="hash"),
     )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)

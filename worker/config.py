@@ -202,6 +202,15 @@ class Settings(BaseSettings):
     fetch_timeout_s: float = Field(
         600.0, ge=0.5, le=86_400, description="A recording is fetched within this long."
     )
+    watch_every_s: float = Field(
+        10.0, ge=0.05, le=86_400, description="How often a watched folder is looked at, at most."
+    )
+    watch_settle_s: float = Field(
+        10.0,
+        ge=0,
+        le=86_400,
+        description="A file in a watched folder that has not changed for this long is finished.",
+    )
     keep_recordings: bool = Field(
         False, description="Recordings that were sent or fetched stay after their ingest."
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 from models.index import IndexGeneration
 from models.repositories import feeds as feed_record
 from models.repositories import videos as video_record
+from models.repositories import watching as watch_record
 from models.repositories.jobs import ClaimedJob
 from models.session import Session
 from models.video import VideoSegment
@@ -49,6 +50,7 @@ from worker.generations import backbone_of, ensure_live_generation
 from worker.jobs import Lease, Outcome
 from worker.leftovers import let_go_recording
 from worker.masks import camera_masks
+from worker.messages import INGEST_QUEUE, JobKind
 from worker.recording import (
     PictureBatch,
     PreparedBatch,
@@ -80,18 +82,35 @@ def submit_file(
     video is accepted and ends as a recorded failure. Raises :class:`InputInvalid` for a bad name.
     """
     name = checked_name("camera name", camera_name)
-    if start_utc is not None and start_utc.tzinfo is None:
-        raise InputInvalid(f"start time {start_utc} has no time zone: add one, e.g. +00:00")
-    path = path.resolve()
-    content = read_content(path)
-    start, source = _start_time(context, path, content, start_utc)
-    recording = Recording(path, content, start, source, policy)
+    recording = recording_of(context, path, policy, start_utc)
     with context.db.transaction() as session:
         camera = video_record.ensure_camera(session, name)
         submission = record_segment(session, camera.id, recording, COMMAND_LINE)
     if submission.is_new:
         context.ring(uuid.UUID(submission.job_id), "ingest")
     return submission
+
+
+def recording_of(
+    context: Context,
+    path: Path,
+    policy: SamplingPolicy,
+    start_utc: datetime | None = None,
+    start_source: str = "given",
+    kind: JobKind = "ingest",
+) -> Recording:
+    """A file that nobody is writing to, as it may be submitted; without a start its own.
+
+    Raises :class:`VideoUnreadable`, and :class:`InputInvalid` for a start without a zone.
+    """
+    if start_utc is not None and start_utc.tzinfo is None:
+        raise InputInvalid(f"start time {start_utc} has no time zone: add one, e.g. +00:00")
+    path = path.resolve()
+    content = read_content(path)
+    start, source = _start_time(context, path, content, start_utc)
+    return Recording(
+        path, content, start, start_source if source == "given" else source, policy, kind=kind
+    )
 
 
 def _start_time(
@@ -209,7 +228,7 @@ def _take_frames(run: _Run, video: SampledApart) -> bool:
             if len(pending) >= run.context.settings.commit_batch:
                 _commit(run, pending, video.report)
                 pending.clear()
-                if run.lease.slice_over():
+                if run.lease.slice_over() or _waited_for(run):
                     return True
                 _give_way(run.context)
     except _DECODER_ENDED:
@@ -219,6 +238,14 @@ def _take_frames(run: _Run, video: SampledApart) -> bool:
     if pending:
         _commit(run, pending, video.report)
     return False
+
+
+def _waited_for(run: _Run) -> bool:
+    """Whether an archive holds up what just happened."""
+    if run.lease.job.kind != "backfill":
+        return False
+    with run.context.db.transaction() as session:
+        return watch_record.any_due(session, INGEST_QUEUE)
 
 
 def _give_way(context: Context) -> None:

@@ -16,10 +16,12 @@ from models.repositories.jobs import ClaimedJob
 from models.session import DatabaseUnavailable, Session
 from worker.context import Context
 from worker.errors import LeaseLost, NotFound, RisError, ServiceUnavailable
+from worker.messages import INGEST_QUEUES
 
 log = structlog.get_logger()
 
-Outcome = Literal["finished", "yield"]
+Outcome = Literal["finished", "yield", "rest"]
+"""``rest``: the next slice begins after ``watch_every_s``, when the sweeper rings."""
 MAX_RETRY_DELAY_S = 60.0
 UNEXPECTED = "internal"
 WORKER_LOST = "worker_lost"
@@ -114,6 +116,8 @@ def _attempt(context: Context, job: ClaimedJob, handler: Handler) -> bool:
     try:
         with _Heartbeat(lease):
             outcome = handler.run(context, job, lease)
+        if outcome == "rest":
+            _requeue(context, job, None, context.settings.watch_every_s, counted=False)
         if outcome == "yield":
             goes_on = not _give_back(context, job) and handler.goes_on()
         log.info("job_" + outcome, seconds=round(time.monotonic() - lease.started_s, 3))
@@ -204,7 +208,12 @@ def _attempts_without_progress(context: Context, job: ClaimedJob) -> int:
 
 
 def _requeue(
-    context: Context, job: ClaimedJob, retry: tuple[str, str], delay_s: float, *, counted: bool
+    context: Context,
+    job: ClaimedJob,
+    retry: tuple[str, str] | None,
+    delay_s: float,
+    *,
+    counted: bool,
 ) -> None:
     try:
         with context.db.transaction() as session:
@@ -240,7 +249,7 @@ def sweep(context: Context, queue_length: Callable[[str], int]) -> int:
         due = job_record.take_due(
             session,
             ring_again_s=context.settings.sweep_every_s,
-            busy_queues=[q for q in ("ingest", "query", "feed") if queue_length(q) > 0],
+            busy_queues=[q for q in (*INGEST_QUEUES, "query", "feed") if queue_length(q) > 0],
         )
     for job in due:
         context.ring(job.id, job.kind)  # type: ignore[arg-type]

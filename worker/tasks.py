@@ -7,7 +7,7 @@ from typing import Any
 
 from celery.signals import worker_ready, worker_shutting_down
 
-from worker import compacting, erasure, feeds, offloading, retention, scanning, sealing
+from worker import compacting, erasure, feeds, offloading, retention, scanning, sealing, watching
 from worker.app import app
 from worker.errors import NotFound
 from worker.feed_host import FeedHost
@@ -41,6 +41,8 @@ FETCHES = FetchHost()
 HANDLERS = {
     "ingest": Handler(run_ingest, fail_ingest, after_fail=after_failed_ingest),
     "fetch": Handler(FETCHES.run, fail_fetch),
+    "backfill": Handler(run_ingest, fail_ingest, after_fail=after_failed_ingest),
+    "watch": Handler(watching.run_watch, watching.fail_watch),
     "query": Handler(run_query),
     "reindex": Handler(run_reindex, fail_reindex),
     "erase": Handler(erasure.run_erase),
@@ -66,8 +68,9 @@ def fetch_task(job_id: str) -> None:
 
 @app.task(name=SWEEP_TASK)  # type: ignore[untyped-decorator]
 def sweep_task() -> None:
-    """Make the jobs that feeds lack, and ring again for forgotten ones."""
+    """Make the jobs that feeds and watched folders lack, and ring again for forgotten ones."""
     feeds.reconcile(process_context())
+    watching.reconcile(process_context())
     sweep_jobs(process_context(), queue_length)
 
 

@@ -22,7 +22,7 @@ from worker.accepting.feeds import listed
 from worker.config import Settings
 from worker.core.sampling import SamplingPolicy, policy_key, policy_to_json
 from worker.errors import InputInvalid, VideoUnreadable
-from worker.messages import INGEST_QUEUE, JobKind
+from worker.messages import QUEUE_OF_KIND, JobKind
 from worker.video.address import AddressRules, redacted
 from worker.video.download import SCHEMES, check_recording_address, without_login
 from worker.video.recording_store import IncomingRecording
@@ -55,7 +55,8 @@ class Recording:
     """A file to ingest. ``start_source``: where the start comes from; ``given`` by whoever submits,
     else a guess that gives way to what is known of the same content. ``held``: it lies in the store
     of recordings; ``path`` then only says what it was called. ``fetch_url``: it is fetched from
-    there first; ``path`` then is the address as it may be shown, ``content`` what names it."""
+    there first; ``path`` then is the address as it may be shown, ``content`` what names it.
+    ``kind``: of the job that ingests it, ``backfill`` for what may wait."""
 
     path: Path | str
     content: FileContent
@@ -64,6 +65,7 @@ class Recording:
     policy: SamplingPolicy
     held: bool = False
     fetch_url: str | None = field(default=None, repr=False)
+    kind: JobKind = "ingest"
 
 
 def record_segment(
@@ -73,7 +75,7 @@ def record_segment(
     commit. Repeating it changes nothing. Raises :class:`InputInvalid` while an erasure of this
     camera and time is under way."""
     policy, start, source = recording.policy, recording.start_utc, recording.start_source
-    if source != "given":
+    if source not in ("given", "file-name"):
         # A copied or touched file has another modification time and is the same recording.
         known = video_record.segment_of_content(
             session, camera_id, recording.content.sha256, policy_key(policy)
@@ -112,7 +114,7 @@ def record_segment(
             else {"url": str(recording.path)}
         ),
     )
-    kind: JobKind = "ingest" if recording.fetch_url is None else "fetch"
+    kind: JobKind = recording.kind if recording.fetch_url is None else "fetch"
     return Submission(segment.id, str(job_id), camera_id, True, kind)
 
 
@@ -179,9 +181,10 @@ def _failed(session: Session, segment: VideoSegment) -> bool:
 def _submit_job(session: Session, segment_id: int, recording: Recording) -> uuid.UUID:
     if recording.fetch_url is None:
         payload = {"segment_id": segment_id, "file": recording.content.state}
-        job_id = job_record.submit(session, "ingest", INGEST_QUEUE, payload)
+        kind = recording.kind
     else:
-        job_id = job_record.submit(session, "fetch", INGEST_QUEUE, {"segment_id": segment_id})
+        payload, kind = {"segment_id": segment_id}, "fetch"
+    job_id = job_record.submit(session, kind, QUEUE_OF_KIND[kind], payload)
     video_record.set_segment(
         session,
         segment_id,
