@@ -1,6 +1,7 @@
 """Every table, imported once, so that ``Base.metadata`` is complete."""
 
 from models.access import ApiKey, AuditEntry, RequestKey
+from models.arrivals import MessageCount
 from models.base import Base
 from models.erasure import Erasure
 from models.feed import Feed, FeedDrop, FeedGap, FeedStatus
@@ -26,6 +27,7 @@ __all__ = [
     "Frame",
     "IndexGeneration",
     "Job",
+    "MessageCount",
     "RequestKey",
     "SearchHit",
     "SearchQuery",

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -210,6 +210,26 @@ class Settings(BaseSettings):
         ge=0,
         le=86_400,
         description="A file in a watched folder that has not changed for this long is finished.",
+    )
+    mqtt_url: SecretStr | None = Field(
+        None,
+        description="Broker that tells of recordings: mqtt://user:password@host:1883 or mqtts:;"
+        " unset: none is listened to.",
+    )
+    mqtt_topics: str = Field(
+        "frigate/reviews,ris/recordings", description="Topics, separated by commas."
+    )
+    mqtt_client_id: str = Field(
+        "ris", min_length=1, max_length=23, description="Name of this RIS at the broker."
+    )
+    mqtt_ca_file: Path | None = Field(
+        None, description="Certificates that the broker is trusted by; unset: the system's."
+    )
+    frigate_url: SecretStr | None = Field(
+        None, description="Where Frigate's API is, which clips are fetched from."
+    )
+    frigate_settle_s: float = Field(
+        30.0, ge=0, le=3600, description="A clip is fetched so long after Frigate tells of its end."
     )
     keep_recordings: bool = Field(
         False, description="Recordings that were sent or fetched stay after their ingest."

@@ -40,6 +40,19 @@ def upgrade() -> None:
         postgresql_where=sa.text("held_sha256 is not null"),
     )
     _add_watches()
+    op.create_table(
+        "message_counts",
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("outcome", sa.Text(), nullable=False),
+        sa.Column("messages", sa.BigInteger(), nullable=False),
+        sa.Column("last_detail", sa.Text(), nullable=True),
+        _time("last_at"),
+        sa.CheckConstraint(
+            "outcome in ('accepted', 'malformed', 'refused')",
+            name=op.f("ck_message_counts_outcome_known"),
+        ),
+        sa.PrimaryKeyConstraint("source", "outcome", name=op.f("pk_message_counts")),
+    )
     op.create_index(
         "ix_video_segments_source_path", "video_segments", ["source_path"], postgresql_using="hash"
     )
@@ -115,6 +128,7 @@ def _time(name: str) -> sa.Column[datetime]:
 
 def downgrade() -> None:
     op.drop_index("ix_video_segments_source_path", "video_segments")
+    op.drop_table("message_counts")
     op.drop_table("watched_files")
     op.drop_table("watched_folders")
     op.drop_index("ix_video_segments_held_sha256", "video_segments")

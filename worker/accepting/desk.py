@@ -57,3 +57,4 @@ class Actor:
 
 COMMAND_LINE = Actor("command line")
 BEAT = Actor("beat")
+MESSAGES = Actor("messages")

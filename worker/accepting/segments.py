@@ -66,6 +66,7 @@ class Recording:
     held: bool = False
     fetch_url: str | None = field(default=None, repr=False)
     kind: JobKind = "ingest"
+    delay_s: float = 0.0
 
 
 def record_segment(
@@ -128,14 +129,23 @@ def fetch_rules(settings: Settings) -> AddressRules:
 
 
 def recording_at(
-    settings: Settings, url: str, start_utc: datetime, policy: SamplingPolicy
+    settings: Settings,
+    url: str,
+    start_utc: datetime,
+    policy: SamplingPolicy,
+    *,
+    delay_s: float = 0.0,
 ) -> Recording:
-    """A recording that is to be fetched. The same address, but for user and password, with the same
-    start and policy is the same. Raises :class:`InputInvalid` and :class:`AddressRefused`."""
+    """A recording that is to be fetched, ``delay_s`` from now at the earliest.
+
+    The same address, but for user and password, with the same start and policy is the same. Raises
+    :class:`InputInvalid` and :class:`AddressRefused`.
+    """
     check_recording_address(url, fetch_rules(settings))
     named = hashlib.sha256(f"url:{without_login(url)}".encode()).hexdigest()
     shown = redacted(url)
-    return Recording(shown, FileContent(named, {}), start_utc, "given", policy, fetch_url=url)
+    content = FileContent(named, {})
+    return Recording(shown, content, start_utc, "given", policy, fetch_url=url, delay_s=delay_s)
 
 
 def sent_name(name: str) -> str:
@@ -184,7 +194,9 @@ def _submit_job(session: Session, segment_id: int, recording: Recording) -> uuid
         kind = recording.kind
     else:
         payload, kind = {"segment_id": segment_id}, "fetch"
-    job_id = job_record.submit(session, kind, QUEUE_OF_KIND[kind], payload)
+    job_id = job_record.submit(
+        session, kind, QUEUE_OF_KIND[kind], payload, delay_s=recording.delay_s
+    )
     video_record.set_segment(
         session,
         segment_id,

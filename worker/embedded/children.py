@@ -66,6 +66,13 @@ def celery_children(settings: Settings, data_dir: Path) -> tuple[ChildSpec, ...]
     )
 
 
+def listener_children(settings: Settings) -> tuple[ChildSpec, ...]:
+    """What listens to an MQTT broker, where one is set."""
+    if settings.mqtt_url is None:
+        return ()
+    return (ChildSpec("listener", (sys.executable, "-m", "worker.listener"), says_ready=True),)
+
+
 def api_child() -> ChildSpec:
     """The HTTP API; it says where it listens in the file ``run/api.json``."""
     return ChildSpec("api", (sys.executable, "-m", "api"), says_ready=True)
