@@ -44,6 +44,7 @@ STATUS_OF_CODE: Final[Mapping[str, int]] = {
     "generation_switched": 503,
     "shadow_mismatch": 409,
     "address_refused": 422,
+    "secret_key_missing": 503,
     "feed_failed": 503,
     "fetch_failed": 503,
     "object_store_unavailable": 503,

@@ -16,7 +16,8 @@ from models.video import Camera
 class Feed(Base):
     """A live source of one camera and what is wanted of it; a reconciler makes it so.
 
-    ``url`` may hold a user and a password: it is handed to the connection and shown nowhere.
+    ``url`` is as it may be shown where the address holds secrets: the whole one is ``sealed_url``
+    then, encrypted with a key that is not in here.
     ``job_id``: the job whose slices read it, or did last.
     """
 
@@ -31,6 +32,7 @@ class Feed(Base):
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     camera_id: Mapped[int] = mapped_column(ForeignKey("cameras.id"), unique=True)
     url: Mapped[str]
+    sealed_url: Mapped[str | None]
     source_kind: Mapped[str]
     policy: Mapped[dict[str, Any]]
     desired_state: Mapped[str] = mapped_column(server_default="running")

@@ -50,8 +50,8 @@ class VideoSegment(Base):
     ``resume_pts`` is the pts of the last committed frame: a restarted ingest goes on behind it.
     ``outcome`` is null until the ingest ended. ``held_sha256``: the recording that lies in the data
     folder for it, by its content; null: none does. ``fetch_url``: where it is to be fetched from,
-    perhaps with user and password: shown nowhere, and null once it is fetched; its
-    ``content_sha256`` then is that of the address.
+    encrypted where it holds secrets, and null once it is fetched; its ``content_sha256`` then is
+    that of the address.
     """
 
     __tablename__ = "video_segments"

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from psycopg import sql
+from pydantic import SecretStr
 
 from worker.config import Settings
 from worker.context import Context
@@ -93,6 +94,7 @@ def test_settings(tmp_path: Path, database_url: str, services: Services) -> Sett
         database_url=database_url,
         broker_url=services.broker_url,
         data_dir=tmp_path / "ris",
+        secret_key=SecretStr("cmlzIHRlc3RzOiBhIGtleSBvZiAzMiBieXRlcy4uLi4="),
         job_lease_s=5.0,
         job_retry_base_s=0.05,
         commit_batch=4,

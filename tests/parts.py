@@ -33,6 +33,7 @@ from worker.sealing import run_seal
 from worker.search import run_query
 from worker.watching import fail_watch, run_watch
 
+SECRET_KEY = "cmlzIHRlc3RzOiBhIGtleSBvZiAzMiBieXRlcy4uLi4="
 HANDLERS: Mapping[str, Handler] = {
     "ingest": Handler(run_ingest, fail_ingest, after_fail=after_failed_ingest),
     "fetch": Handler(run_fetch, fail_fetch),
@@ -67,6 +68,7 @@ def fresh_context(url: str, template: str, folder: Path, **changes: Any) -> Iter
             **{
                 "database_url": database,
                 "data_dir": folder,
+                "secret_key": SECRET_KEY,
                 "job_retry_base_s": 0.01,
                 "commit_batch": 4,
                 "embed_batch": 4,

@@ -89,6 +89,7 @@ class Faults:
     clock_offset_s: float = 0.0  # how wrong its clock is
     no_rtcp: bool = False
     end_after: int | None = None  # pictures, then it closes the connection
+    redirect_to: str | None = None
 
 
 @dataclass
@@ -208,7 +209,9 @@ class _Connection:
             )
             self._reply(number, "401 Unauthorized", {"WWW-Authenticate": kind})
             return
-        if method == "DESCRIBE":
+        if self.camera.faults.redirect_to is not None and method == "DESCRIBE":
+            self._reply(number, "302 Found", {"Location": self.camera.faults.redirect_to})
+        elif method == "DESCRIBE":
             sdp = self._sdp()
             extra = {"Content-Type": "application/sdp", "Content-Base": target + "/"}
             self._reply(number, "200 OK", extra, sdp)

@@ -63,6 +63,9 @@ def test_empty_variables_are_unset(monkeypatch: pytest.MonkeyPatch) -> None:
         ("s3_endpoint", "http://key:secret@host", "should match pattern"),
         ("s3_cache_bytes", "-1", "greater than or equal to 0"),
         ("log_level", "LOUD", "'DEBUG'"),
+        ("secret_key", "hunter2", "32 bytes in base64"),
+        ("secret_key", "Y" * 40, "32 bytes in base64"),
+        ("secret_key", " , ", "no key in it"),
         ("query_picture_max_px", "1e99", "valid integer"),
     ],
 )
@@ -75,6 +78,7 @@ def test_bad_values_are_refused_by_name(
     (error,) = refusal.value.errors()
     assert error["loc"] == (name,)
     assert says in error["msg"]
+    assert "hunter2" not in str(refusal.value)
 
 
 def test_settings_are_read_once_and_cannot_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from worker.core.sampling import IntervalPolicy
 from worker.core.types import SizePx
 from worker.errors import AddressRefused, FeedFailed
 from worker.video.address import AddressRules, Target, check_address, redacted, resolved
-from worker.video.live import LiveOptions, open_live
+from worker.video.live_feed import open_live
+from worker.video.live_values import LiveOptions
 
 SCHEMES = ("rtsp", "rtsps", "http", "https")
 OPEN = AddressRules(SCHEMES, (), None)
@@ -171,7 +172,10 @@ def test_a_name_is_looked_up_once(tmp_path: Path) -> None:
         )
         options = LiveOptions(IntervalPolicy(1), SizePx(32, 32), 160, 10**6, 1.0, rules)
         with pytest.raises(FeedFailed) as failure:
-            open_live(f"http://localhost:{port}/a.mjpg", options, "feed x")
+            video = open_live(f"http://localhost:{port}/a.mjpg", options, "feed x")
+            while True:
+                video.step()
+        video.close()
         server.shutdown()
     assert failure.value.reason == "not_found"
     assert asked == [f"localhost:{port}"]

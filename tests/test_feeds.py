@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -16,10 +17,11 @@ from pathlib import Path
 
 import av
 import numpy as np
+import psycopg
 import pytest
 
 from models.repositories import feeds as feed_record
-from tests.conftest import Services
+from tests.conftest import Services, psycopg_url
 from tests.feed_faults import wrong_gaps
 from tests.feeding import (
     SlowBackbone,
@@ -37,6 +39,8 @@ from worker.accepting.desk import COMMAND_LINE
 from worker.context import Context
 from worker.core.sampling import ChangePolicy, IntervalPolicy, KeyframePolicy
 from worker.core.types import Box
+from worker.embedded.postgres import postgres_binary
+from worker.embedded.postgres_tools import dump_database
 from worker.erasure import camera_span, submit_erasure
 from worker.errors import AlreadyThere, NotFound
 from worker.feeds import add_feed, pause_feed, reconcile, remove_feed, resume_feed
@@ -364,8 +368,22 @@ def test_a_playlist_is_read_live_and_cannot_name_local_files(context: Context, w
     assert frame_times(context, "evil") == []
 
 
+def dumped(context: Context, folder: Path) -> str:
+    """Every row of the database as Postgres's own program writes it."""
+    url = str(context.settings.database_url)
+    with psycopg.connect(psycopg_url(url)) as connection:
+        connection.execute("set transaction isolation level repeatable read")
+        (snapshot,) = connection.execute("select pg_export_snapshot()").fetchone() or ("",)
+        dump_database(url, snapshot, folder / "dump", given=False)
+    command = [str(postgres_binary("pg_restore")), "--file=-", str(folder / "dump")]
+    read = subprocess.run(command, capture_output=True, check=True)
+    text = read.stdout.decode(errors="replace")
+    assert "COPY public.feeds" in text
+    return text
+
+
 def test_a_password_is_in_no_log_row_or_message(
-    context: Context, capfd: pytest.CaptureFixture[str]
+    context: Context, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Through a wrong password, a lost camera and a right one, whatever is written of them."""
     marker = "hunter2MARKER"
@@ -378,10 +396,12 @@ def test_a_password_is_in_no_log_row_or_message(
         until(lambda: len(frame_times(context, "secret")) >= 2, what="frames")
         camera.stop()
         until(lambda: sql(context, error) == [("unreachable",)], what="unreachable")
+        assert marker not in dumped(context, tmp_path)
         with context.db.transaction() as session:
             (summary,) = feed_record.summarise(session)
     assert marker not in redacted(summary.url)
     for table, columns in (
+        ("feeds", "*"),
         ("feed_status", "error_code, error_detail"),
         ("video_segments", "*"),
         ("feed_gaps", "*"),

@@ -29,7 +29,7 @@ from worker.accepting.desk import COMMAND_LINE
 from worker.accepting.segments import Submission, record_segment, recording_at
 from worker.context import Context
 from worker.core.sampling import IntervalPolicy
-from worker.errors import AddressRefused, InputInvalid
+from worker.errors import AddressRefused, InputInvalid, SecretKeyMissing
 from worker.fetching import FetchHost, fail_fetch
 from worker.jobs import Handler
 from worker.verify import verify_index
@@ -146,6 +146,8 @@ def test_a_recording_is_fetched_ingested_and_gone(
         made = order(context, url)
         assert (made.kind, made.is_new) == ("fetch", True)
         again = order(context, url.replace("user", "other"), next(MINUTES) - 1)
+        waiting = str(sql(context, "select to_jsonb(s) from video_segments s"))
+        assert SECRET not in waiting and segment(context, made).fetch_url is not None
         assert (again.segment_id, again.is_new) == (made.segment_id, False)
         run_jobs(context)
     done = segment(context, made)
@@ -163,6 +165,18 @@ def test_a_recording_is_fetched_ingested_and_gone(
     said = [str(logs), str(rows), repr(made), *capfd.readouterr()]
     assert [text for text in said if SECRET in text] == []
     assert f"http://***@127.0.0.1:{clips.port}/a/clip.mp4?..." in str(rows)
+
+
+def test_without_a_key_no_password_is_kept(context: Context, clips: Clips, tmp_path: Path):
+    keyless = with_settings(context, secret_key=None, data_dir=tmp_path)
+    with pytest.raises(SecretKeyMissing):
+        order(keyless, clips.url(login=f"u:{SECRET}@"))
+    made = order(context, clips.url(login=f"u:{SECRET}@"))
+    run_jobs(keyless)
+    assert job(context, made.job_id).error_code == "secret_key_missing"
+    made = order(keyless, clips.url())
+    run_jobs(context)
+    assert segment(context, made).outcome == "complete"
 
 
 def test_without_a_length(context: Context, clips: Clips):

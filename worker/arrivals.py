@@ -17,7 +17,7 @@ from worker.config import Settings
 from worker.context import Context
 from worker.core.arrival_messages import Arrival, read_message
 from worker.core.sampling import policy_named
-from worker.errors import AddressRefused, InputInvalid
+from worker.errors import AddressRefused, InputInvalid, SecretKeyMissing
 from worker.mqtt.subscription import BrokerMessage, Subscription, broker_address
 
 log = structlog.get_logger()
@@ -79,7 +79,7 @@ def take_message(context: Context, message: BrokerMessage) -> None:
         return
     try:
         _accept(context, arrival)
-    except (InputInvalid, AddressRefused) as error:
+    except (InputInvalid, AddressRefused, SecretKeyMissing) as error:
         _count(context, "refused", message, str(error))
     except DatabaseUnavailable:
         raise

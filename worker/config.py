@@ -5,19 +5,43 @@ Every field is documented in docs/settings.md; a test fails when one is missing 
 
 from __future__ import annotations
 
+import base64
+import re
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def split_keys(text: str) -> list[str]:
+    """Keys of 32 bytes in base64, between commas or white space.
+
+    Raises ``ValueError`` without showing any.
+    """
+    keys = [key for key in re.split(r"[,\s]+", text) if key]
+    for key in keys:
+        try:
+            length = len(base64.urlsafe_b64decode(key))
+        except ValueError:
+            length = 0
+        if length != 32:
+            raise ValueError("each key must be 32 bytes in base64 (`openssl rand -base64 32`)")
+    if not keys:
+        raise ValueError("there is no key in it")
+    return keys
 
 
 class Settings(BaseSettings):
     """Process settings. Units are in the names; defaults suit one small box."""
 
     model_config = SettingsConfigDict(
-        env_prefix="RIS_", env_ignore_empty=True, frozen=True, extra="ignore"
+        env_prefix="RIS_",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
     )
 
     database_url: str | None = Field(
@@ -25,6 +49,11 @@ class Settings(BaseSettings):
     )
     broker_url: str | None = Field(
         None, description="Redis URL; unset: the embedded Redis of `ris up`."
+    )
+    secret_key: SecretStr | None = Field(
+        None,
+        description="Keys that cameras' passwords are encrypted with in Postgres, the newest first,"
+        " separated by commas; unset: secret.key in the data folder, which `ris up` makes.",
     )
     data_dir: Path = Field(
         Path("var"), description="Folder of vector files, kept pictures and embedded services."
@@ -276,6 +305,13 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severe level that is logged."
     )
+
+    @field_validator("secret_key")
+    @classmethod
+    def _check_keys(cls, given: SecretStr | None) -> SecretStr | None:
+        if given is not None:
+            split_keys(given.get_secret_value())
+        return given
 
 
 @cache

@@ -171,6 +171,12 @@ class AddressRefused(RisError):
     code = "address_refused"
 
 
+class SecretKeyMissing(RisError):
+    """There is no key for a password, or not the one that it was encrypted with."""
+
+    code = "secret_key_missing"
+
+
 class FeedFailed(RisError):
     """A live camera cannot be read now; ``reason`` says why in one word (docs/operation.md)."""
 

@@ -15,6 +15,7 @@ from models.feed import Feed, FeedStatus
 from models.repositories import feeds as feed_record
 from models.repositories import videos as video_record
 from models.repositories.jobs import ClaimedJob
+from worker.accepting.feeds import address_of
 from worker.context import Context
 from worker.core.feed_clock import OWN_CLOCK_S, FeedClock
 from worker.core.sampling import policy_from_json, sampler
@@ -26,6 +27,7 @@ from worker.feeds import note_trouble
 from worker.generations import backbone_of, ensure_live_generation
 from worker.held_feeds import HeldFeeds
 from worker.jobs import Lease, Outcome
+from worker.secret_keys import secret_keys
 
 _TRY_ELSEWHERE_S: Final = 0.05
 
@@ -126,7 +128,7 @@ class FeedHost:
             feed_id=feed.id,
             camera_id=feed.camera_id,
             name=feed.camera.name,
-            url=feed.url,
+            url=address_of(feed, secret_keys(context.settings)),
             policy=policy,
             queue_frames=context.settings.feed_queue_frames,
             clock=FeedClock(

@@ -17,17 +17,18 @@ from worker.errors import (
     AddressRefused,
     BackboneMismatch,
     FeedFailed,
+    SecretKeyMissing,
     VideoInvalid,
     WeightsMissing,
 )
 from worker.jobs import Lease
-from worker.video.live import LiveVideo
+from worker.video.live_feed import LiveFeed
 from worker.video.values import VideoInfo
 
 GAP_REASONS: Final = (
     "unreachable", "auth", "not_found", "refused", "not_allowed", "invalid", "stalled", "ended",
-    "connection_lost", "damaged", "clock", "storage_full", "storage_failed", "worker_lost",
-    "stopped", "paused", "backbone", "internal",
+    "connection_lost", "damaged", "decoder_killed", "clock", "storage_full", "storage_failed",
+    "worker_lost", "stopped", "paused", "backbone", "secret_key", "internal",
 )  # fmt: skip
 DROP_REASONS: Final = ("busy", "storage", "erased", "generation_switched", "internal", "stopped")
 
@@ -38,6 +39,8 @@ def reason_of(error: Exception) -> str:
         return error.reason
     if isinstance(error, BackboneMismatch | WeightsMissing):
         return "backbone"
+    if isinstance(error, SecretKeyMissing):
+        return "secret_key"
     if isinstance(error, AddressRefused):
         return "not_allowed"
     return "invalid" if isinstance(error, VideoInvalid) else "internal"
@@ -101,7 +104,7 @@ class FeedSession:
     clock: FeedClock
     sampler: Sampler
     input_size: SizePx
-    video: LiveVideo | None = None
+    video: LiveFeed | None = None
     lease: Lease | None = None
     idle_since_s: float = 0.0
     pending: deque[LiveFrame] = field(default_factory=deque)

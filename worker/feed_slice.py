@@ -21,7 +21,8 @@ from worker.feed_recorder import record_missed
 from worker.feed_session import FeedSession, LiveFrame, Stretch, at_utc, reason_of, taking
 from worker.held_feeds import HeldFeeds
 from worker.jobs import Lease, Outcome
-from worker.video.live import LiveOptions, LivePicture, open_live
+from worker.video.live_feed import open_live
+from worker.video.live_values import LiveOptions, LivePicture
 
 log = structlog.get_logger()
 
@@ -82,7 +83,7 @@ class FeedSlice:
             raise error
 
     def _advance(self) -> bool:
-        """Connect, or wait to, or read one packet; False when a recording has ended."""
+        """Connect, or wait to, or take a picture; False when a recording has ended."""
         feed = self.feed
         if feed.video is None:
             wait_s = feed.retry_at_s - time.monotonic()
@@ -94,12 +95,12 @@ class FeedSlice:
             feed.clock.reconnected()
             feed.video = open_live(feed.url, self._options(), feed.label, again=feed.failures > 0)
         try:
-            pictures = feed.video.step()
+            picture = feed.video.step()
         except FeedFailed as error:
             if error.reason == "ended" and feed.video.ends:
                 return False
             raise
-        for picture in pictures:
+        if picture is not None:
             self._take(picture)
         return True
 
@@ -130,13 +131,12 @@ class FeedSlice:
             self.next_status_s = 0.0
             log.info("feed_live", camera=feed.name)
         feed.last_seen_utc, feed.time_source = t_utc, timed.source
-        chosen = feed.sampler.keep(timed.sample_s, live.keyframe, video.gray(live))
+        chosen = feed.sampler.keep(timed.sample_s, live.keyframe, live.gray_hw)
         with self.held.changed:
             feed.decoded += 1
-            feed.decode_errors += live.damaged + video.take_decode_errors()
+            feed.decode_errors += live.damaged + live.decode_errors
         if chosen:
-            video.fit(feed.input_size)
-            pictures = (video.input_picture(live), video.shown_picture(live))
+            pictures = video.pixels(feed.input_size)
             self.held.offer(feed, LiveFrame(t_utc, at_utc(live.arrival_s), feed.stretch, *pictures))
 
     def _failed(self, error: FeedFailed | VideoInvalid | AddressRefused) -> None:

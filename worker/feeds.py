@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from functools import cache
 from typing import Final
+
+import structlog
 
 from models.feed import Feed
 from models.repositories import feeds as feed_record
@@ -14,7 +17,10 @@ from worker.accepting.desk import COMMAND_LINE
 from worker.accepting.names import checked_name
 from worker.context import Context
 from worker.core.sampling import SamplingPolicy
-from worker.errors import NotFound
+from worker.errors import NotFound, SecretKeyMissing
+from worker.secret_keys import secret_keys
+
+log = structlog.get_logger()
 
 REST_S: Final = 600.0
 """How long after its job failed a feed gets another one by itself."""
@@ -24,7 +30,7 @@ def add_feed(context: Context, camera_name: str, url: str, policy: SamplingPolic
     """Have a camera read from now on; returns the feed's id. Repeating it changes nothing.
 
     Raises :class:`InputInvalid` for a bad name, :class:`AlreadyThere` for a camera with another
-    feed, and :class:`AddressRefused`.
+    feed, :class:`AddressRefused`, and :class:`SecretKeyMissing`.
     """
     name = checked_name("camera name", camera_name)
     order = accepting.checked_feed(context.settings, url, policy)
@@ -107,6 +113,33 @@ def reconcile(context: Context) -> int:
         _ring(context, job_id)
         made += job_id is not None
     return made
+
+
+def seal_addresses(context: Context) -> int:
+    """Encrypt addresses that are kept in clear, or with an older key; returns how many.
+
+    Without a key those in clear stay, and are read; the log says so once.
+    """
+    with context.db.transaction() as session:
+        kept = feed_record.addresses(session)
+    sealed = 0
+    try:
+        keys = secret_keys(context.settings)
+        for feed_id, url, sealed_url in kept:
+            if accepting.needs_sealing(url, sealed_url, keys):
+                with context.db.transaction() as session:
+                    sealed += accepting.seal_address(session, feed_id, keys)
+    except SecretKeyMissing as error:
+        _warn_of_keys(str(error))
+    if sealed:
+        log.info("feed_addresses_encrypted", feeds=sealed)
+    return sealed
+
+
+@cache
+def _warn_of_keys(detail: str) -> None:
+    """Once per process and reason."""
+    log.warning("feed_addresses_not_encrypted", detail=detail)
 
 
 def _ring(context: Context, job_id: uuid.UUID | None) -> None:

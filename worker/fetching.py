@@ -20,7 +20,7 @@ from models.repositories import videos as video_record
 from models.repositories.jobs import ClaimedJob
 from models.session import Session
 from models.video import VideoSegment
-from worker.accepting.segments import fetch_rules, file_state
+from worker.accepting.segments import fetch_address, fetch_rules, file_state
 from worker.context import Context
 from worker.errors import AddressRefused, InputInvalid, NotFound
 from worker.jobs import Handler, Lease, Outcome, run_job
@@ -100,10 +100,11 @@ def run_fetch(
         rules = fetch_rules(settings)
     except InputInvalid as error:  # the setting was there when it was accepted
         raise AddressRefused(str(error)) from error
+    url = fetch_address(settings, segment.fetch_url)
     bounds = DownloadBounds(settings.fetch_max_bytes, settings.fetch_timeout_s)
     incoming: IncomingRecording | None = None
     try:
-        with open_download(segment.fetch_url, rules, bounds) as download:
+        with open_download(url, rules, bounds) as download:
             incoming = context.recordings.begin(settings.min_free_bytes, download.byte_count)
             for chunk in download.chunks:
                 incoming.write(chunk)

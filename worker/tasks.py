@@ -68,7 +68,9 @@ def fetch_task(job_id: str) -> None:
 
 @app.task(name=SWEEP_TASK)  # type: ignore[untyped-decorator]
 def sweep_task() -> None:
-    """Make the jobs that feeds and watched folders lack, and ring again for forgotten ones."""
+    """Encrypt what is in clear, make the jobs that feeds and watched folders lack, ring again for
+    forgotten ones."""
+    feeds.seal_addresses(process_context())
     feeds.reconcile(process_context())
     watching.reconcile(process_context())
     sweep_jobs(process_context(), queue_length)

@@ -161,6 +161,12 @@ def _seconds(seconds: float) -> Any:
     return func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
+def addresses(session: Session) -> list[tuple[int, str, str | None]]:
+    """Id, shown and encrypted address of every feed."""
+    found = session.execute(select(Feed.id, Feed.url, Feed.sealed_url).order_by(Feed.id))
+    return [(feed_id, url, sealed_url) for feed_id, url, sealed_url in found]
+
+
 def jobless(session: Session, rest_s: float) -> list[int]:
     """Feeds that should run and whose job is missing or done, or failed ``rest_s`` ago."""
     rested = or_(Job.finished_at.is_(None), Job.finished_at < func.now() - _seconds(rest_s))

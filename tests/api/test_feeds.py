@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from tests.api.conftest import Api
 from tests.api.test_reading import pages
 from tests.parts import sql
+from worker.secret_keys import secret_keys
 
 SECRET = "hunter2"
 URL = f"rtsp://user:{SECRET}@10.0.0.7:554/live?token={SECRET}"
@@ -51,7 +52,9 @@ def test_an_ordered_feed_has_a_job_and_the_same_order_again_changes_nothing(
     assert (told["camera_name"], told["camera_id"]) == ("live", api.camera("live"))
     assert (told["desired_state"], told["phase"], told["trouble"]) == ("running", "waiting", None)
     assert told["policy"] == {"kind": "interval", "every_s": 10.0}
-    assert sql(api.context, "select url from feeds") == [(URL,)]
+    assert SECRET not in str(sql(api.context, "select * from feeds"))
+    ((sealed,),) = sql(api.context, "select sealed_url from feeds")
+    assert secret_keys(api.context.settings).open(sealed) == URL
     assert feed_jobs(api) == [("queued",)]
     assert len(api.acts("feed.add")) == acts + 1
 

@@ -129,6 +129,23 @@ def test_a_downgrade_leaves_no_shard_on_object_storage_behind(empty_database: st
             connection.execute(f"update shards set {half}")
 
 
+def test_a_downgrade_leaves_no_encrypted_address_behind(empty_database: str) -> None:
+    config = alembic_config(empty_database)
+    command.upgrade(config, "head")
+    with psycopg.connect(psycopg_url(empty_database)) as connection:
+        connection.execute(
+            "with camera as (insert into cameras (name) values ('gate') returning id)"
+            " insert into feeds (camera_id, url, sealed_url, source_kind, policy)"
+            " select id, 'rtsp://***@h/', 'x', 'rtsp', '{}' from camera"
+        )
+    with pytest.raises(RuntimeError, match="ris feed rm"):
+        command.downgrade(config, "0013")
+    with psycopg.connect(psycopg_url(empty_database)) as connection:
+        connection.execute("update feeds set sealed_url = null")
+    command.downgrade(config, "0013")
+    command.upgrade(config, "head")
+
+
 def test_there_is_one_head() -> None:
     output = io.StringIO()
     config = Config(str(REPO / "alembic.ini"), stdout=output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -33,7 +34,7 @@ def frames(ris: Ris) -> int:
     return int(ris.rows("select count(*) from frames")[0][0])
 
 
-def test_a_killed_worker_is_followed_and_the_gap_is_written_down(ris: Ris) -> None:
+def test_a_killed_worker_is_followed_and_the_gap_is_written_down(ris: Ris, tmp_path: Path) -> None:
     with Camera(user="ris", password=MARKER) as camera:
         ris.run("feed", "add", "yard", camera.url, "--every", "0.5")
         ris.eventually(lambda: frames(ris) >= 8, "8 frames are recorded")
@@ -75,6 +76,17 @@ def test_a_killed_worker_is_followed_and_the_gap_is_written_down(ris: Ris) -> No
         refused = ris.run("feed", "add", "x", f"rtsp://u:{MARKER}@169.254.169.254/", expect=1)
         assert "address_refused" in refused.stderr
         assert MARKER not in refused.stderr
+        ris.run("backup", str(tmp_path / "backup"))
+    key = ris.data_dir / "secret.key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    kept = [path for path in ris.data_dir.rglob("*") if path.is_file()]  # write-ahead log included
+    backed_up = [path for path in (tmp_path / "backup").rglob("*") if path.is_file()]
+    assert len(backed_up) > 3
+    secret = key.read_bytes().strip()
+    for path in kept + backed_up:
+        content = path.read_bytes()
+        assert MARKER.encode() not in content, path
+        assert path == key or secret not in content, path
     logs = ris.data_dir / "logs"
     written = "".join(path.read_text() for path in logs.glob("*.log"))
     written += (ris.data_dir / "postgres" / "postgres.log").read_text()

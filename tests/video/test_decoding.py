@@ -277,7 +277,7 @@ def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
 
 def test_it_may_not_write_nor_open_much(tmp_path: Path, failing: Callable[[str], None]) -> None:
     path = make_clip(tmp_path / "a.mp4", 5)
-    for what, number in (("writing", "27"), ("opening", "24")):  # EFBIG, EMFILE
+    for what, number in (("writing", "(?:13|27)"), ("opening", "24")):  # EACCES or EFBIG, EMFILE
         failing(f"0:{what}")
         with pytest.raises(VideoKilledDecoder, match=f"errno {number}"):
             apart(path)
@@ -298,7 +298,7 @@ def test_it_has_no_network(
 
         monkeypatch.setattr(subprocess, "Popen", popen)
         failing("0:connecting")
-        with pytest.raises(VideoKilledDecoder, match="errno 101"):  # ENETUNREACH
+        with pytest.raises(VideoKilledDecoder, match=r"errno (13|101)"):  # EACCES or ENETUNREACH
             apart(make_clip(tmp_path / "a.mp4", 5))
 
 

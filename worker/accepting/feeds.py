@@ -1,6 +1,7 @@
 """Feeds ordered, paused, resumed and removed: what is wanted of them, in one transaction.
 
-The address may hold a user and a password: it goes into the feed's row and nowhere else.
+The address may hold a user and a password: it goes into the feed's row, encrypted, and nowhere
+else.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ from worker.config import Settings
 from worker.core.sampling import SamplingPolicy, policy_to_json
 from worker.errors import AlreadyThere, NotFound
 from worker.messages import FEED_QUEUE
-from worker.video.address import AddressRules, SourceKind, check_address, redacted
+from worker.secret_keys import SecretKeys, secret_keys
+from worker.video.address import (
+    AddressRules,
+    SourceKind,
+    check_address,
+    holds_secrets,
+    redacted,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,7 @@ class FeedOrder:
     url: str
     source_kind: SourceKind
     policy: SamplingPolicy
+    keys: SecretKeys
 
     def __repr__(self) -> str:
         """Without what is secret in the address."""
@@ -66,9 +75,45 @@ def shown_url(url: str) -> str:
     return redacted(url)
 
 
+def kept_address(url: str, keys: SecretKeys) -> dict[str, str | None]:
+    """An address as its row keeps it. Raises :class:`SecretKeyMissing` if it needs a key."""
+    if not holds_secrets(url):
+        return {"url": url, "sealed_url": None}
+    return {"url": redacted(url), "sealed_url": keys.seal(url)}
+
+
+def address_of(feed: Feed, keys: SecretKeys) -> str:
+    """The whole address, for the connection only. Raises :class:`SecretKeyMissing`."""
+    return feed.url if feed.sealed_url is None else keys.open(feed.sealed_url)
+
+
+def seal_address(session: Session, feed_id: int, keys: SecretKeys) -> bool:
+    """Encrypt an address that is not, or not with the newest key; False: it is as it should be.
+
+    Raises :class:`SecretKeyMissing`.
+    """
+    feed = feed_record.lock(session, feed_id)
+    if feed is None or not needs_sealing(feed.url, feed.sealed_url, keys):
+        return False
+    kept = kept_address(address_of(feed, keys), keys)
+    feed.url, feed.sealed_url = str(kept["url"]), kept["sealed_url"]
+    return True
+
+
+def needs_sealing(url: str, sealed_url: str | None, keys: SecretKeys) -> bool:
+    """Whether a row's address is in clear and should not be, or has an older key."""
+    if sealed_url is None:
+        return holds_secrets(url)
+    return bool(keys.keys) and not keys.is_newest(sealed_url)
+
+
 def checked_feed(settings: Settings, url: str, policy: SamplingPolicy) -> FeedOrder:
-    """What can be checked without the record. Raises :class:`AddressRefused`."""
-    return FeedOrder(url, check_address(url, rules_of(settings)), policy)
+    """What can be checked without the record.
+
+    Raises :class:`AddressRefused`, and :class:`SecretKeyMissing` for a damaged key file.
+    """
+    kind = check_address(url, rules_of(settings))
+    return FeedOrder(url, kind, policy, secret_keys(settings))
 
 
 def feed_camera(session: Session, actor: Actor, name: str) -> Camera:
@@ -80,10 +125,11 @@ def feed_camera(session: Session, actor: Actor, name: str) -> Camera:
 def add_feed(session: Session, actor: Actor, camera: Camera, order: FeedOrder) -> AcceptedFeed:
     """Have a camera read from now on. Repeating it changes nothing.
 
-    Raises :class:`AlreadyThere` for a camera with another feed.
+    Raises :class:`AlreadyThere` for a camera with another feed, and :class:`SecretKeyMissing` for
+    an address with a password where there is no key.
     """
     values = {
-        "url": order.url,
+        **kept_address(order.url, order.keys),
         "source_kind": order.source_kind,
         "policy": policy_to_json(order.policy),
     }
@@ -91,7 +137,10 @@ def add_feed(session: Session, actor: Actor, camera: Camera, order: FeedOrder) -
     is_new = feed is not None
     if feed is None:
         feed = feed_record.named(session, camera.name)
-    if feed is None or (feed.url, feed.policy) != (order.url, values["policy"]):
+    if feed is None or (address_of(feed, order.keys), feed.policy) != (
+        order.url,
+        values["policy"],
+    ):
         raise AlreadyThere(
             f"camera {camera.name!r} has another feed: remove it first (`ris feed rm`), its footage"
             " stays"

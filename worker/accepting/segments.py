@@ -23,7 +23,8 @@ from worker.config import Settings
 from worker.core.sampling import SamplingPolicy, policy_key, policy_to_json
 from worker.errors import InputInvalid, VideoUnreadable
 from worker.messages import QUEUE_OF_KIND, JobKind
-from worker.video.address import AddressRules, redacted
+from worker.secret_keys import secret_keys
+from worker.video.address import AddressRules, holds_secrets, redacted
 from worker.video.download import SCHEMES, check_recording_address, without_login
 from worker.video.recording_store import IncomingRecording
 
@@ -55,8 +56,10 @@ class Recording:
     """A file to ingest. ``start_source``: where the start comes from; ``given`` by whoever submits,
     else a guess that gives way to what is known of the same content. ``held``: it lies in the store
     of recordings; ``path`` then only says what it was called. ``fetch_url``: it is fetched from
-    there first; ``path`` then is the address as it may be shown, ``content`` what names it.
-    ``kind``: of the job that ingests it, ``backfill`` for what may wait."""
+    there first, encrypted where it holds secrets; ``path`` then is the address as it may be shown,
+    ``content`` what names it. ``kind``: of the job that ingests it, ``backfill`` for what may wait.
+    ``delay_s``: that job begins no sooner.
+    """
 
     path: Path | str
     content: FileContent
@@ -139,13 +142,21 @@ def recording_at(
     """A recording that is to be fetched, ``delay_s`` from now at the earliest.
 
     The same address, but for user and password, with the same start and policy is the same. Raises
-    :class:`InputInvalid` and :class:`AddressRefused`.
+    :class:`InputInvalid`, :class:`AddressRefused`, and :class:`SecretKeyMissing` for an address
+    with a password where there is no key.
     """
     check_recording_address(url, fetch_rules(settings))
     named = hashlib.sha256(f"url:{without_login(url)}".encode()).hexdigest()
     shown = redacted(url)
     content = FileContent(named, {})
-    return Recording(shown, content, start_utc, "given", policy, fetch_url=url, delay_s=delay_s)
+    kept = secret_keys(settings).seal(url) if holds_secrets(url) else url
+    return Recording(shown, content, start_utc, "given", policy, fetch_url=kept, delay_s=delay_s)
+
+
+def fetch_address(settings: Settings, kept: str) -> str:
+    """The whole address that a segment keeps, for the connection only. Raises
+    :class:`SecretKeyMissing`."""
+    return kept if kept.startswith(SCHEMES) else secret_keys(settings).open(kept)
 
 
 def sent_name(name: str) -> str:

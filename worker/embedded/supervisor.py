@@ -52,6 +52,7 @@ from worker.embedded.state import (
     write_state,
 )
 from worker.errors import AlreadyRunning, RisError, SetupFailed, error_of_code
+from worker.secret_keys import ensure_key_file
 
 log = logging.getLogger("ris.supervisor")
 
@@ -133,6 +134,7 @@ class _Supervisor:
         self.database_url = self.plan.database_url
         self.broker_url = self.plan.broker_url
         if self.database_url is None:
+            ensure_key_file(self.plan.data_dir)  # where Postgres is given, RIS_SECRET_KEY is
             self._begin("postgres", "starting Postgres", self._start_postgres, self.services)
         if self.broker_url is None:
             self._begin("redis", "starting Redis", self._start_redis, self.services)

@@ -17,7 +17,7 @@ SourceKind = Literal["rtsp", "http", "file"]
 _KINDS: dict[str, SourceKind] = {
     "rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http", "file": "file",
 }  # fmt: skip
-_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
+PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 _METADATA = {
     ipaddress.ip_address(known) for known in ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200")
 }
@@ -56,6 +56,11 @@ def redacted(url: str) -> str:
     where += f":{port}" if port is not None else ""
     path = "/".join("..." if "=" in part else part for part in parts.path.split("/"))
     return f"{parts.scheme}://{login}{where}{path}" + ("?..." if parts.query else "")
+
+
+def holds_secrets(url: str) -> bool:
+    """Whether there may be something in an address that is not to be shown."""
+    return any(sign in url for sign in "@?=#")
 
 
 def check_address(url: str, rules: AddressRules) -> SourceKind:
@@ -119,15 +124,13 @@ def pinned_address(url: str, rules: AddressRules) -> Pinned:
     :func:`resolved`."""
     _, parts = _split(url, rules)
     first = _looked_up(parts, rules)[0]
-    return Pinned(parts.hostname or "", parts.port or _PORTS[parts.scheme], str(first))
+    return Pinned(parts.hostname or "", parts.port or PORTS[parts.scheme], str(first))
 
 
 def _looked_up(parts: SplitResult, rules: AddressRules) -> list[_Address]:
     host = parts.hostname or ""
     try:
-        found = socket.getaddrinfo(
-            host, parts.port or _PORTS[parts.scheme], type=socket.SOCK_STREAM
-        )
+        found = socket.getaddrinfo(host, parts.port or PORTS[parts.scheme], type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise FeedFailed(f"the name {host} is not known: check it", reason="unreachable") from error
     addresses = [ipaddress.ip_address(str(entry[4][0]).split("%")[0]) for entry in found]

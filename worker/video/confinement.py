@@ -1,4 +1,4 @@
-"""What a decoding process gives up before it looks at a file: memory, time, files, the network.
+"""What a decoding process gives up before it looks at a byte: memory, time, files, the network.
 
 Linux only. Everything here is the process's own doing and needs no privilege; it cannot be undone.
 """
@@ -11,8 +11,9 @@ import math
 import os
 import resource
 import signal
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Network = Literal["none", "unlimited"]
 """``none``: the process has no network at all. ``unlimited``: the kernel did not let it go, and
@@ -22,6 +23,14 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 _CLONE_NEWUSER = 0x1000_0000
 _CLONE_NEWNET = 0x4000_0000
+
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+"""The same on every architecture."""
+_LANDLOCK_ASK_VERSION = 1
+_LANDLOCK_PATH, _LANDLOCK_NET_PORT = 1, 2
+_READ_FILE, _CONNECT_TCP = 4, 2
+_FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # by version of Landlock; 16 since
+_CAPABILITIES_V3 = 0x2008_0522
 
 _MAX_FILES = 32
 _SPARE_BYTES = 512 * 1024 * 1024
@@ -41,23 +50,117 @@ def die_with(parent_pid: int) -> None:
 
 
 def confine() -> Network:
-    """Give up what decoding never needs; call while there is one thread, after all imports."""
-    libc = ctypes.CDLL(None)
+    """Give up what decoding a file never needs; call with one thread, after all imports."""
+    first_to_go()
+    alone = leave_network()
+    give_up_rest(None)
+    return "none" if alone else "unlimited"
+
+
+def first_to_go() -> None:
+    """If the machine runs out of memory, this process is to go, not the worker."""
     with contextlib.suppress(OSError):
-        # If the machine runs out of memory, this process is to go, not the worker.
         Path("/proc/self/oom_score_adj").write_text("1000")
-    # A name space of its own has no network but a loopback that is down; the new user it takes
-    # has no power over anything outside, also where we are root.
-    alone = any(
+
+
+def leave_network() -> bool:
+    """Move into a name space whose only network is a loopback that is down; False: not allowed.
+
+    The user it takes for that has no power over anything outside, also where we are root.
+    """
+    libc = ctypes.CDLL(None)
+    return any(
         libc.unshare(flags) == 0 for flags in (_CLONE_NEWUSER | _CLONE_NEWNET, _CLONE_NEWNET)
     )
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def give_up_rest(connect_port: int | None) -> Rest:
+    """Everything but the network: to open files, to write, to gain rights.
+
+    ``connect_port``: the only one that may still be connected to, where the kernel can tell.
+    """
+    _program_bytes()  # while it can be read
     os.umask(0o077)
     os.chdir("/")
     _lower(resource.RLIMIT_NOFILE, _MAX_FILES)
     _lower(resource.RLIMIT_FSIZE, 0)
     _lower(resource.RLIMIT_CORE, 0)
-    return "none" if alone else "unlimited"
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    version = _landlock(libc, connect_port)
+    _drop_capabilities(libc)
+    return Rest(no_files=version >= 1, one_port=version >= 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What the kernel could be asked for: ``no_files`` can be opened, ``one_port`` be reached."""
+
+    no_files: bool
+    one_port: bool
+
+
+class _Ruleset(ctypes.Structure):
+    _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
+
+
+class _PathRule(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = (("allowed", ctypes.c_uint64), ("fd", ctypes.c_int32))
+
+
+class _PortRule(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = (("allowed", ctypes.c_uint64), ("port", ctypes.c_uint64))
+
+
+def _landlock(libc: ctypes.CDLL, connect_port: int | None) -> int:
+    """Let this process open no file but of random numbers, and connect to one port at most.
+
+    Returns the version used, 0 where there is none.
+    """
+    call = libc.syscall
+    call.restype = ctypes.c_long
+    number, size = ctypes.c_long, ctypes.c_size_t
+    version = int(call(number(_LANDLOCK_CREATE), None, size(0), number(_LANDLOCK_ASK_VERSION)))
+    if version < 1:
+        return 0
+    rules = _Ruleset(fs=(1 << _FILE_RIGHTS.get(version, 16)) - 1, net=3, scoped=3)
+    # An older kernel refuses what it does not know.
+    known = 8 if version < 4 else 16 if version < 6 else 24
+    fd = int(call(number(_LANDLOCK_CREATE), ctypes.byref(rules), size(known), number(0)))
+    if fd < 0:
+        return 0
+    try:
+        _allow_random(call, fd)
+        if connect_port is not None and version >= 4:
+            allowed = _PortRule(allowed=_CONNECT_TCP, port=connect_port)
+            kind = number(_LANDLOCK_NET_PORT)
+            call(number(_LANDLOCK_ADD), number(fd), kind, ctypes.byref(allowed), number(0))
+        return version if call(number(_LANDLOCK_RESTRICT), number(fd), number(0)) == 0 else 0
+    finally:
+        os.close(fd)
+
+
+def _allow_random(call: Any, ruleset_fd: int) -> None:
+    """Let random numbers be read: without them FFmpeg makes its own, for a second."""
+    with contextlib.suppress(OSError):
+        fd = os.open("/dev/urandom", os.O_PATH | os.O_CLOEXEC)
+        try:
+            allowed = _PathRule(allowed=_READ_FILE, fd=fd)
+            number = ctypes.c_long
+            call(
+                *(number(_LANDLOCK_ADD), number(ruleset_fd), number(_LANDLOCK_PATH)),
+                *(ctypes.byref(allowed), number(0)),
+            )
+        finally:
+            os.close(fd)
+
+
+def _drop_capabilities(libc: ctypes.CDLL) -> None:
+    """Also those over the name space that this process made for itself."""
+    head = (ctypes.c_uint32 * 2)(_CAPABILITIES_V3, 0)
+    libc.capset(head, (ctypes.c_uint32 * 6)())
 
 
 def memory_needed(px: int, threads: int) -> int:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.subtitles.codeccontext  # PyAV loads them late; a process that decodes can open no file
+import av.subtitles.stream
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet

@@ -29,9 +29,8 @@ from worker.video.container import (
     video_stream,
 )
 from worker.video.probe import believable_count, display_size, probe, rotation_cw_deg
-from worker.video.values import DecodeReport, SampledFrame, VideoInfo
+from worker.video.values import GRAY_W_PX, DecodeReport, SampledFrame, VideoInfo
 
-_GRAY_W_PX = 64
 _SEEK_BACK_S = (0, 10, 60)
 """Where to look for a keyframe before the resume point; MPEG-TS seeks may land behind it."""
 _END_SLACK_S = 0.5
@@ -273,8 +272,8 @@ class Converter:
 
     def gray(self, picture: VideoFrame) -> FloatArray:
         """Small and grey, for policies that compare."""
-        h_px = max(1, round(_GRAY_W_PX * picture.height / picture.width))
-        size = SizePx(h_px, _GRAY_W_PX)
+        h_px = max(1, round(GRAY_W_PX * picture.height / picture.width))
+        size = SizePx(h_px, GRAY_W_PX)
         return _scaled(self._to_gray, picture, size, "gray").astype(np.float32)
 
     def _upright(

@@ -59,19 +59,23 @@ def child_command(fd: int) -> list[str]:
     return [sys.executable, "-P", "-s", "-m", name, str(fd), str(os.getpid())]
 
 
-def spawn(fd: int, request: bytes) -> Started:
-    """Start the program in a session of its own with an environment that holds no secrets.
-
-    Raises :class:`StorageFailed` where the machine cannot start it now.
-    """
+def decoder_env() -> dict[str, str]:
+    """The environment of a process that decodes: without settings, without secrets."""
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-    env = kept | {
+    return kept | {
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         "LC_ALL": "C.UTF-8",
         # Threads and heaps that are never used would only take up address space.
         "OPENBLAS_NUM_THREADS": "1",
         "MALLOC_ARENA_MAX": "2",
     }
+
+
+def spawn(fd: int, request: bytes) -> Started:
+    """Start the program in a session of its own with an environment that holds no secrets.
+
+    Raises :class:`StorageFailed` where the machine cannot start it now.
+    """
     try:
         process = subprocess.Popen(  # noqa: S603 - our own program
             child_command(fd),
@@ -79,7 +83,7 @@ def spawn(fd: int, request: bytes) -> Started:
             stdout=subprocess.PIPE,
             pass_fds=(fd,),
             start_new_session=True,
-            env=env,
+            env=decoder_env(),
         )
     except OSError as error:  # too many processes or files: it goes on when there are fewer
         raise storage_error(error, Path(sys.executable)) from error

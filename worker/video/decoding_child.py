@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.ma  # numpy loads it late, and this process will open no file
 
 from worker.core.types import ImageArray
 from worker.errors import RisError, VideoKilledDecoder

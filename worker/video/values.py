@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
+from typing import Final
 
 from worker.core.types import ImageArray, SizePx
+
+GRAY_W_PX: Final = 64
+"""Width of the grey pictures that are compared."""
 
 
 @dataclass(frozen=True, slots=True)
