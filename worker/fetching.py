@@ -30,7 +30,7 @@ from worker.video.recording_store import IncomingRecording
 
 log = structlog.get_logger()
 
-THREADS: Final = 4
+THREADS: Final = 8
 _MOST_WAITING: Final = 1000
 
 
