@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from api.bodies import BODIES
 from api.desk import ApiDesk
-from api.front import Front
+from api.front import BodyBounds, Front
 from api.problems import Problem, refuse_fields, refuse_http, refuse_known
 from api.routes import admin, cameras, feeds, frames, health, hits, page, queries, segments
 from models.session import DatabaseUnavailable
@@ -50,8 +50,9 @@ def make_app(desk: ApiDesk) -> FastAPI:
         app.include_router(module.router)
     app.add_middleware(
         Front,
-        max_body_bytes=desk.settings.api_max_body_bytes,
-        body_timeout_s=desk.settings.api_body_timeout_s,
+        bounds=BodyBounds.of_requests(desk.settings),
+        recordings=BodyBounds.of_recordings(desk.settings),
+        recordings_path=segments.router.prefix,
         metrics=desk.metrics,
     )
     app.add_exception_handler(RisError, refuse_known)

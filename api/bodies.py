@@ -23,6 +23,7 @@ from api.given import (
     KeyGiven,
     MaskGiven,
     QueryGiven,
+    RecordingGiven,
     SegmentGiven,
 )
 from api.problems import in_words
@@ -74,9 +75,9 @@ class QueryBody:
 
 async def read_query(request: Request) -> QueryBody:
     """Raises :class:`InputInvalid`, :class:`BodyTooLarge` or :class:`MediaUnsupported`."""
-    kind = _kind(request)
+    kind = kind_of(request)
     if kind == JSON_TYPE:
-        return QueryBody(await _json_of(request, QueryGiven, _MOST_QUERY_TEXT_BYTES), None)
+        return QueryBody(await json_of(request, QueryGiven, _MOST_QUERY_TEXT_BYTES), None)
     if kind != FORM_TYPE:
         raise MediaUnsupported(f"Content-Type {kind or 'missing'}: send {JSON_TYPE} or {FORM_TYPE}")
     charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8")
@@ -88,27 +89,29 @@ async def read_query(request: Request) -> QueryBody:
         if not isinstance(picture, UploadFile) or not isinstance(text, str) or len(form) != 2:
             raise InputInvalid("the form has a file `picture` and a text `query`, and nothing else")
         raw = text.encode("utf-8", "surrogatepass")
-        given = await run_in_threadpool(_parsed, QueryGiven, raw)
+        given = await run_in_threadpool(parsed, QueryGiven, raw)
         if given.frame_id is not None:
             raise InputInvalid("give either a frame id or a picture, not both")
         return QueryBody(given, await picture.read())
 
 
-def _kind(request: Request) -> str:
+def kind_of(request: Request) -> str:
+    """Its Content-Type without parameters."""
     return request.headers.get("content-type", "").split(";")[0].strip().lower()
 
 
-async def _json_of(request: Request, kind: type[Body], most_bytes: int) -> Body:
+async def json_of(request: Request, kind: type[Body], most_bytes: int = _MOST_TEXT_BYTES) -> Body:
     """The body as that kind; parsed beside the event loop, which everybody waits for."""
     text = bytearray()
     async for chunk in request.stream():
         text += chunk
         if len(text) > most_bytes:
             raise BodyTooLarge(f"the JSON is larger than {most_bytes} bytes")
-    return await run_in_threadpool(_parsed, kind, bytes(text))
+    return await run_in_threadpool(parsed, kind, bytes(text))
 
 
-def _parsed(kind: type[Body], text: bytes) -> Body:
+def parsed(kind: type[Body], text: bytes) -> Body:
+    """A body of that kind. Raises :class:`InputInvalid`."""
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
@@ -121,9 +124,9 @@ def _reading(kind: type[Body]) -> Callable[[Request, Anyone], Awaitable[Body]]:
     key is checked; routes name this one behind their caller."""
 
     async def read(request: Request, _: Anyone) -> Body:
-        if (given := _kind(request)) != JSON_TYPE:
+        if (given := kind_of(request)) != JSON_TYPE:
             raise MediaUnsupported(f"Content-Type {given or 'missing'}: send {JSON_TYPE}")
-        return await _json_of(request, kind, _MOST_TEXT_BYTES)
+        return await json_of(request, kind, _MOST_TEXT_BYTES)
 
     return read
 
@@ -137,7 +140,6 @@ def json_body(kind: type[Given]) -> dict[str, Any]:
 CameraBody = Annotated[CameraGiven, Depends(_reading(CameraGiven))]
 CameraChangeBody = Annotated[CameraChange, Depends(_reading(CameraChange))]
 MaskBody = Annotated[MaskGiven, Depends(_reading(MaskGiven))]
-SegmentBody = Annotated[SegmentGiven, Depends(_reading(SegmentGiven))]
 FeedBody = Annotated[FeedGiven, Depends(_reading(FeedGiven))]
 KeyBody = Annotated[KeyGiven, Depends(_reading(KeyGiven))]
 BODIES: tuple[type[Given], ...] = (
@@ -145,6 +147,7 @@ BODIES: tuple[type[Given], ...] = (
     CameraGiven,
     CameraChange,
     MaskGiven,
+    RecordingGiven,
     SegmentGiven,
     FeedGiven,
     KeyGiven,

@@ -24,6 +24,7 @@ from worker.errors import ServiceUnavailable, TooManyRequests
 from worker.messages import JobKind
 from worker.services import database_url
 from worker.video.frame_store import FrameStore
+from worker.video.recording_store import RecordingStore
 from worker.video.upload_store import UploadStore
 
 log = structlog.get_logger()
@@ -65,10 +66,14 @@ class Pace:
 
 
 class Streams:
-    """How many streams of events each key has open: ``most`` at once."""
+    """How many streams each key has open: ``most`` at once. ``what`` they are and which setting
+    bounds them, for people."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(
+        self, most: int, what: str = "streams of events", setting: str = "RIS_API_OPEN_QUERIES"
+    ) -> None:
         self._most = most
+        self._told = f"{most} {what} open ({setting})"
         self._lock = threading.Lock()
         self._open: Counter[int] = Counter()
 
@@ -76,10 +81,7 @@ class Streams:
         """Count one more. Raises :class:`TooManyRequests`."""
         with self._lock:
             if self._open[key_id] >= self._most:
-                raise TooManyRequests(
-                    f"API key {key_id} has {self._most} streams of events open"
-                    " (RIS_API_OPEN_QUERIES): end one, or ask for the query itself"
-                )
+                raise TooManyRequests(f"API key {key_id} has {self._told}: let one end first")
             self._open[key_id] += 1
 
     def end(self, key_id: int) -> None:
@@ -147,18 +149,22 @@ class ApiDesk:
     """A :class:`worker.accepting.desk.Desk` with the limits of the API.
 
     ``decoding``: few pictures at a time, whatever is asked; ``hashing``: few recordings;
-    ``following``: few looks at the state of queries.
+    ``receiving``: pieces of recordings that are being sent, to the disk; ``uploading``: how many
+    are; ``following``: few looks at the state of queries.
     """
 
     settings: Settings
     db: Database
     pictures: FrameStore
     uploads: UploadStore
+    recordings: RecordingStore
     ring: Callable[[uuid.UUID, JobKind], object]
     pace: Pace
     streams: Streams
+    uploading: Streams
     decoding: Few = field(default_factory=lambda: Few("pictures", _WAIT_S))
     hashing: Few = field(default_factory=lambda: Few("recordings"))
+    receiving: Few = field(default_factory=lambda: Few("uploads"))
     following: Few = field(default_factory=lambda: Few("streams"))
     metrics: RequestMetrics = field(default_factory=RequestMetrics)
 
@@ -168,6 +174,7 @@ class ApiDesk:
             self.ring.close()
         self.decoding.close()
         self.hashing.close()
+        self.receiving.close()
         self.following.close()
         self.db.close()
 
@@ -194,9 +201,11 @@ def open_desk(
         ),
         pictures=FrameStore(folder / "pictures", configured.picture_quality),
         uploads=UploadStore(folder / "uploads"),
+        recordings=RecordingStore(folder / "recordings"),
         ring=ring_job,
         pace=Pace(configured.api_requests_per_s),
         streams=Streams(configured.api_open_queries),
+        uploading=Streams(configured.api_open_uploads, "uploads", "RIS_API_OPEN_UPLOADS"),
     )
 
 

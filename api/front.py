@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 import uuid
+from dataclasses import dataclass
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.metrics import RequestMetrics
 from api.problems import problem, problem_of
+from worker.config import Settings
 from worker.errors import BodyTooLarge, BodyTooSlow, RisError
 
 log = structlog.get_logger()
@@ -21,16 +23,55 @@ log = structlog.get_logger()
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
+@dataclass(frozen=True, slots=True)
+class BodyBounds:
+    """What is read of a body: so many bytes, within so long, and none of it later than ``pause_s``
+    after the one before. ``settings``: which say so, in that order."""
+
+    max_bytes: int
+    timeout_s: float
+    pause_s: float
+    settings: tuple[str, str, str]
+
+    @classmethod
+    def of_requests(cls, settings: Settings) -> BodyBounds:
+        """Of requests in general."""
+        patience_s, named = settings.api_body_timeout_s, "RIS_API_BODY_TIMEOUT_S"
+        most = settings.api_max_body_bytes
+        return cls(most, patience_s, patience_s, ("RIS_API_MAX_BODY_BYTES", named, named))
+
+    @classmethod
+    def of_recordings(cls, settings: Settings) -> BodyBounds:
+        """Of recordings that are sent: large, on slow lines, but not silent ones."""
+        return cls(
+            settings.api_max_recording_bytes,
+            settings.api_recording_timeout_s,
+            settings.api_body_timeout_s,
+            (
+                "RIS_API_MAX_RECORDING_BYTES",
+                "RIS_API_RECORDING_TIMEOUT_S",
+                "RIS_API_BODY_TIMEOUT_S",
+            ),
+        )
+
+
 class Front:
-    """ASGI middleware. ``max_body_bytes`` and ``body_timeout_s`` bound what is read of a body."""
+    """ASGI middleware. ``bounds`` of all bodies but the forms at ``recordings_path``."""
 
     def __init__(
-        self, app: ASGIApp, *, max_body_bytes: int, body_timeout_s: float, metrics: RequestMetrics
+        self,
+        app: ASGIApp,
+        *,
+        bounds: BodyBounds,
+        recordings: BodyBounds,
+        recordings_path: str,
+        metrics: RequestMetrics,
     ) -> None:
         self._app = app
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
-        self._body_timeout_s = body_timeout_s
+        self._bounds = bounds
+        self._recordings = recordings
+        self._recordings_path = recordings_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -41,7 +82,7 @@ class Front:
         request_id = given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
         scope["request_id"] = request_id
         began_s, status = time.perf_counter(), 0
-        bounded = _Bounded(receive, self._max_body_bytes, self._body_timeout_s)
+        bounded = _Bounded(receive, self._bounds_of(scope))
 
         async def tell(message: Message) -> None:
             nonlocal status
@@ -81,6 +122,11 @@ class Front:
             key_id=scope.get("key_id"),
         )
 
+    def _bounds_of(self, scope: Scope) -> BodyBounds:
+        kind = Headers(scope=scope).get("content-type", "").lower()
+        sent = scope["path"] == self._recordings_path and kind.startswith("multipart/form-data")
+        return self._recordings if sent else self._bounds
+
 
 def _template(scope: Scope) -> str:
     """The route that answered, with names for its ids; ``none`` where none did."""
@@ -90,41 +136,48 @@ def _template(scope: Scope) -> str:
 class _Bounded:
     """The body of one request, as far as it is read. ``refused``: why no more of it is."""
 
-    def __init__(self, receive: Receive, max_bytes: int, timeout_s: float) -> None:
+    def __init__(self, receive: Receive, bounds: BodyBounds) -> None:
         self.refused: RisError | None = None
         self._receive = receive
-        self._max_bytes = max_bytes
-        self._timeout_s = timeout_s
-        self._until_s = time.monotonic() + timeout_s
+        self._bounds = bounds
+        self._until_s = time.monotonic() + bounds.timeout_s
         self._read_bytes = 0
         self._ended = False
 
     def refuse_announced(self, scope: Scope) -> None:
         """Raise :class:`BodyTooLarge` for a Content-Length that is."""
         announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced) > self._max_bytes:
+        if announced.isdecimal() and int(announced) > self._bounds.max_bytes:
             raise self._too_large()
 
     async def read(self) -> Message:
         """The next message. Raises :class:`BodyTooLarge` or :class:`BodyTooSlow`."""
         if self._ended:  # what comes now is that the client went away: no limit
             return await self._receive()
+        left_s = max(0.0, self._until_s - time.monotonic())
         try:
-            left_s = max(0.0, self._until_s - time.monotonic())
-            message = await asyncio.wait_for(self._receive(), left_s)
+            message = await asyncio.wait_for(self._receive(), min(left_s, self._bounds.pause_s))
         except TimeoutError:
-            self.refused = BodyTooSlow(
-                f"the body did not arrive within {self._timeout_s:g} s (RIS_API_BODY_TIMEOUT_S)"
-            )
+            self.refused = self._too_slow(paused=left_s > self._bounds.pause_s)
             raise self.refused from None
         self._read_bytes += len(message.get("body", b""))
         self._ended = not message.get("more_body", False)
-        if self._read_bytes > self._max_bytes:
+        if self._read_bytes > self._bounds.max_bytes:
             self.refused = self._too_large()
             raise self.refused
         return message
 
+    def _too_slow(self, *, paused: bool) -> RisError:
+        bounds = self._bounds
+        if paused:
+            return BodyTooSlow(
+                f"no more of the body came for {bounds.pause_s:g} s ({bounds.settings[2]})"
+            )
+        return BodyTooSlow(
+            f"the body did not arrive within {bounds.timeout_s:g} s ({bounds.settings[1]})"
+        )
+
     def _too_large(self) -> RisError:
         return BodyTooLarge(
-            f"the body is larger than {self._max_bytes} bytes (RIS_API_MAX_BODY_BYTES)"
+            f"the body is larger than {self._bounds.max_bytes} bytes ({self._bounds.settings[0]})"
         )

@@ -184,11 +184,12 @@ class MaskGiven(Given):
         return self
 
 
-class SegmentGiven(Given):
-    """A recorded file to ingest, below the server's RIS_FOOTAGE_DIR."""
+class RecordingGiven(Given):
+    """What is said of a recording that comes beside it: of a camera that is there, by id or by
+    name."""
 
-    path: Annotated[str, Field(strict=True, min_length=1, max_length=4096)]
-    camera_id: IdField
+    camera_id: IdField | None = None
+    camera: Name | None = None
     start_utc: Annotated[Time, Field(description="When its first picture was taken.")]
     policy: Literal["interval", "keyframe", "change"] = "interval"
     every_s: Annotated[Number, Field(ge=0.001, le=86_400)] = 1.0
@@ -196,11 +197,46 @@ class SegmentGiven(Given):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
+            "examples": [{"camera": "yard", "start_utc": "2026-05-01T08:00:00Z"}],
+        },
+    )
+
+    @model_validator(mode="after")
+    def _one_camera(self) -> RecordingGiven:
+        if (self.camera_id is None) == (self.camera is None):
+            raise ValueError("give either camera_id or camera, not both or neither")
+        return self
+
+
+class SegmentGiven(RecordingGiven):
+    """A recorded file to ingest: below the server's RIS_FOOTAGE_DIR, or to be fetched from one of
+    its RIS_FETCH_HOSTS."""
+
+    path: Annotated[str | None, Field(strict=True, min_length=1, max_length=4096)] = None
+    url: Annotated[
+        SecretStr | None,
+        Field(min_length=1, max_length=4096, description="http: or https:, without redirects."),
+    ] = None
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
             "examples": [
-                {"path": "yard/0800.mp4", "camera_id": 1, "start_utc": "2026-05-01T08:00:00Z"}
+                {"path": "yard/0800.mp4", "camera_id": 1, "start_utc": "2026-05-01T08:00:00Z"},
+                {
+                    "url": "http://frigate:5000/api/events/1777622400.0-abc/clip.mp4",
+                    "camera_id": 1,
+                    "start_utc": "2026-05-01T08:00:00Z",
+                },
             ]
         },
     )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> SegmentGiven:
+        if (self.path is None) == (self.url is None):
+            raise ValueError("give either path or url, not both or neither")
+        return self
 
 
 class FeedGiven(Given):

@@ -30,6 +30,7 @@ log = structlog.get_logger()
 
 _JOB_STATES: Final = ("queued", "running", "done", "failed")
 _FEED_STATES: Final = ("waiting", "connecting", "live", "idle", "paused", "ended")
+_OUTCOMES: Final = ("accepted", "malformed", "refused")
 _METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -113,6 +114,16 @@ def _families(found: Measures) -> Iterator[Metric]:
     for reason, count in sorted(found.dropped_frames.items()):
         dropped.add_metric([reason], count)
     yield dropped
+    messages = CounterMetricFamily(
+        "ris_messages", "Messages that tell of recordings.", labels=["source", "outcome"]
+    )
+    for outcome in _OUTCOMES:
+        messages.add_metric(["mqtt", outcome], found.messages.get(("mqtt", outcome), 0))
+    yield messages
+    watched = GaugeMetricFamily("ris_watched_folders", "Watched folders.", labels=["state"])
+    watched.add_metric(["ok"], found.watched_folders - found.watch_troubles)
+    watched.add_metric(["trouble"], found.watch_troubles)
+    yield watched
     for name, says, value in (
         ("ris_frames", "Frames of the live generation.", found.frames),
         ("ris_shards", "Shards of the live generation.", found.shards),

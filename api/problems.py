@@ -46,6 +46,7 @@ STATUS_OF_CODE: Final[Mapping[str, int]] = {
     "address_refused": 422,
     "secret_key_missing": 503,
     "feed_failed": 503,
+    "fetch_failed": 503,
     "object_store_unavailable": 503,
     "erased_meanwhile": 409,
     "lease_lost": 409,

@@ -19,7 +19,7 @@ class Erasure(Base):
     Null bounds are open. From its commit on, no frame inside it is recorded for a segment that was
     accepted before. The counts grow while it is carried out. ``leftovers`` names the files whose
     rows are gone and that are still to be removed: ``shards``, ``pictures``, ``uploads``,
-    ``objects``.
+    ``recordings``, ``objects``.
     """
 
     __tablename__ = "erasures"

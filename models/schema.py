@@ -1,6 +1,7 @@
 """Every table, imported once, so that ``Base.metadata`` is complete."""
 
 from models.access import ApiKey, AuditEntry, RequestKey
+from models.arrivals import MessageCount
 from models.base import Base
 from models.erasure import Erasure
 from models.feed import Feed, FeedDrop, FeedGap, FeedStatus
@@ -8,6 +9,7 @@ from models.index import CompactBasis, FMapRun, IndexGeneration, Shard
 from models.jobs import Job
 from models.search import SearchHit, SearchQuery
 from models.video import Camera, Frame, VideoSegment
+from models.watch import WatchedFile, WatchedFolder
 
 metadata = Base.metadata
 
@@ -25,10 +27,13 @@ __all__ = [
     "Frame",
     "IndexGeneration",
     "Job",
+    "MessageCount",
     "RequestKey",
     "SearchHit",
     "SearchQuery",
     "Shard",
     "VideoSegment",
+    "WatchedFile",
+    "WatchedFolder",
     "metadata",
 ]

@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.base import Base, created_at_column
@@ -48,7 +48,10 @@ class VideoSegment(Base):
 
     The natural key (camera, content, start, policy) makes a repeated submission the same segment.
     ``resume_pts`` is the pts of the last committed frame: a restarted ingest goes on behind it.
-    ``outcome`` is null until the ingest ended.
+    ``outcome`` is null until the ingest ended. ``held_sha256``: the recording that lies in the data
+    folder for it, by its content; null: none does. ``fetch_url``: where it is to be fetched from,
+    encrypted where it holds secrets, and null once it is fetched; its ``content_sha256`` then is
+    that of the address.
     """
 
     __tablename__ = "video_segments"
@@ -56,12 +59,21 @@ class VideoSegment(Base):
         UniqueConstraint("camera_id", "content_sha256", "start_utc", "policy_key"),
         CheckConstraint("outcome in ('complete', 'partial', 'failed')", name="outcome_known"),
         CheckConstraint("length(content_sha256) = 64", name="content_sha256_hex"),
+        CheckConstraint("length(held_sha256) = 64", name="held_sha256_hex"),
+        Index(
+            "ix_video_segments_held_sha256",
+            "held_sha256",
+            postgresql_where=text("held_sha256 is not null"),
+        ),
+        Index("ix_video_segments_source_path", "source_path", postgresql_using="hash"),
     )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     camera_id: Mapped[int] = mapped_column(ForeignKey("cameras.id"))
     job_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("jobs.id"))
     source_path: Mapped[str]
+    held_sha256: Mapped[str | None]
+    fetch_url: Mapped[str | None]
     content_sha256: Mapped[str]
     start_utc: Mapped[datetime]
     start_source: Mapped[str]

@@ -23,17 +23,22 @@ from worker.config import Settings
 from worker.context import Context
 from worker.core.sampling import IntervalPolicy
 from worker.erasure import run_erase
-from worker.ingest import fail_ingest, run_ingest, submit_file
+from worker.fetching import fail_fetch, run_fetch
+from worker.ingest import after_failed_ingest, fail_ingest, run_ingest, submit_file
 from worker.jobs import Handler, run_job
 from worker.offloading import run_offload
 from worker.reindex import fail_reindex, run_reindex
 from worker.runtime import BackboneCache, make_context
 from worker.sealing import run_seal
 from worker.search import run_query
+from worker.watching import fail_watch, run_watch
 
 SECRET_KEY = "cmlzIHRlc3RzOiBhIGtleSBvZiAzMiBieXRlcy4uLi4="
 HANDLERS: Mapping[str, Handler] = {
-    "ingest": Handler(run_ingest, fail_ingest),
+    "ingest": Handler(run_ingest, fail_ingest, after_fail=after_failed_ingest),
+    "fetch": Handler(run_fetch, fail_fetch),
+    "backfill": Handler(run_ingest, fail_ingest, after_fail=after_failed_ingest),
+    "watch": Handler(run_watch, fail_watch),
     "query": Handler(run_query),
     "reindex": Handler(run_reindex, fail_reindex),
     "erase": Handler(run_erase),
@@ -129,9 +134,11 @@ def run_jobs(context: Context, handlers: Mapping[str, Handler] = HANDLERS) -> No
 
 
 def queued_jobs(context: Context) -> list[uuid.UUID]:
-    """Ids of the queued jobs, oldest first; those of feeds are for a feed worker."""
+    """Ids of the queued jobs, oldest first; those of feeds and watched folders never end."""
     with context.db.transaction() as session:
-        query = session.query(Job).filter_by(state="queued").filter(Job.kind != "feed")
+        query = (
+            session.query(Job).filter_by(state="queued").filter(Job.kind.not_in(["feed", "watch"]))
+        )
         query = query.order_by(Job.created_at, Job.id)
         return [job.id for job in query]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 from celery import Celery, bootsteps
-from celery.signals import setup_logging
+from celery.signals import celeryd_after_setup, setup_logging
 from celery.worker import state
 from kombu.entity import Exchange, Queue
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -20,6 +20,7 @@ from worker.messages import (
     COMPACT_TASK,
     FEED_QUEUE,
     INGEST_QUEUE,
+    INGEST_QUEUES,
     OFFLOAD_TASK,
     QUERY_QUEUE,
     RETAIN_TASK,
@@ -97,7 +98,7 @@ def make_app() -> Celery:
         task_queues=[
             Queue(name, Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]
             for name in (
-                INGEST_QUEUE,
+                *INGEST_QUEUES,
                 QUERY_QUEUE,
                 ADMIN_QUEUE,
                 FEED_QUEUE,
@@ -138,6 +139,13 @@ def make_app() -> Celery:
     )
     app.steps["consumer"].add(AckWatch)
     return app
+
+
+@celeryd_after_setup.connect  # type: ignore[untyped-decorator]
+def _archives_last(instance: Any = None, **_: Any) -> None:
+    """An ingest worker looks into its queues in their order, not in turn."""
+    if INGEST_QUEUE in instance.app.amqp.queues.consume_from:
+        instance.app.conf.broker_transport_options["queue_order_strategy"] = "priority"
 
 
 @setup_logging.connect  # type: ignore[untyped-decorator]

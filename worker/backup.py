@@ -19,6 +19,7 @@ import structlog
 from models.index import IndexGeneration, Shard
 from models.repositories import backups as backup_record
 from models.repositories import index as index_record
+from models.repositories import recordings as recording_record
 from models.repositories import search as search_record
 from models.repositories import videos as video_record
 from models.repositories.backups import Moment
@@ -202,6 +203,8 @@ def _wanted(session: Session) -> _Wanted:
     pictures = video_record.picture_hashes(session)
     contents = {f"pictures/{name[:2]}/{name[2:4]}/{name}.jpg": name for name in sorted(pictures)}
     contents |= {f"uploads/{name}": name for name in sorted(search_record.upload_hashes(session))}
+    held = recording_record.recording_hashes(session)
+    contents |= {f"recordings/{name}": name for name in sorted(held)}
     return _Wanted(
         moment=backup_record.moment(session),
         generations={one.id: one for one in index_record.list_generations(session)},
@@ -339,7 +342,7 @@ def _append_blocks(run: _Run, name: str, pinned: PinnedShard) -> bool:
 
 
 def _copy_contents(run: _Run, contents: dict[str, str]) -> None:
-    """Pictures and uploads, which are named by their content and never change."""
+    """Pictures, uploads and recordings, which are named by their content and never change."""
     copier = Copier()
     copied = dict[str, FileEntry]()
     root = run.context.settings.data_dir.resolve()

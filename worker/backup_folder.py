@@ -30,7 +30,7 @@ _CHUNK_BYTES = 1024 * 1024
 _OURS = re.compile(
     r"index/g\d+/s\d+(\.\d+)?/(global\.vec|patch\.(vec|runs))"
     r"|pictures/[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{64}\.jpg"
-    r"|uploads/[0-9a-f]{64}"
+    r"|(uploads|recordings)/[0-9a-f]{64}"
     r"|database-[0-9TZ]+\.dump"
 )
 
@@ -206,7 +206,7 @@ def _chunks_of(stream: BinaryIO, byte_count: int | None) -> Iterator[bytes]:
 def _unlisted(folder: Path, manifest: Manifest) -> Iterator[str]:
     """Files of a backup, or halves of them, that the manifest does not list."""
     places = [*folder.glob("database-*.dump*")]
-    for name in ("index", "pictures", "uploads"):
+    for name in ("index", "pictures", "uploads", "recordings"):
         places += (path for path in (folder / name).rglob("*") if path.is_file())
     for path in places:
         relative = str(path.relative_to(folder))

@@ -8,7 +8,7 @@ import structlog
 from kombu.exceptions import KombuError, OperationalError
 
 from worker.errors import ServiceUnavailable
-from worker.messages import QUEUE_OF_KIND, RUN_JOB_TASK, JobKind
+from worker.messages import ASIDE_KINDS, FETCH_TASK, QUEUE_OF_KIND, RUN_JOB_TASK, JobKind
 
 log = structlog.get_logger()
 
@@ -19,7 +19,7 @@ def ring(job_id: uuid.UUID, kind: JobKind) -> bool:
         from worker.app import app
 
         app.send_task(
-            RUN_JOB_TASK,
+            FETCH_TASK if kind in ASIDE_KINDS else RUN_JOB_TASK,
             args=[str(job_id)],
             queue=QUEUE_OF_KIND[kind],
             retry=False,

@@ -220,6 +220,49 @@ class Settings(BaseSettings):
         None,
         description="Folder that the API takes recordings from, by path; unset: it takes none.",
     )
+    fetch_hosts: str | None = Field(
+        None,
+        description="Hosts that recordings are fetched from: names, *.suffixes, networks, separated"
+        " by commas; unset: none are.",
+    )
+    fetch_max_bytes: int = Field(
+        4 * 1024**3, ge=1024, description="Largest recording that is fetched."
+    )
+    fetch_timeout_s: float = Field(
+        600.0, ge=0.5, le=86_400, description="A recording is fetched within this long."
+    )
+    watch_every_s: float = Field(
+        10.0, ge=0.05, le=86_400, description="How often a watched folder is looked at, at most."
+    )
+    watch_settle_s: float = Field(
+        10.0,
+        ge=0,
+        le=86_400,
+        description="A file in a watched folder that has not changed for this long is finished.",
+    )
+    mqtt_url: SecretStr | None = Field(
+        None,
+        description="Broker that tells of recordings: mqtt://user:password@host:1883 or mqtts:;"
+        " unset: none is listened to.",
+    )
+    mqtt_topics: str = Field(
+        "frigate/reviews,ris/recordings", description="Topics, separated by commas."
+    )
+    mqtt_client_id: str = Field(
+        "ris", min_length=1, max_length=23, description="Name of this RIS at the broker."
+    )
+    mqtt_ca_file: Path | None = Field(
+        None, description="Certificates that the broker is trusted by; unset: the system's."
+    )
+    frigate_url: SecretStr | None = Field(
+        None, description="Where Frigate's API is, which clips are fetched from."
+    )
+    frigate_settle_s: float = Field(
+        30.0, ge=0, le=3600, description="A clip is fetched so long after Frigate tells of its end."
+    )
+    keep_recordings: bool = Field(
+        False, description="Recordings that were sent or fetched stay after their ingest."
+    )
     api_host: str = Field("127.0.0.1", description="Address that the API listens on.")
     api_port: int = Field(
         8480, ge=0, le=65_535, description="Port that the API listens on; 0: any free one."
@@ -229,6 +272,15 @@ class Settings(BaseSettings):
     )
     api_body_timeout_s: float = Field(
         30.0, gt=0.05, le=3600, description="A request's body has arrived after this long."
+    )
+    api_max_recording_bytes: int = Field(
+        4 * 1024**3, ge=1024, description="Largest recording that is sent to the API."
+    )
+    api_recording_timeout_s: float = Field(
+        3600.0, gt=0.05, le=86_400, description="A recording that is sent has arrived after this."
+    )
+    api_open_uploads: int = Field(
+        16, ge=1, le=10_000, description="Recordings that one API key sends at once."
     )
     api_requests_per_s: float = Field(
         100.0, gt=0, le=100_000, description="Requests a second of one API key, on average."

@@ -21,6 +21,7 @@ from worker.messages import JobKind
 from worker.objects.store import ObjectStore
 from worker.pinning import FMapCache
 from worker.video.frame_store import FrameStore
+from worker.video.recording_store import RecordingStore
 from worker.video.upload_store import UploadStore
 
 if TYPE_CHECKING:  # compiles kernels
@@ -70,6 +71,7 @@ class Context:
     index: IndexStore
     pictures: FrameStore
     uploads: UploadStore
+    recordings: RecordingStore
     f_maps: FMapCache
     backbone: Callable[[str], Backbone]
     ring: Callable[[uuid.UUID, JobKind], bool | None]

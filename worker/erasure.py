@@ -24,6 +24,7 @@ from models.index import IndexGeneration, Shard
 from models.repositories import erasures as erasure_record
 from models.repositories import index as index_record
 from models.repositories import jobs as job_record
+from models.repositories import recordings as recording_record
 from models.repositories import videos as video_record
 from models.repositories.erasures import SpanSummary
 from models.repositories.index import NewRun
@@ -133,6 +134,7 @@ def run_erase(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         unfinished = erasure_record.with_leftovers(session, erasure.camera_id)
     for earlier in unfinished:
         _remove_what_can_be(context, earlier.id, earlier.leftovers)
+    _remove_what_can_be(context, erasure.id, _let_go_recordings(context, lease, erasure))
     while True:
         with context.db.transaction() as session:
             first = erasure_record.first_frame_utc(
@@ -155,6 +157,24 @@ def run_erase(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         )
         lease.finish(session, {"frames": _frames_so_far(session, job.id)})
     return "finished"
+
+
+def _let_go_recordings(context: Context, lease: Lease, erasure: Erasure) -> dict[str, Any]:
+    """Files of ended ingests that were kept and reach into the span: nobody can cut them. Those of
+    ingests under way go with their end, which looks for erasures. Returns the files left over."""
+    with context.db.transaction() as session:
+        lease.record_progress(session, {"frames": erasure.frames})
+        held = recording_record.let_go_in_span(
+            session, erasure.camera_id, erasure.from_utc, erasure.to_utc
+        )
+        noted = erasure_record.of_job(session, erasure.job_id)
+        before = {} if noted is None else noted.leftovers
+        if not held:
+            return before
+        leftovers: dict[str, Any] = {"shards": [], "pictures": [], "uploads": [], **before}
+        leftovers["recordings"] = sorted({*held, *before.get("recordings", [])})
+        erasure_record.change(session, erasure.id, leftovers=leftovers)
+    return leftovers
 
 
 def _remove_what_can_be(context: Context, erasure_id: int, leftovers: dict[str, Any]) -> None:

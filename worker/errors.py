@@ -14,6 +14,8 @@ class RisError(Exception):
 
     code = "internal"
     retryable = False
+    again = False
+    """Whether a few more attempts may help, each of which counts."""
 
 
 class InputInvalid(RisError):
@@ -184,6 +186,17 @@ class FeedFailed(RisError):
     def __init__(self, message: str, *, reason: str = "connection_lost") -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class FetchFailed(RisError):
+    """A recording cannot be fetched from its address; a few more attempts are made where they may
+    help."""
+
+    code = "fetch_failed"
+
+    def __init__(self, message: str, *, again: bool = False) -> None:
+        super().__init__(message)
+        self.again = again
 
 
 class LeaseLost(RisError):

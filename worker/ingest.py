@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +18,7 @@ from pathlib import Path
 from models.index import IndexGeneration
 from models.repositories import feeds as feed_record
 from models.repositories import videos as video_record
+from models.repositories import watching as watch_record
 from models.repositories.jobs import ClaimedJob
 from models.session import Session
 from models.video import VideoSegment
@@ -47,7 +48,9 @@ from worker.errors import (
 )
 from worker.generations import backbone_of, ensure_live_generation
 from worker.jobs import Lease, Outcome
+from worker.leftovers import let_go_recording
 from worker.masks import camera_masks
+from worker.messages import INGEST_QUEUE, JobKind
 from worker.recording import (
     PictureBatch,
     PreparedBatch,
@@ -79,18 +82,35 @@ def submit_file(
     video is accepted and ends as a recorded failure. Raises :class:`InputInvalid` for a bad name.
     """
     name = checked_name("camera name", camera_name)
-    if start_utc is not None and start_utc.tzinfo is None:
-        raise InputInvalid(f"start time {start_utc} has no time zone: add one, e.g. +00:00")
-    path = path.resolve()
-    content = read_content(path)
-    start, source = _start_time(context, path, content, start_utc)
-    recording = Recording(path, content, start, source, policy)
+    recording = recording_of(context, path, policy, start_utc)
     with context.db.transaction() as session:
         camera = video_record.ensure_camera(session, name)
         submission = record_segment(session, camera.id, recording, COMMAND_LINE)
     if submission.is_new:
         context.ring(uuid.UUID(submission.job_id), "ingest")
     return submission
+
+
+def recording_of(
+    context: Context,
+    path: Path,
+    policy: SamplingPolicy,
+    start_utc: datetime | None = None,
+    start_source: str = "given",
+    kind: JobKind = "ingest",
+) -> Recording:
+    """A file that nobody is writing to, as it may be submitted; without a start its own.
+
+    Raises :class:`VideoUnreadable`, and :class:`InputInvalid` for a start without a zone.
+    """
+    if start_utc is not None and start_utc.tzinfo is None:
+        raise InputInvalid(f"start time {start_utc} has no time zone: add one, e.g. +00:00")
+    path = path.resolve()
+    content = read_content(path)
+    start, source = _start_time(context, path, content, start_utc)
+    return Recording(
+        path, content, start, start_source if source == "given" else source, policy, kind=kind
+    )
 
 
 def _start_time(
@@ -117,14 +137,31 @@ def _start_time(
     return ended - timedelta(seconds=duration_s), "file-mtime"
 
 
-def _require_unchanged(segment: VideoSegment, accepted: dict[str, int] | None) -> None:
+def _file_of(context: Context, segment: VideoSegment) -> Path:
+    """Where the recording lies: in the store, or at the path that was submitted."""
+    if segment.held_sha256 is not None:
+        return context.recordings.path(segment.held_sha256)
+    return Path(segment.source_path)
+
+
+@contextmanager
+def _told_by_name(path: Path, segment: VideoSegment) -> Iterator[None]:
+    """Errors name a recording of the store as it was called by whoever sent it."""
+    try:
+        yield
+    except RisError as error:
+        if segment.held_sha256 is None or str(path) not in str(error):
+            raise
+        raise type(error)(str(error).replace(str(path), segment.source_path)) from error
+
+
+def _require_unchanged(path: Path, segment: VideoSegment, accepted: dict[str, int] | None) -> None:
     """Raise :class:`VideoUnreadable` when the path now holds another recording, or none."""
-    path = Path(segment.source_path)
     try:
         same = accepted is None or file_state(path) == accepted
     except OSError as error:
         raise VideoUnreadable(f"{path}: {error.strerror or error}; restore the file") from error
-    if not same and hash_file(path) != segment.content_sha256:
+    if not same and hash_file(path) != (segment.held_sha256 or segment.content_sha256):
         raise VideoUnreadable(
             f"{path} has changed since it was accepted: restore it, or ingest it anew"
         )
@@ -148,11 +185,22 @@ def run_ingest(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         segment = video_record.find_segment(session, segment_id)
     if segment is None:
         raise NotFound(f"video segment {segment_id} is not known")
-    _require_unchanged(segment, job.payload.get("file"))
-    generation = ensure_live_generation(context)
-    run = _Run(context, lease, segment, generation, backbone_of(context, generation))
+    path = _file_of(context, segment)
+    with _told_by_name(path, segment):
+        _require_unchanged(path, segment, job.payload.get("file"))
+        generation = ensure_live_generation(context)
+        run = _Run(context, lease, segment, generation, backbone_of(context, generation))
+        outcome = _ingest(run, path)
+    if outcome == "finished":
+        let_go_recording(context, segment.id)
+    return outcome
+
+
+def _ingest(run: _Run, path: Path) -> Outcome:
+    """One slice of a file."""
+    context, segment = run.context, run.segment
     with sample_apart(
-        Path(segment.source_path),
+        path,
         policy_from_json(segment.policy),
         input_size=run.backbone.spec.input_size,
         picture_max_side_px=context.settings.picture_max_side_px,
@@ -180,7 +228,7 @@ def _take_frames(run: _Run, video: SampledApart) -> bool:
             if len(pending) >= run.context.settings.commit_batch:
                 _commit(run, pending, video.report)
                 pending.clear()
-                if run.lease.slice_over():
+                if run.lease.slice_over() or _waited_for(run):
                     return True
                 _give_way(run.context)
     except _DECODER_ENDED:
@@ -190,6 +238,14 @@ def _take_frames(run: _Run, video: SampledApart) -> bool:
     if pending:
         _commit(run, pending, video.report)
     return False
+
+
+def _waited_for(run: _Run) -> bool:
+    """Whether an archive holds up what just happened."""
+    if run.lease.job.kind != "backfill":
+        return False
+    with run.context.db.transaction() as session:
+        return watch_record.any_due(session, INGEST_QUEUE)
 
 
 def _give_way(context: Context) -> None:
@@ -212,6 +268,11 @@ def fail_ingest(session: Session, job: ClaimedJob, code: str) -> None:
     ended_decoder = code in [kind.code for kind in _DECODER_ENDED]
     partial = ended_decoder and video_record.count_frames(session, segment_id) > 0
     video_record.finish_segment(session, segment_id, "partial" if partial else "failed")
+
+
+def after_failed_ingest(context: Context, job: ClaimedJob) -> None:
+    """What was sent for an ingest that failed is of no use any more."""
+    let_go_recording(context, int(job.payload["segment_id"]))
 
 
 def _commit(run: _Run, sampled: Sequence[SampledFrame], report: DecodeReport) -> None:

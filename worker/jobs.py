@@ -16,10 +16,12 @@ from models.repositories.jobs import ClaimedJob
 from models.session import DatabaseUnavailable, Session
 from worker.context import Context
 from worker.errors import LeaseLost, NotFound, RisError, ServiceUnavailable
+from worker.messages import INGEST_QUEUES
 
 log = structlog.get_logger()
 
-Outcome = Literal["finished", "yield"]
+Outcome = Literal["finished", "yield", "rest"]
+"""``rest``: the next slice begins after ``watch_every_s``, when the sweeper rings."""
 MAX_RETRY_DELAY_S = 60.0
 UNEXPECTED = "internal"
 WORKER_LOST = "worker_lost"
@@ -70,11 +72,13 @@ class Handler:
     """How one kind of job is run. ``on_fail`` records the failure where the kind keeps it.
 
     ``goes_on``: whether the next slice runs here, at once, when no worker could be rung for it.
+    ``after_fail``: what follows once the failure is committed.
     """
 
     run: Callable[[Context, ClaimedJob, Lease], Outcome]
     on_fail: Callable[[Session, ClaimedJob, str], None] = lambda _session, _job, _code: None
     goes_on: Callable[[], bool] = lambda: False
+    after_fail: Callable[[Context, ClaimedJob], None] = lambda _context, _job: None
 
 
 def run_job(context: Context, job_id: uuid.UUID, handlers: Mapping[str, Handler]) -> None:
@@ -112,6 +116,8 @@ def _attempt(context: Context, job: ClaimedJob, handler: Handler) -> bool:
     try:
         with _Heartbeat(lease):
             outcome = handler.run(context, job, lease)
+        if outcome == "rest":
+            _requeue(context, job, None, context.settings.watch_every_s, counted=False)
         if outcome == "yield":
             goes_on = not _give_back(context, job) and handler.goes_on()
         log.info("job_" + outcome, seconds=round(time.monotonic() - lease.started_s, 3))
@@ -122,11 +128,14 @@ def _attempt(context: Context, job: ClaimedJob, handler: Handler) -> bool:
     except RisError as error:
         if error.retryable:
             _retry(context, job, error)
+        elif error.again:
+            _retry_counted(context, job, handler, error.code, str(error))
         else:
             _record_failure(context, job, handler, error.code, str(error))
     except Exception as error:
         log.exception("job_unexpected")
-        _retry_unexpected(context, job, handler, error)
+        detail = f"{type(error).__name__}: {error}"
+        _retry_counted(context, job, handler, UNEXPECTED, detail)
     return goes_on
 
 
@@ -175,16 +184,17 @@ def _retry(context: Context, job: ClaimedJob, error: RisError) -> None:
     _requeue(context, job, (error.code, str(error)), delay_s, counted=False)
 
 
-def _retry_unexpected(
-    context: Context, job: ClaimedJob, handler: Handler, error: Exception
+def _retry_counted(
+    context: Context, job: ClaimedJob, handler: Handler, code: str, detail: str
 ) -> None:
-    detail = f"{type(error).__name__}: {error}"
+    """Try again later, ever later, unless it was tried often enough."""
     attempts = _attempts_without_progress(context, job)
     if attempts >= context.settings.job_max_attempts:
-        _record_failure(context, job, handler, UNEXPECTED, detail)
+        _record_failure(context, job, handler, code, detail)
         return
+    log.info("job_tried_again", code=code, detail=detail, attempts=attempts)
     delay_s = min(MAX_RETRY_DELAY_S, context.settings.job_retry_base_s * 2.0**attempts)
-    _requeue(context, job, (UNEXPECTED, detail), delay_s, counted=True)
+    _requeue(context, job, (code, detail), delay_s, counted=True)
 
 
 def _attempts_without_progress(context: Context, job: ClaimedJob) -> int:
@@ -198,7 +208,12 @@ def _attempts_without_progress(context: Context, job: ClaimedJob) -> int:
 
 
 def _requeue(
-    context: Context, job: ClaimedJob, retry: tuple[str, str], delay_s: float, *, counted: bool
+    context: Context,
+    job: ClaimedJob,
+    retry: tuple[str, str] | None,
+    delay_s: float,
+    *,
+    counted: bool,
 ) -> None:
     try:
         with context.db.transaction() as session:
@@ -215,8 +230,11 @@ def _record_failure(
     log.error("job_failed", code=code, detail=detail)
     try:
         with context.db.transaction() as session:
-            if job_record.fail(session, job.id, job.token, code, detail):
+            failed = job_record.fail(session, job.id, job.token, code, detail)
+            if failed:
                 handler.on_fail(session, job, code)
+        if failed:
+            handler.after_fail(context, job)
     except DatabaseUnavailable as unavailable:
         log.warning("failure_left_to_the_sweeper", detail=str(unavailable))
 
@@ -231,7 +249,7 @@ def sweep(context: Context, queue_length: Callable[[str], int]) -> int:
         due = job_record.take_due(
             session,
             ring_again_s=context.settings.sweep_every_s,
-            busy_queues=[q for q in ("ingest", "query", "feed") if queue_length(q) > 0],
+            busy_queues=[q for q in (*INGEST_QUEUES, "query", "feed") if queue_length(q) > 0],
         )
     for job in due:
         context.ring(job.id, job.kind)  # type: ignore[arg-type]

@@ -15,8 +15,11 @@ from models.index import Shard
 from models.repositories import erasures as erasure_record
 from models.repositories import index as index_record
 from models.repositories import offloading as offload_record
+from models.repositories import recordings as recording_record
+from models.repositories import videos as video_record
 from models.session import DatabaseUnavailable
 from worker.accepting.queries import discard_uploads
+from worker.accepting.segments import discard_recordings
 from worker.context import Context
 from worker.errors import ObjectStoreUnavailable, StorageFailed
 from worker.index.moved_file import url_in_map
@@ -44,6 +47,7 @@ def remove_leftovers(context: Context, erasure_id: int, leftovers: dict[str, Any
         shutil.rmtree(context.index.root / name, ignore_errors=True)
     pictures = discard_pictures(context, leftovers["pictures"])
     discard_uploads(context, leftovers["uploads"])
+    discard_recordings(context, leftovers.get("recordings", []))
     left = [name for name in leftovers["shards"] if (context.index.root / name).exists()]
     objects = leftovers.get("objects", {})
     os.sync()  # thousands of folder entries: one call for all
@@ -62,7 +66,8 @@ def remove_leftovers(context: Context, erasure_id: int, leftovers: dict[str, Any
 
 
 def remove_strays(context: Context, older_than_s: float = STRAY_AFTER_S) -> int:
-    """Remove pictures and uploads that no row names, and halves of files; returns how many.
+    """Remove pictures, uploads and recordings that no row names, and halves of files; returns how
+    many.
 
     What was written in the last ``older_than_s`` may be about to be recorded and stays.
     """
@@ -73,10 +78,42 @@ def remove_strays(context: Context, older_than_s: float = STRAY_AFTER_S) -> int:
     for sha256s in _in_parts(context.uploads.names(before_s)):
         removed += discard_uploads(context, sha256s)
     removed += remove_stray_shards(context, older_than_s)
+    removed += remove_stray_recordings(context, older_than_s)
     removed += _remove_halves(context.pictures.root, before_s)
     removed += _remove_halves(context.uploads.root, before_s)
     os.sync()
     return removed
+
+
+def let_go_recording(context: Context, segment_id: int) -> None:
+    """Remove what lies in the data folder for a segment whose ingest has ended, unless such
+    recordings are kept and nothing of it was erased meanwhile. What fails here is swept."""
+    try:
+        with context.db.transaction() as session:
+            segment = video_record.find_segment(session, segment_id)
+            if segment is None or segment.held_sha256 is None or segment.outcome is None:
+                return
+            reaching = erasure_record.reaching(session, segment.camera_id, segment.start_utc)
+            erased = any(erasure.created_at >= segment.created_at for erasure, _ in reaching)
+            if context.settings.keep_recordings and not erased:
+                return
+            held = recording_record.let_go(session, segment_id)
+        discard_recordings(context, [] if held is None else [held])
+    except (StorageFailed, DatabaseUnavailable) as error:
+        log.warning("recording_left_to_the_sweep", segment_id=segment_id, detail=str(error))
+
+
+def remove_stray_recordings(context: Context, older_than_s: float = STRAY_AFTER_S) -> int:
+    """Remove recordings that no segment holds, those of ended ingests unless they are kept, and
+    what uploads that broke off have left; returns how many."""
+    before_s = time.time() - older_than_s
+    if not context.settings.keep_recordings:
+        with context.db.transaction() as session:
+            recording_record.let_go_ended(session)
+    removed = 0
+    for sha256s in _in_parts(context.recordings.names(before_s)):
+        removed += discard_recordings(context, sha256s)
+    return removed + _remove_halves(context.recordings.root, before_s)
 
 
 def discard_former(context: Context, shard: Shard, folder: Path) -> None:

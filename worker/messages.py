@@ -7,15 +7,26 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-JobKind = Literal["ingest", "query", "reindex", "erase", "compact", "seal", "offload", "feed"]
-Queue = Literal["ingest", "query", "admin", "feed"]
+JobKind = Literal[
+    "ingest", "backfill", "fetch", "watch", "query", "reindex", "erase", "compact", "seal",
+    "offload", "feed",
+]  # fmt: skip
+Queue = Literal["fetch", "ingest", "backfill", "query", "admin", "feed"]
 
+FETCH_QUEUE: Final[Queue] = "fetch"
+BACKFILL_QUEUE: Final[Queue] = "backfill"
+INGEST_QUEUES: Final = (FETCH_QUEUE, "ingest", BACKFILL_QUEUE)
+"""Of one worker, which looks in this order: what only begins to wait for a network or a disk, what
+just happened, archives."""
 INGEST_QUEUE: Final[Queue] = "ingest"
 QUERY_QUEUE: Final[Queue] = "query"
 ADMIN_QUEUE: Final[Queue] = "admin"
 FEED_QUEUE: Final[Queue] = "feed"
 
 RUN_JOB_TASK: Final = "ris.run_job"
+FETCH_TASK: Final = "ris.fetch"
+ASIDE_KINDS: Final[frozenset[JobKind]] = frozenset({"fetch", "watch"})
+"""Jobs that :data:`FETCH_TASK` is rung for."""
 SWEEP_TASK: Final = "ris.sweep"
 RETAIN_TASK: Final = "ris.retain"
 COMPACT_TASK: Final = "ris.compact"
@@ -35,6 +46,11 @@ def scan_queue(group: int) -> str:
 QUEUE_OF_KIND: Final[dict[JobKind, Queue]] = {
     "ingest": INGEST_QUEUE,
     "query": QUERY_QUEUE,
+    # Archives give way to what just happened.
+    "backfill": BACKFILL_QUEUE,
+    # Beside what is ingested: their threads wait for networks and disks, not for the processor.
+    "fetch": FETCH_QUEUE,
+    "watch": FETCH_QUEUE,
     # Reindexing embeds, so it shares the embedding worker, slice by slice.
     "reindex": INGEST_QUEUE,
     # One worker writes shards, whatever for.

@@ -35,7 +35,7 @@ from worker.index.layout import fsync_folder, storage_errors
 from worker.jobs import Handler, job_state, run_job
 
 _SHOWN = 20
-_FILES_ARE_IN = ("index", "pictures", "uploads")
+_FILES_ARE_IN = ("index", "pictures", "uploads", "recordings")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from datetime import timedelta
 import structlog
 
 from models.repositories import erasures as erasure_record
+from models.repositories import recordings as recording_record
 from models.repositories import videos as video_record
 from worker.accepting.audit import record_act
 from worker.accepting.desk import BEAT, COMMAND_LINE
@@ -16,6 +17,7 @@ from worker.errors import NotFound, ObjectStoreUnavailable
 from worker.leftovers import (
     STRAY_AFTER_S,
     remove_stray_objects,
+    remove_stray_recordings,
     remove_stray_shards,
     remove_strays,
 )
@@ -28,8 +30,9 @@ def submit_due(context: Context) -> int:
     """Order the erasure of what has outlived its retention; returns for how many cameras.
 
     Whole shard spans only, so that shards go as files and are not written anew. What writers that
-    died left behind goes as well: folders of vectors and objects each time, pictures, which take a
-    walk through all of them, once an erasure is so long over that they count as strays.
+    died left behind goes as well: folders of vectors, recordings and objects each time, pictures,
+    which take a walk through all of them, once an erasure is so long over that they count as
+    strays.
     """
     with context.db.transaction() as session:
         last, now = erasure_record.last_finished(session), erasure_record.database_time(session)
@@ -38,6 +41,7 @@ def submit_due(context: Context) -> int:
         remove_strays(context)
     else:
         remove_stray_shards(context)
+        remove_stray_recordings(context)
     try:
         remove_stray_objects(context)
     except ObjectStoreUnavailable as error:  # what outlived its time must go all the same
@@ -52,7 +56,8 @@ def submit_due(context: Context) -> int:
             if not days or erasure_record.is_open(session, camera.id, "retention"):
                 continue
             until = bucket_of(now_utc - timedelta(days=days), context.settings.shard_span_s)
-            if erasure_record.first_frame_utc(session, camera.id, None, until) is not None:
+            frames = erasure_record.first_frame_utc(session, camera.id, None, until) is not None
+            if frames or recording_record.any_ended_before(session, camera.id, until):
                 due.append(Span(camera.id, None, until))
     for span in due:
         submit_erasure(context, span, "retention", actor=BEAT)

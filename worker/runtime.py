@@ -26,6 +26,7 @@ from worker.objects.store import ObjectStore, open_store
 from worker.pinning import FMapCache
 from worker.services import database_url
 from worker.video.frame_store import FrameStore
+from worker.video.recording_store import RecordingStore
 from worker.video.upload_store import UploadStore
 
 if TYPE_CHECKING:  # compiles kernels
@@ -137,6 +138,7 @@ def make_context(configured: Settings, database: str, *, application_name: str) 
         index=IndexStore(data_dir / "index", parts),
         pictures=FrameStore(data_dir / "pictures", configured.picture_quality),
         uploads=UploadStore(data_dir / "uploads"),
+        recordings=RecordingStore(data_dir / "recordings"),
         f_maps=FMapCache(),
         backbone=BackboneCache(configured),
         ring=ring,

@@ -7,18 +7,20 @@ from typing import Any
 
 from celery.signals import worker_ready, worker_shutting_down
 
-from worker import compacting, erasure, feeds, offloading, retention, scanning, sealing
+from worker import compacting, erasure, feeds, offloading, retention, scanning, sealing, watching
 from worker.app import app
 from worker.errors import NotFound
 from worker.feed_host import FeedHost
+from worker.fetching import FetchHost, fail_fetch
 from worker.generations import require_live_generation
-from worker.ingest import fail_ingest, run_ingest
+from worker.ingest import after_failed_ingest, fail_ingest, run_ingest
 from worker.jobs import Handler, run_job
 from worker.jobs import sweep as sweep_jobs
 from worker.kernels.region_growing import warm_up
 from worker.messages import (
     COMPACT_TASK,
     FEED_QUEUE,
+    FETCH_TASK,
     OFFLOAD_TASK,
     QUERY_QUEUE,
     RETAIN_TASK,
@@ -34,9 +36,13 @@ from worker.search import run_query
 from worker.shard_scan import warm_up as warm_up_scan
 
 FEEDS = FeedHost()
+FETCHES = FetchHost()
 
 HANDLERS = {
-    "ingest": Handler(run_ingest, fail_ingest),
+    "ingest": Handler(run_ingest, fail_ingest, after_fail=after_failed_ingest),
+    "fetch": Handler(FETCHES.run, fail_fetch),
+    "backfill": Handler(run_ingest, fail_ingest, after_fail=after_failed_ingest),
+    "watch": Handler(watching.run_watch, watching.fail_watch),
     "query": Handler(run_query),
     "reindex": Handler(run_reindex, fail_reindex),
     "erase": Handler(erasure.run_erase),
@@ -53,11 +59,20 @@ def run_job_task(job_id: str) -> None:
     run_job(process_context(), uuid.UUID(job_id), HANDLERS)
 
 
+@app.task(name=FETCH_TASK)  # type: ignore[untyped-decorator]
+def fetch_task(job_id: str) -> None:
+    """Have a recording fetched beside what this worker does. Taken is done: the record says what is
+    not."""
+    FETCHES.take(process_context(), uuid.UUID(job_id), HANDLERS)
+
+
 @app.task(name=SWEEP_TASK)  # type: ignore[untyped-decorator]
 def sweep_task() -> None:
-    """Encrypt what is in clear, make the jobs that feeds lack, ring again for forgotten ones."""
+    """Encrypt what is in clear, make the jobs that feeds and watched folders lack, ring again for
+    forgotten ones."""
     feeds.seal_addresses(process_context())
     feeds.reconcile(process_context())
+    watching.reconcile(process_context())
     sweep_jobs(process_context(), queue_length)
 
 
@@ -120,3 +135,4 @@ def _warm_up(sender: Any = None, **_: Any) -> None:
 def _stop_feeds(**_: Any) -> None:
     """Slices end at once, so that whoever comes next goes on without waiting for a lease."""
     FEEDS.stop()
+    FETCHES.stop()

@@ -1,4 +1,4 @@
-"""Verify: do Postgres, the vector files, the kept pictures, uploads and FAISS agree?"""
+"""Verify: do Postgres, vector files, kept pictures, uploads, recordings and FAISS agree?"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from models.index import IndexGeneration, Shard
 from models.repositories import codes as codes_record
 from models.repositories import erasures as erasure_record
 from models.repositories import index as index_record
+from models.repositories import recordings as recording_record
 from models.repositories import search as search_record
 from models.repositories import videos as video_record
 from models.session import Session
@@ -41,14 +42,15 @@ class Report:
     pictures: int
     uploads: int
     problems: tuple[str, ...]
+    recordings: int = 0
     audit_entries: int = 0
     audit_sha256: str = ""
     """Of the last entry."""
 
 
 def verify_index(context: Context, *, pictures: bool = True) -> Report:
-    """Check every generation that is live or being built, and with ``pictures`` the kept ones and
-    those that queries were made from."""
+    """Check every generation that is live or being built, and with ``pictures`` the kept ones,
+    those that queries were made from, and recordings that are still to be ingested."""
     with context.db.transaction() as session:
         generations = index_record.list_generations(session)
     reports = [
@@ -61,17 +63,21 @@ def verify_index(context: Context, *, pictures: bool = True) -> Report:
     with context.db.snapshot() as session:
         chain = check_chain(session)
     problems += chain.problems
-    kept, uploads = 0, 0
+    kept, uploads, recordings = 0, 0, 0
     if pictures:
         kept, harmed = _unreadable(context, video_record.picture_hashes, context.pictures.load)
         uploads, lost = _unreadable(context, search_record.upload_hashes, context.uploads.read)
-        problems += [*harmed, *lost]
+        recordings, bad = _unreadable(
+            context, recording_record.recording_hashes, context.recordings.check
+        )
+        problems += [*harmed, *lost, *bad]
     return Report(
         frames=max((report.frames for report in reports), default=0),
         shards=sum(report.shards for report in reports),
         rows=sum(report.rows for report in reports),
         pictures=kept,
         uploads=uploads,
+        recordings=recordings,
         problems=tuple(problems),
         audit_entries=chain.entries,
         audit_sha256=chain.last_sha256,

@@ -41,10 +41,16 @@ def _seconds(seconds: float) -> ColumnElement[Any]:
     return func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
-def submit(session: Session, kind: str, queue: str, payload: dict[str, Any]) -> uuid.UUID:
-    """Record accepted work; ring the bell only after the commit."""
+def submit(
+    session: Session, kind: str, queue: str, payload: dict[str, Any], *, delay_s: float = 0.0
+) -> uuid.UUID:
+    """Record accepted work; ring the bell only after the commit, unless the sweeper is to ring it
+    ``delay_s`` from now."""
     job_id = uuid.uuid4()
-    session.add(Job(id=job_id, kind=kind, queue=queue, payload=payload))
+    job = Job(id=job_id, kind=kind, queue=queue, payload=payload)
+    if delay_s:
+        job.run_after = func.now() + _seconds(delay_s)
+    session.add(job)
     session.flush()
     return job_id
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from sqlalchemy import BigInteger, case, cast, func, select
 from sqlalchemy.orm import Session
 
+from models.arrivals import MessageCount
 from models.erasure import Erasure
 from models.feed import Feed, FeedDrop, FeedGap, FeedStatus
 from models.index import IndexGeneration, Shard
 from models.jobs import Job
+from models.watch import WatchedFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,9 @@ class Measures:
     feeds: Mapping[str, int]
     open_gaps: Mapping[str, int]
     dropped_frames: Mapping[str, int]
+    messages: Mapping[tuple[str, str], int]
+    watched_folders: int
+    watch_troubles: int
     frames: int
     shards: int
     erasures: int
@@ -46,6 +51,13 @@ def measure(session: Session) -> Measures:
         feeds=_feeds(session),
         open_gaps=_open_gaps(session),
         dropped_frames=_dropped_frames(session),
+        messages={
+            (one.source, one.outcome): one.messages for one in session.scalars(select(MessageCount))
+        },
+        watched_folders=session.scalars(select(func.count(WatchedFolder.id))).one(),
+        watch_troubles=session.scalars(
+            select(func.count(WatchedFolder.id)).where(WatchedFolder.error_code.is_not(None))
+        ).one(),
         frames=frames,
         shards=shards,
         erasures=session.scalars(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import uvicorn
@@ -13,7 +14,7 @@ from api.app import make_app
 from ris_client import Feed, Gap, RisApiError, RisClient
 from tests.api.conftest import Api
 from tests.feeding import until
-from tests.parts import sql
+from tests.parts import run_jobs, sql
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +69,25 @@ def test_masks(client: RisClient):
     assert client.mask(camera_id) == [area]
     client.set_mask(camera_id, [])
     assert client.mask(camera_id) == []
+
+
+def test_a_recording_is_sent_piece_by_piece(api: Api, client: RisClient, tmp_path: Path):
+    clip = tmp_path / 'Zoë "1".mp4'
+    clip.write_bytes((api.footage / "bikes.mp4").read_bytes() + bytes(3 << 20))
+    start = datetime(2026, 3, 3, tzinfo=UTC)
+    sent = client.send_segment(clip, "street", start, 2.0)
+    assert (sent.camera_id, sent.state) == (api.camera("street"), "queued")
+    assert client.send_segment(clip, "street", start, 2.0).segment_id == sent.segment_id
+    run_jobs(api.context)
+    told = client.segment(sent.segment_id)
+    assert (told.state, told.outcome) == ("done", "complete")
+    assert told.frames >= 4
+    with pytest.raises(RisApiError) as refused:
+        client.send_segment(clip, "nowhere", start)
+    assert refused.value.code == "not_found"
+
+
+def test_an_address_of_a_recording_is_only_asked_where_it_may(api: Api, client: RisClient):
+    with pytest.raises(RisApiError) as refused:
+        client.fetch_segment("http://10.0.0.1/a.mp4", "street", datetime(2026, 3, 3, tzinfo=UTC))
+    assert refused.value.code == "input_invalid"

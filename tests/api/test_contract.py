@@ -104,7 +104,7 @@ def test_examples_of_the_document_work(api: Api, admin: dict[str, str], tmp_path
     # Whoever followed the document before has made its camera.
     sql(api.context, "update cameras set name = name || '-' || id where name = 'gate'")
     tried = 0
-    with api.with_settings(footage_dir=tmp_path) as client:
+    with api.with_settings(footage_dir=tmp_path, fetch_hosts="frigate") as client:
         for path, schema in (
             ("/v1/cameras", "CameraGiven"),
             ("/v1/queries", "QueryGiven"),

@@ -97,13 +97,18 @@ def troubled(api: Api) -> Iterator[Api]:
         "update jobs set run_after = now() - interval '90 seconds' where kind = 'feed'",
         "insert into jobs (id, kind, queue, payload) values"
         f" ('{uuid.uuid4()}', 'erase', 'ingest', '{{}}')",
+        "insert into message_counts values ('mqtt', 'malformed', 3, 'x')",
+        "insert into watched_folders (folder, time_zone, policy, error_code)"
+        " values ('/a', 'UTC', '{}', 'video_unreadable')",
         "insert into erasures (job_id, camera_id, reason)"
         " select id, 1, 'request' from jobs where kind = 'erase'",
     ]
     for statement in statements:
         sql(api.context, statement)
     yield api
-    for table in ("feed_gaps", "feed_drops", "erasures", "feeds"):
+    for table in (
+        *("feed_gaps", "feed_drops", "erasures", "feeds", "message_counts", "watched_folders"),
+    ):
         sql(api.context, f"delete from {table}")
     sql(api.context, "delete from jobs where kind in ('feed', 'erase')")
 
@@ -135,6 +140,10 @@ def test_numbers_of_the_record_are_true(troubled: Api):
     assert (found.value("ris_frames"), found.value("ris_shards")) == (frames, shards)
     assert frames > 5
     assert found.value("ris_erasures_under_way") == 1
+    assert found.value("ris_messages_total", source="mqtt", outcome="malformed") == 3
+    assert found.value("ris_messages_total", source="mqtt", outcome="accepted") == 0
+    assert found.value("ris_watched_folders", state="trouble") == 1
+    assert found.value("ris_watched_folders", state="ok") == 0
     assert found.value("ris_postgres_up") == 1
 
 

@@ -40,6 +40,9 @@ def quick_settings(backbones_dir: Path) -> dict[str, str]:
         "RIS_RETAIN_EVERY_S": "1",
         "RIS_JOB_RETRY_BASE_S": "0.2",
         "RIS_COMMIT_BATCH": "2",
+        "RIS_WATCH_EVERY_S": "0.5",
+        "RIS_WATCH_SETTLE_S": "1",
+        "RIS_FETCH_HOSTS": "127.0.0.0/8",
         "RIS_THREADS": "1",
     }
 

@@ -11,6 +11,7 @@ from models.session import Database
 from worker.config import Settings
 from worker.messages import JobKind
 from worker.video.frame_store import FrameStore
+from worker.video.recording_store import RecordingStore
 from worker.video.upload_store import UploadStore
 
 
@@ -37,6 +38,10 @@ class Desk(Protocol):
         """Pictures that queries were made from."""
 
     @property
+    def recordings(self) -> RecordingStore:
+        """Recordings that are still to be ingested."""
+
+    @property
     def ring(self) -> Callable[[uuid.UUID, JobKind], object]:
         """The bell."""
 
@@ -52,3 +57,4 @@ class Actor:
 
 COMMAND_LINE = Actor("command line")
 BEAT = Actor("beat")
+MESSAGES = Actor("messages")

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from unicodedata import category
 
 from models.repositories import erasures as erasure_record
 from models.repositories import jobs as job_record
+from models.repositories import recordings as recording_record
 from models.repositories import videos as video_record
 from models.session import Session
 from models.video import VideoSegment
 from worker.accepting.audit import record_act
-from worker.accepting.desk import Actor
+from worker.accepting.desk import Actor, Desk
+from worker.accepting.feeds import listed
+from worker.config import Settings
 from worker.core.sampling import SamplingPolicy, policy_key, policy_to_json
 from worker.errors import InputInvalid, VideoUnreadable
-from worker.messages import INGEST_QUEUE
+from worker.messages import QUEUE_OF_KIND, JobKind
+from worker.secret_keys import secret_keys
+from worker.video.address import AddressRules, holds_secrets, redacted
+from worker.video.download import SCHEMES, check_recording_address, without_login
+from worker.video.recording_store import IncomingRecording
 
 _HASH_CHUNK_BYTES = 1 << 20
+_NAME_LETTERS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +40,7 @@ class Submission:
     job_id: str
     camera_id: int
     is_new: bool
+    kind: JobKind = "ingest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +54,22 @@ class FileContent:
 @dataclass(frozen=True, slots=True)
 class Recording:
     """A file to ingest. ``start_source``: where the start comes from; ``given`` by whoever submits,
-    else a guess that gives way to what is known of the same content."""
+    else a guess that gives way to what is known of the same content. ``held``: it lies in the store
+    of recordings; ``path`` then only says what it was called. ``fetch_url``: it is fetched from
+    there first, encrypted where it holds secrets; ``path`` then is the address as it may be shown,
+    ``content`` what names it. ``kind``: of the job that ingests it, ``backfill`` for what may wait.
+    ``delay_s``: that job begins no sooner.
+    """
 
-    path: Path
+    path: Path | str
     content: FileContent
     start_utc: datetime
     start_source: str
     policy: SamplingPolicy
+    held: bool = False
+    fetch_url: str | None = field(default=None, repr=False)
+    kind: JobKind = "ingest"
+    delay_s: float = 0.0
 
 
 def record_segment(
@@ -60,7 +79,7 @@ def record_segment(
     commit. Repeating it changes nothing. Raises :class:`InputInvalid` while an erasure of this
     camera and time is under way."""
     policy, start, source = recording.policy, recording.start_utc, recording.start_source
-    if source != "given":
+    if source not in ("given", "file-name"):
         # A copied or touched file has another modification time and is the same recording.
         known = video_record.segment_of_content(
             session, camera_id, recording.content.sha256, policy_key(policy)
@@ -92,10 +111,84 @@ def record_segment(
         "segment.submit",
         segment_id=segment.id,
         camera_id=camera_id,
-        content_sha256=recording.content.sha256,
         start_utc=start.isoformat(),
+        **(
+            {"content_sha256": recording.content.sha256}
+            if recording.fetch_url is None
+            else {"url": str(recording.path)}
+        ),
     )
-    return Submission(segment.id, str(job_id), camera_id, True)
+    kind: JobKind = recording.kind if recording.fetch_url is None else "fetch"
+    return Submission(segment.id, str(job_id), camera_id, True, kind)
+
+
+def fetch_rules(settings: Settings) -> AddressRules:
+    """Where recordings may be fetched from. Raises :class:`InputInvalid` where nowhere."""
+    if settings.fetch_hosts is None:
+        raise InputInvalid(
+            "url: this server fetches no recordings; set RIS_FETCH_HOSTS to the hosts it may ask"
+        )
+    return AddressRules(SCHEMES, listed(settings.fetch_hosts), None)
+
+
+def recording_at(
+    settings: Settings,
+    url: str,
+    start_utc: datetime,
+    policy: SamplingPolicy,
+    *,
+    delay_s: float = 0.0,
+) -> Recording:
+    """A recording that is to be fetched, ``delay_s`` from now at the earliest.
+
+    The same address, but for user and password, with the same start and policy is the same. Raises
+    :class:`InputInvalid`, :class:`AddressRefused`, and :class:`SecretKeyMissing` for an address
+    with a password where there is no key.
+    """
+    check_recording_address(url, fetch_rules(settings))
+    named = hashlib.sha256(f"url:{without_login(url)}".encode()).hexdigest()
+    shown = redacted(url)
+    content = FileContent(named, {})
+    kept = secret_keys(settings).seal(url) if holds_secrets(url) else url
+    return Recording(shown, content, start_utc, "given", policy, fetch_url=kept, delay_s=delay_s)
+
+
+def fetch_address(settings: Settings, kept: str) -> str:
+    """The whole address that a segment keeps, for the connection only. Raises
+    :class:`SecretKeyMissing`."""
+    return kept if kept.startswith(SCHEMES) else secret_keys(settings).open(kept)
+
+
+def sent_name(name: str) -> str:
+    """What a recording that was sent is called: its own name, without folders and controls."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    shown = "".join(letter for letter in last if category(letter)[0] != "C")[:_NAME_LETTERS]
+    return f"sent:{shown or 'recording'}"
+
+
+def keep_segment(
+    desk: Desk,
+    session: Session,
+    camera_id: int,
+    recording: Recording,
+    incoming: IncomingRecording,
+    actor: Actor,
+) -> Submission:
+    """:func:`record_segment` of a finished recording, which is kept if it is still to be ingested;
+    else it is the caller's to discard. Raises ``StorageFull``, ``StorageFailed`` too."""
+    recording_record.lock_recordings(session, exclusive=False)  # nobody sweeps it meanwhile
+    submission = record_segment(session, camera_id, recording, actor)
+    if submission.is_new:
+        desk.recordings.keep(incoming)
+    return submission
+
+
+def discard_recordings(desk: Desk, sha256s: Sequence[str]) -> int:
+    """Remove those of these recordings that no segment holds any more; returns how many."""
+    with desk.db.transaction() as session:
+        recording_record.lock_recordings(session, exclusive=True)
+        unheld = recording_record.unheld(session, sha256s)
+        return sum(desk.recordings.remove(sha256) for sha256 in sorted(unheld))
 
 
 def _failed(session: Session, segment: VideoSegment) -> bool:
@@ -107,10 +200,22 @@ def _failed(session: Session, segment: VideoSegment) -> bool:
 
 
 def _submit_job(session: Session, segment_id: int, recording: Recording) -> uuid.UUID:
-    payload = {"segment_id": segment_id, "file": recording.content.state}
-    job_id = job_record.submit(session, "ingest", INGEST_QUEUE, payload)
+    if recording.fetch_url is None:
+        payload = {"segment_id": segment_id, "file": recording.content.state}
+        kind = recording.kind
+    else:
+        payload, kind = {"segment_id": segment_id}, "fetch"
+    job_id = job_record.submit(
+        session, kind, QUEUE_OF_KIND[kind], payload, delay_s=recording.delay_s
+    )
     video_record.set_segment(
-        session, segment_id, job_id=job_id, outcome=None, source_path=str(recording.path)
+        session,
+        segment_id,
+        job_id=job_id,
+        outcome=None,
+        source_path=str(recording.path),
+        held_sha256=recording.content.sha256 if recording.held else None,
+        fetch_url=recording.fetch_url,
     )
     return job_id
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "changes": "changes:changes",
     "cameras": "video:cameras",
     "feed": "feed:app",
+    "watch": "watch:app",
     "mask": "mask:mask",
     "backbones": "index:backbones",
     "reindex": "index:reindex",

@@ -294,7 +294,9 @@ def offload(
 
 
 def verify(
-    pictures: Annotated[bool, typer.Option(help="Also read kept pictures and uploads.")] = True,
+    pictures: Annotated[
+        bool, typer.Option(help="Also read kept pictures, uploads and recordings.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Check that Postgres, vector files, pictures and FAISS agree; exit 1 and say what does not."""
@@ -307,7 +309,7 @@ def verify(
         verdict = f"{len(report.problems)} problems" if report.problems else "clean"
         console.print(
             f"{verdict}: {report.frames} frames, {report.shards} shards, {report.rows} patch rows,"
-            f" {report.pictures} pictures, {report.uploads} uploads"
+            f" {report.pictures} pictures, {report.uploads} uploads, {report.recordings} recordings"
         )
         if report.audit_entries:
             console.print(

@@ -17,6 +17,7 @@ from worker.config import Settings, settings
 from worker.embedded.state import ServiceState, api_path
 from worker.embedded.supervisor import start_supervisor, stop_supervisor
 from worker.errors import RisError
+from worker.mqtt.subscription import broker_address, require_package
 from worker.runtime import make_context, object_store, process_context
 from worker.services import broker_url, database_url
 
@@ -40,7 +41,10 @@ def up(as_json: Json = False) -> None:
 
     At the very first start it makes an admin key of the API and prints it, this once.
     """
-    object_store(settings())  # what it asks for must be installed
+    object_store(settings())  # what the settings ask for must be installed, and be right
+    if (broker := settings().mqtt_url) is not None:
+        require_package()
+        broker_address(broker.get_secret_value())
     state = start_services(settings(), detach=True, with_api=True)
     url = json.loads(api_path(settings().data_dir).read_text())["url"]
     with process_context().db.transaction() as session:

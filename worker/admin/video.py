@@ -6,30 +6,49 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from models.repositories import feeds as feed_record
 from models.repositories import videos as video_record
 from worker.accepting.segments import Submission
 from worker.admin.feed import state_of
 from worker.admin.output import Json, console, emit_json, notes, parse_time, table, when
+from worker.admin.watch import FromFolder, NameOption, Zone
+from worker.backfill import Backfill, ingest_folder
 from worker.context import Context
-from worker.core.sampling import policy_named
+from worker.core.sampling import SamplingPolicy, policy_named
 from worker.errors import InputInvalid
 from worker.ingest import submit_file
 from worker.jobs import job_state
+from worker.recorder_folders import NameRules, name_rules
 from worker.runtime import process_context
 
 _POLL_S = 0.2
 
 
 def ingest(
-    files: Annotated[list[Path], typer.Argument(help="Recorded video files of one camera.")],
-    camera: Annotated[str, typer.Option(help="Name of the camera; a new name is a new camera.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Recorded video files, or folders with all below them.")
+    ],
+    camera: Annotated[
+        str | None, typer.Option(help="Name of the camera; a new name is a new camera.")
+    ] = None,
+    from_folder: FromFolder = False,
+    name: NameOption = None,
+    time_zone: Zone = "UTC",
     start_time: Annotated[
         str | None,
         typer.Option(help="ISO 8601 time of the first picture; default: the file's own."),
@@ -41,23 +60,89 @@ def ingest(
     wait: Annotated[bool, typer.Option(help="Wait for the end and show progress.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Index recorded video files as one camera. Repeating the same command changes nothing."""
+    """Index recorded video files, or archives of them. Repeating the same changes nothing."""
     context = process_context()
     chosen = policy_named(policy, every)
+    rules = name_rules(camera, from_folder, name, time_zone)
     start_utc = parse_time("--start-time", start_time)
-    if start_utc is not None and len(files) > 1:
+    folders = [path for path in files if path.is_dir()]
+    alone = [path for path in files if path not in folders]
+    if start_utc is not None and (folders or len(alone) > 1):
         raise InputInvalid("--start-time is of one file: ingest several files one by one")
-    submitted = [submit_file(context, path, camera, chosen, start_utc) for path in files]
-    states = follow_ingest(context, submitted, quiet=as_json) if wait else []
+    submitted = [_submit(context, path, rules, chosen, start_utc) for path in alone]
+    states = follow_ingest(context, submitted, quiet=as_json) if wait and submitted else []
+    archives = [_ingest_folder(context, path, rules, chosen, wait, as_json) for path in folders]
     if as_json:
-        emit_json({"submitted": [asdict(s) for s in submitted], "jobs": states})
+        told: dict[str, Any] = {"submitted": [asdict(s) for s in submitted], "jobs": states}
+        emit_json(told | ({"folders": [asdict(one) for one in archives]} if folders else {}))
     else:
-        for path, state in zip(files, states, strict=False):
+        for path, state in zip(alone, states, strict=False):
             console.print(_outcome(path, state), markup=False)
-        if not wait:
+        for path, archive in zip(folders, archives, strict=True):
+            _tell_archive(path, archive, wait)
+        if submitted and not wait:
             console.print(f"{len(submitted)} accepted; `ris cameras` shows what is indexed")
-    if any(state["state"] == "failed" for state in states):
+    failed = any(archive.failed for archive in archives)
+    if failed or any(state["state"] == "failed" for state in states):
         raise SystemExit(1)
+
+
+def _submit(
+    context: Context,
+    path: Path,
+    rules: NameRules,
+    policy: SamplingPolicy,
+    start_utc: datetime | None,
+) -> Submission:
+    if rules.camera is not None and rules.pattern is None:
+        return submit_file(context, path, rules.camera, policy, start_utc)
+    camera, named_utc = rules.read(path.name)
+    return submit_file(context, path, camera, policy, start_utc or named_utc)
+
+
+def _ingest_folder(
+    context: Context,
+    folder: Path,
+    rules: NameRules,
+    policy: SamplingPolicy,
+    wait: bool,
+    quiet: bool,
+) -> Backfill:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=notes,
+        transient=True,
+        disable=quiet,
+    ) as progress:
+        line = progress.add_task("looking", total=None)
+
+        def tell(how_far: Backfill) -> None:
+            text = f"{how_far.done} of {how_far.files} files, {how_far.frames} frames"
+            text += f", {len(how_far.failed)} failed" if how_far.failed else ""
+            text += f" (waiting: {how_far.waiting})" if how_far.waiting else ""
+            progress.update(
+                line,
+                description=text,
+                total=how_far.byte_count,
+                completed=how_far.done_bytes,
+            )
+
+        return ingest_folder(context, folder, rules, policy, tell, wait=wait)
+
+
+def _tell_archive(folder: Path, archive: Backfill, wait: bool) -> None:
+    for path, code, detail in archive.failed:
+        console.print(f"{path}: failed ({code}): {detail}", markup=False)
+    if wait:
+        told = f"{archive.files} files, {archive.known} known before, {archive.frames} frames"
+    else:
+        told = f"{archive.files} files accepted, {archive.known} of them known before"
+    console.print(f"{folder}: {told}, {len(archive.failed)} failed", markup=False)
 
 
 def follow_ingest(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from worker.config import Settings
 from worker.embedded.child_process import kill_group
-from worker.messages import scan_queue
+from worker.messages import INGEST_QUEUES, scan_queue
 
 REPO_ROOT = Path(__file__).resolve().parents[2]
 MIGRATE_COMMAND = (
@@ -41,7 +41,7 @@ def celery_children(settings: Settings, data_dir: Path) -> tuple[ChildSpec, ...]
     celery = (sys.executable, "-m", "celery", "-A", "worker.app")
     level = ("--loglevel", settings.log_level)
     worker = ("-I", "worker.embedded.ready", "--without-gossip", "--without-mingle", *level)
-    ingest = ("worker", "-Q", "ingest", "--pool=solo", "-n", "ingest@%h", *worker)
+    ingest = ("worker", "-Q", ",".join(INGEST_QUEUES), "--pool=solo", "-n", "ingest@%h", *worker)
     threads = ("--pool=threads", f"--concurrency={settings.query_workers}")
     query = ("worker", "-Q", "query,admin", *threads, "-n", "query@%h", *worker)
     slots = ("--pool=threads", f"--concurrency={settings.feed_slots}")
@@ -64,6 +64,13 @@ def celery_children(settings: Settings, data_dir: Path) -> tuple[ChildSpec, ...]
         *scanners,
         ChildSpec("beat", (*celery, *beat)),
     )
+
+
+def listener_children(settings: Settings) -> tuple[ChildSpec, ...]:
+    """What listens to an MQTT broker, where one is set."""
+    if settings.mqtt_url is None:
+        return ()
+    return (ChildSpec("listener", (sys.executable, "-m", "worker.listener"), says_ready=True),)
 
 
 def api_child() -> ChildSpec:

@@ -37,6 +37,7 @@ from worker.embedded.children import (
     Supervised,
     api_child,
     celery_children,
+    listener_children,
 )
 from worker.embedded.postgres import start_postgres, stop_postgres
 from worker.embedded.redis_server import start_redis, stop_redis
@@ -88,6 +89,7 @@ def plan_from(
         data_dir=data_dir,
         children=(
             *(celery_children(settings, data_dir) if with_workers else ()),
+            *(listener_children(settings) if with_workers else ()),
             *((api_child(),) if with_api else ()),
         ),
         database_url=settings.database_url,

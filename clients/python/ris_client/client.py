@@ -10,8 +10,9 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from ris_client.values import (
     Answer,
@@ -28,6 +29,7 @@ from ris_client.values import (
 
 _AGAIN = (429, 503)
 _PAGE = 200
+_PIECE_BYTES = 1 << 20
 _FIRST_POLL_S, _SLOWEST_POLL_S = 0.05, 1.0
 
 
@@ -142,6 +144,34 @@ class RisClient:
         named = {"Idempotency-Key": uuid.uuid4().hex}
         return Segment.of(self._json("POST", "/v1/segments", asked, named))
 
+    def fetch_segment(
+        self, url: str, camera: str, start_utc: datetime, every_s: float = 1.0
+    ) -> Segment:
+        """Have a recording of a camera that is there fetched from an address and ingested."""
+        asked = {
+            "url": url,
+            "camera": camera,
+            "start_utc": start_utc.isoformat(),
+            "every_s": every_s,
+        }
+        named = {"Idempotency-Key": uuid.uuid4().hex}
+        return Segment.of(self._json("POST", "/v1/segments", asked, named))
+
+    def send_segment(
+        self,
+        recording: Path,
+        camera: str,
+        start_utc: datetime,
+        every_s: float = 1.0,
+        timeout_s: float = 3600.0,
+    ) -> Segment:
+        """Send a recorded file of a camera that is there, to be ingested. It is read piece by
+        piece, and once more where it is sent again."""
+        said = {"camera": camera, "start_utc": start_utc.isoformat(), "every_s": every_s}
+        form = _FileForm(recording, json.dumps(said))
+        named = {"Idempotency-Key": uuid.uuid4().hex, **form.headers}
+        return Segment.of(json.loads(self._send("POST", "/v1/segments", form, named, timeout_s)))
+
     def segment(self, segment_id: int) -> Segment:
         """A segment and how its ingest stands."""
         return Segment.of(self._json("GET", f"/v1/segments/{segment_id}"))
@@ -204,17 +234,20 @@ class RisClient:
         self,
         method: str,
         path: str,
-        body: bytes | None = None,
+        body: bytes | _FileForm | None = None,
         headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
     ) -> bytes:
         given = {"Authorization": f"Bearer {self.key}", **(headers or {})}
         until_s = time.monotonic() + self.patience_s
         while True:
             request = urllib.request.Request(  # noqa: S310 - the address is the caller's
-                self.url.rstrip("/") + path, body, given, method=method
+                self.url.rstrip("/") + path, _again(body), given, method=method
             )
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout_s) as reply:  # noqa: S310
+                with urllib.request.urlopen(  # noqa: S310
+                    request, timeout=timeout_s or self.timeout_s
+                ) as reply:
                     content: bytes = reply.read()
                     return content
             except urllib.error.HTTPError as error:
@@ -223,6 +256,38 @@ class RisClient:
                 if error.code not in _AGAIN or time.monotonic() + wait_s > until_s:
                     raise refused from None
                 time.sleep(wait_s)
+
+
+class _FileForm:
+    """A multipart form with a segment's JSON and a file behind it, read while it is sent."""
+
+    def __init__(self, path: Path, said: str) -> None:
+        boundary = uuid.uuid4().hex
+        self._path = path
+        self._head = (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="segment"\r\n\r\n{said}\r\n'
+            f'--{boundary}\r\nContent-Disposition: form-data; name="recording";'
+            f' filename="{quote(path.name)}"\r\nContent-Type: application/octet-stream\r\n\r\n'
+        ).encode()
+        self._tail = f"\r\n--{boundary}--\r\n".encode()
+        byte_count = len(self._head) + path.stat().st_size + len(self._tail)
+        self.headers = {
+            "Content-Type": f"multipart/form-data; boundary={boundary}",
+            "Content-Length": str(byte_count),
+        }
+
+    def pieces(self) -> Iterator[bytes]:
+        """All of it, from the start."""
+        yield self._head
+        with self._path.open("rb") as stream:
+            while piece := stream.read(_PIECE_BYTES):
+                yield piece
+        yield self._tail
+
+
+def _again(body: bytes | _FileForm | None) -> Any:
+    """A body that is sent from its beginning, also the second time."""
+    return body.pieces() if isinstance(body, _FileForm) else body
 
 
 def _wait_s(retry_after: str) -> float:

@@ -1,0 +1,1 @@
+"""Adapter: the only importer of paho-mqtt."""
