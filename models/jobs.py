@@ -22,7 +22,8 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         CheckConstraint(
-            "kind in ('ingest', 'query', 'reindex', 'erase', 'compact', 'seal', 'offload', 'feed')",
+            "kind in ('ingest', 'query', 'reindex', 'erase', 'compact', 'seal', 'offload', 'feed',"
+            " 'evidence')",
             name="kind_known",
         ),
         CheckConstraint("state in ('queued', 'running', 'done', 'failed')", name="state_known"),

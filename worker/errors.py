@@ -180,6 +180,12 @@ class FeedFailed(RisError):
         self.reason = reason
 
 
+class EvidenceInvalid(RisError):
+    """A file is no evidence bundle, or is not as it was exported."""
+
+    code = "evidence_invalid"
+
+
 class LeaseLost(RisError):
     """Another worker took the job over; this one must stop without recording anything."""
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-JobKind = Literal["ingest", "query", "reindex", "erase", "compact", "seal", "offload", "feed"]
+JobKind = Literal[
+    "ingest", "query", "reindex", "erase", "compact", "seal", "offload", "feed", "evidence"
+]
 Queue = Literal["ingest", "query", "admin", "feed"]
 
 INGEST_QUEUE: Final[Queue] = "ingest"
@@ -35,6 +37,8 @@ def scan_queue(group: int) -> str:
 QUEUE_OF_KIND: Final[dict[JobKind, Queue]] = {
     "ingest": INGEST_QUEUE,
     "query": QUERY_QUEUE,
+    # Somebody waits for it, and it reads what a query reads.
+    "evidence": QUERY_QUEUE,
     # Reindexing embeds, so it shares the embedding worker, slice by slice.
     "reindex": INGEST_QUEUE,
     # One worker writes shards, whatever for.

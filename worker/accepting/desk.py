@@ -52,3 +52,4 @@ class Actor:
 
 COMMAND_LINE = Actor("command line")
 BEAT = Actor("beat")
+WORKER = Actor("worker")
