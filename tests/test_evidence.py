@@ -22,6 +22,7 @@ from models.repositories import evidence as evidence_record
 from models.repositories import search as search_record
 from tests.conftest import REPO, Services
 from tests.parts import HANDLERS, fresh_context, ingested, job, run_jobs, sql
+from worker import sealing
 from worker.accepting.desk import COMMAND_LINE
 from worker.accepting.evidence import KEPT_S, MAX_HITS, AcceptedExport, bundle_of, order_export
 from worker.accepting.queries import submit_query
@@ -129,7 +130,10 @@ def test_a_bundle_holds_what_was_recorded(indexed: Context, bundle: bytes, tmp_p
         assert hit["record"]["score"] == score
         frame = hit["frame"]
         assert (frame["camera_name"], frame["pts"], frame["privacy_mask"]) == ("call", pts, None)
-        assert frame["segment"]["content_sha256"] == content_sha256
+        assert (frame["segment"]["content_sha256"], frame["segment"]["live"]) == (
+            content_sha256,
+            False,
+        )
         assert frame["segment"]["time_source"] == source == "given"
         drawn = files[hit["picture"].replace("picture", "picture-with-match")]
         assert drawn[:3] == b"\xff\xd8\xff"
@@ -140,7 +144,8 @@ def test_a_bundle_holds_what_was_recorded(indexed: Context, bundle: bytes, tmp_p
     assert told["query"]["asked_by"] == {"key_id": None, "label": "command line"}
     readme = files["README.txt"].decode()
     assert query in readme
-    assert readme.count("match can be made again\n") == 3
+    assert " ".join(readme.split()).count("(time: given)") == 3
+    assert "made again the match is not" not in readme
     assert found.signed_by is not None
     assert found.signed_by in readme
     assert max(map(len, readme.splitlines())) <= 100
@@ -476,6 +481,33 @@ def test_what_is_erased_leaves_bundles_and_what_searches_learnt(
         assert kept == {row[0] for row in sql(context, f"{named} evidence_exports") if row[0]}
         found = checked(context, exported(context, marked, 1))
         assert found.manifest["hits"][0]["why_no_rematch"] == OLDER_QUERY
+
+
+def test_descriptors_stored_anew_by_sealing_are_told(
+    services: Services,
+    template_database: str,
+    tmp_path: Path,
+    footage: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Sealing stores a cell like the one before it once: the search before it read others."""
+    monkeypatch.setattr(sealing, "MIN_FRAMES", 4)
+    monkeypatch.setattr(sealing, "seal_distance", lambda _name: 0.2)
+    changes = {"backbone": "tiny-a", "codec": "fp32", "seal_after_s": 0.0}
+    with fresh_context(services.database_url, template_database, tmp_path, **changes) as context:
+        ingested(context, footage["car"], "call", 0.35, start_utc=CALL)
+        before = searched(context)
+        assert sealing.submit_due(context) is not None
+        run_jobs(context)
+        found = checked(context, exported(context, before))
+        report = check_matches(found, context.backbone)
+        assert report.problems == ()
+        assert all(hit.remade for hit in report.hits)
+        assert not all(hit.is_record for hit in report.hits)
+        text = " ".join(found.files["README.txt"].decode().split())
+        assert "made again the match is not the recorded one" in text
+        report = check_matches(checked(context, exported(context, searched(context))), None)
+        assert all(hit.remade and hit.is_record for hit in report.hits)
 
 
 def test_an_index_made_from_pictures_is_made_again_from_pictures(

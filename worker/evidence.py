@@ -30,6 +30,7 @@ from worker.accepting.audit import record_act
 from worker.accepting.desk import WORKER
 from worker.accepting.evidence import KEPT_S
 from worker.accepting.queries import discard_uploads
+from worker.bundle.facts import entry_fields, frame_fields, record_fields, time_text
 from worker.bundle.manifest import hit_folder, sealed_bundle, sha256_of
 from worker.bundle.readme import readme_text
 from worker.bundle.rematching import SEARCH_FOLDER, StoredFrame, rematch_fields
@@ -45,7 +46,7 @@ from worker.context import Context
 from worker.core.rematch import HitTerms, SearchTerms, rematch
 from worker.core.roi_json import roi_from_json
 from worker.core.types import Box, GridSize
-from worker.errors import IndexDamaged, NotFound
+from worker.errors import IndexDamaged, NotFound, SetupFailed
 from worker.index.layout import KINDS
 from worker.index.shard import read_blocks, read_stored
 from worker.jobs import Lease, Outcome
@@ -80,7 +81,7 @@ class _Read:
 
 def run_evidence(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
     """Make the bundle of one recorded export."""
-    key = own_key(context.settings)
+    key = _key(context)
     with context.db.snapshot() as session:
         read = _read(session, job)
     bundle = make_bundle(context, read, key)
@@ -107,6 +108,17 @@ def run_evidence(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
             signed_by=signed_by,
         )
     return "finished"
+
+
+def _key(context: Context) -> SigningKey:
+    """The key to sign with; errors do not tell where it lies."""
+    try:
+        return own_key(context.settings)
+    except SetupFailed as error:
+        log.error("evidence_key_unusable", detail=str(error))
+        raise SetupFailed(
+            "the key that evidence is signed with cannot be used: `ris evidence key` says why"
+        ) from None
 
 
 def drop_old(context: Context) -> int:
@@ -161,10 +173,10 @@ def make_bundle(context: Context, read: _Read, key: SigningKey) -> bytes:
     generation = read.generation
     told = {
         "ris_version": VERSION,
-        "made_utc": _time(datetime.now(UTC)),
+        "made_utc": time_text(datetime.now(UTC)),
         "export": {
             "evidence_id": str(read.export.id),
-            "ordered_utc": _time(read.export.created_at),
+            "ordered_utc": time_text(read.export.created_at),
             "asked_by": _who(read, read.export.key_id),
             "ranks": read.export.ranks,
         },
@@ -178,7 +190,7 @@ def make_bundle(context: Context, read: _Read, key: SigningKey) -> bytes:
         },
         "search": {"terms": terms},
         "hits": hits,
-        "audit": [_entry(entry) for entry in read.audit],
+        "audit": [entry_fields(entry) for entry in read.audit],
     }
     told = json.loads(json.dumps(told))  # tuples and NumPy's numbers never reach a manifest
     return sealed_bundle(told, files, readme_text(told, fingerprint(key.public_pem)), key)
@@ -215,37 +227,12 @@ def _query(context: Context, read: _Read, files: dict[str, bytes]) -> dict[str, 
     return {
         "query_id": str(query.id),
         "asked_by": _who(read, query.key_id),
-        "asked_utc": _time(query.created_at),
+        "asked_utc": time_text(query.created_at),
         "picture": name,
-        "frame": None if facts is None else _frame(facts),
+        "frame": None if facts is None else frame_fields(facts),
         "roi": query.roi,
         "params": query.params,
         "stats": query.stats,
-    }
-
-
-def _frame(facts: FrameFacts) -> dict[str, Any]:
-    frame, segment, mask = facts.frame, facts.segment, facts.mask
-    return {
-        "frame_id": frame.id,
-        "camera_id": frame.camera_id,
-        "camera_name": frame.camera.name,
-        "t_utc": _time(frame.t_utc),
-        "pts": frame.pts,
-        "h_px": frame.h_px,
-        "w_px": frame.w_px,
-        "picture_sha256": frame.picture_sha256,
-        "segment": {
-            "segment_id": segment.id,
-            "content_sha256": segment.content_sha256,
-            "start_utc": _time(segment.start_utc),
-            "time_source": segment.start_source,
-            "sampling": segment.policy,
-            "container": segment.container,
-            "codec": segment.codec,
-            "outcome": segment.outcome,
-        },
-        "privacy_mask": None if mask is None else {"mask_id": mask.id, "areas": mask.areas},
     }
 
 
@@ -260,10 +247,10 @@ def _hit(
     folder, frame = hit_folder(hit.rank), hit.frame
     files[f"{folder}picture.jpg"] = _picture(context, frame)
     files[f"{folder}picture-with-match.jpg"] = _drawn(context, hit)
-    record = _record(hit)
+    record = record_fields(hit)
     told = {
         "rank": hit.rank,
-        "frame": _frame(read.facts[hit.frame_id]),
+        "frame": frame_fields(read.facts[hit.frame_id]),
         "picture": f"{folder}picture.jpg",
         "record": record,
         "terms": None,
@@ -297,27 +284,6 @@ def _rematched(
         "terms": hit_to_fields(terms),
         "rematch": rematch_fields(made, record),
         "why_no_rematch": None,
-    }
-
-
-def _record(hit: SearchHit) -> dict[str, Any]:
-    """What was recorded when the query was answered, as it was shown."""
-    return {
-        "score": hit.score,
-        "similarity": hit.similarity,
-        "coverage": hit.coverage,
-        "grid": {"h": hit.grid_h, "w": hit.grid_w},
-        "pairs": [
-            list(pair) for pair in zip(hit.region_query_index, hit.region_cell_index, strict=True)
-        ],
-        "box": hit.box,
-        "on_trail": hit.on_trail,
-        "false_matches": hit.false_matches,
-        "appearance": {
-            "from_utc": _time(hit.appearance_from_utc),
-            "to_utc": _time(hit.appearance_to_utc),
-            "frames": hit.appearance_frames,
-        },
     }
 
 
@@ -375,19 +341,3 @@ def stored_frame(
             revision = shard.revision  # a repair may just have replaced the files
             continue
         return StoredFrame(layout.codec, np.array(patches_ncd[0]), np.array(global_nd[0]))
-
-
-def _entry(entry: AuditEntry) -> dict[str, Any]:
-    return {
-        "seq": entry.seq,
-        "t_utc": _time(entry.t_utc),
-        "actor": entry.actor,
-        "act": entry.act,
-        "details": entry.details,
-        "previous_sha256": entry.previous_sha256,
-        "sha256": entry.sha256,
-    }
-
-
-def _time(t_utc: datetime | None) -> str | None:
-    return None if t_utc is None else t_utc.astimezone(UTC).isoformat(timespec="microseconds")

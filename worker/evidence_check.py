@@ -71,8 +71,7 @@ def check_matches(
         loaded = None if backbone is None else _backbone(bundle.manifest, backbone)
         search = None if loaded is None else _search_anew(bundle, loaded, found)
         hits, problems = [], []
-        for hit in found:
-            told = next(one for one in bundle.manifest["hits"] if one["rank"] == hit.rank)
+        for hit, told in zip(found, bundle.manifest["hits"], strict=True):
             picture = None
             if loaded is not None and search is not None and hit.terms is not None:
                 picture = _from_picture(bundle, told, hit, loaded, search)

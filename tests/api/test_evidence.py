@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from ris_client import RisApiError, RisClient
 from tests.api.conftest import Api
 from tests.api.test_client import client as client_fixture
-from tests.parts import queued_jobs, run_jobs, sql
+from tests.parts import queued_jobs, run_jobs, sql, with_settings
 from worker.bundle.checking import check_bundle
 from worker.bundle.signing import fingerprint, own_key
 
@@ -126,6 +127,16 @@ def test_the_client_waits_for_a_bundle(api: Api, client: RisClient):
     with pytest.raises(RisApiError) as refused:
         client.evidence(query, [999])
     assert refused.value.code == "not_found"
+
+
+def test_without_its_key_nothing_is_signed_and_no_path_is_told(api: Api, tmp_path: Path):
+    key = api.key("search", "export")
+    query = api.answered(key, params=PARAMS)["query_id"]
+    reply = api.client.post(f"/v1/queries/{query}/evidence", json={"ranks": [1]}, headers=key)
+    run_jobs(with_settings(api.context, evidence_key_file=tmp_path / "gone.key"))
+    told = api.client.get(reply.headers["Location"], headers=key).json()
+    assert (told["state"], told["error"]["code"]) == ("failed", "setup_failed")
+    assert "gone.key" not in told["error"]["detail"]
 
 
 def test_a_bundle_whose_picture_is_lost_fails_and_says_so(api: Api):

@@ -102,6 +102,6 @@ def _audit_problems(manifest: Mapping[str, Any]) -> list[str]:
             )
             if entry_sha256(entry) != told["sha256"]:
                 problems.append(f"audit entry {told['seq']}: its hash is not that of what it says")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         problems.append(f"{MANIFEST}: the audit's entries cannot be read: {error!r}")
     return problems

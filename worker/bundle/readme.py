@@ -38,9 +38,10 @@ knows no faces, number plates or identities. The score orders hits within one se
 probability. A person has to look at the pictures, and at the footage before and after.
 
 It does not show that the footage was genuine before RIS recorded it, or that a camera's clock \
-was right: manifest.json names where each time comes from, and the SHA-256 of the recording (of \
-a live camera, of what was received). The kept pictures are JPEG copies of single frames, \
-smaller than the recording may be, and black where a privacy mask was in force.
+was right: manifest.json names where each time comes from, and the SHA-256 of the recording \
+that a frame was taken from (of a live camera there is no file). The kept pictures are JPEG \
+copies of single frames, smaller than the recording may be, and black where a privacy mask was \
+in force.
 
 It does not show what was not found: other hits of the search, and frames that were never \
 indexed, are not in it.
@@ -71,9 +72,9 @@ WHAT THE FILES ARE
 manifest.json              everything that is known, with the SHA-256 of each file
 manifest.sig               Ed25519 signature of manifest.json (64 bytes)
 public_key.pem             the key to check it with
-query/                     the picture that was searched from; the same with the region drawn
+query/                     the picture searched from; the same with the region drawn
 hits/NNNN/picture.jpg      hit number NNNN, as kept
-hits/NNNN/picture-with-match.jpg   the same, with what matched in green and the subject's box
+hits/NNNN/picture-with-match.jpg   the same, what matched in green, a box about the subject
 hits/NNNN/*.npy, search/   numbers (NumPy arrays): descriptors of picture and search
 """
 
@@ -114,8 +115,8 @@ def _hit(hit: Mapping[str, Any]) -> str:
             "made again the match is not the recorded one: the descriptors were stored anew since"
         )
     return (
-        f"{hit['rank']:>4}  {frame['camera_name']}, {frame['t_utc']}, score"
-        f" {hit['record']['score']:.4f}; {words}"
+        f"{hit['rank']:>4}  {frame['camera_name']}, {frame['t_utc']} (time:"
+        f" {frame['segment']['time_source']}), score {hit['record']['score']:.4f}; {words}"
     )
 
 

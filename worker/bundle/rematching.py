@@ -114,5 +114,5 @@ def rematch_hits(files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> Seq
         return found
     except EvidenceInvalid:
         raise
-    except (RisError, KeyError, TypeError, ValueError, IndexError) as error:
+    except (RisError, KeyError, TypeError, ValueError, IndexError, MemoryError) as error:
         raise EvidenceInvalid(f"the bundle's numbers do not fit together: {error!r}") from None

@@ -36,7 +36,7 @@ def read_npy(name: str, files: Mapping[str, bytes], dtype: str, axes: int) -> ND
         found = np.load(io.BytesIO(files[name]), allow_pickle=False)
     except KeyError:
         raise EvidenceInvalid(f"{name} is missing") from None
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, MemoryError, OverflowError) as error:
         raise EvidenceInvalid(f"{name} is no array: {error}") from None
     if not isinstance(found, np.ndarray) or found.dtype != np.dtype(dtype) or found.ndim != axes:
         raise EvidenceInvalid(f"{name} is no array of {dtype} with {axes} axes")
