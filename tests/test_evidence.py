@@ -261,6 +261,12 @@ def test_pictures_and_descriptors_belong_together(indexed: Context, bundle: byte
     assert forged.signer == "trusted"
     (problem,) = check_matches(forged, indexed.backbone).problems
     assert problem.startswith("hit 1: its descriptors are not those of its picture")
+    # Two pictures of one camera, swapped.
+    names = [hit["picture"] for hit in found.manifest["hits"]]
+    swapped = {names[0]: found.files[names[2]], names[2]: found.files[names[0]]}
+    problems = check_matches(resealed(indexed, found, swapped), indexed.backbone).problems
+    assert "hit 1: its picture is nearer to the descriptors of hit 5 than to its own" in problems
+    assert "hit 5: its picture is nearer to the descriptors of hit 1 than to its own" in problems
 
 
 def resealed(

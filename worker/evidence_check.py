@@ -22,6 +22,8 @@ LEAST_MEAN_COSINE = 0.9
 """Of the cells of a picture, embedded anew, with what the index holds of it (docs/evidence.md says
 what was measured). The index was made from decoded video and the picture is a JPEG of it, so they
 are alike, not equal."""
+NEARER = 0.01
+"""How much nearer to a picture than its own the descriptors of another hit must be to be told."""
 MAX_PICTURE_PX = 100_000_000
 
 
@@ -36,6 +38,8 @@ class FromPicture:
     """Share of the cells of the recorded region and of this one that both have, 0..1."""
     score: float | None
     score_difference: float | None
+    nearest_rank: int
+    """Hit of this bundle whose descriptors are nearest to the picture: its own, but for a swap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +74,12 @@ def check_matches(
         found = rematch_hits(bundle.files, bundle.manifest)
         loaded = None if backbone is None else _backbone(bundle.manifest, backbone)
         search = None if loaded is None else _search_anew(bundle, loaded, found)
+        stored = {hit.rank: hit.stored.decoded()[0] for hit in found if hit.stored is not None}
         hits, problems = [], []
         for hit, told in zip(found, bundle.manifest["hits"], strict=True):
             picture = None
             if loaded is not None and search is not None and hit.terms is not None:
-                picture = _from_picture(bundle, told, hit, loaded, search)
+                picture = _from_picture(bundle, told, hit, loaded, search, stored)
             checked = _checked(hit, picture)
             hits.append(checked)
             problems += _problems(checked)
@@ -97,6 +102,11 @@ def _problems(hit: HitCheck) -> list[str]:
     found = []
     if hit.remade is False:
         found.append(f"hit {hit.rank}: matching again does not give what the manifest says")
+    if hit.picture is not None and hit.picture.nearest_rank != hit.rank:
+        found.append(
+            f"hit {hit.rank}: its picture is nearer to the descriptors of hit"
+            f" {hit.picture.nearest_rank} than to its own"
+        )
     if hit.picture is not None and hit.picture.mean_cosine < LEAST_MEAN_COSINE:
         found.append(
             f"hit {hit.rank}: its descriptors are not those of its picture (mean cosine"
@@ -151,6 +161,7 @@ def _from_picture(
     hit: RematchedHit,
     backbone: Backbone,
     search: SearchTerms,
+    stored: Mapping[int, FloatArray],
 ) -> FromPicture:
     assert hit.terms is not None
     assert hit.stored is not None
@@ -158,8 +169,7 @@ def _from_picture(
     codec = hit.stored.codec
     patches_cd = codec.decode(codec.encode(made.patches_ncd[0]))
     global_d = codec.decode(codec.encode(made.global_nd[0]))
-    stored_cd, _ = hit.stored.decoded()
-    cosine_c = _row_cosines(patches_cd, stored_cd)
+    cosine_c = _row_cosines(patches_cd, stored[hit.rank])
     record = told["record"]
     again = rematch(replace(hit.terms, search=search), patches_cd, global_d)
     fields = rematch_fields(again, record)
@@ -171,7 +181,15 @@ def _from_picture(
         len(cells & recorded) / max(1, len(cells | recorded)),
         score,
         None if score is None else score - float(record["score"]),
+        _nearest(hit.rank, patches_cd, stored),
     )
+
+
+def _nearest(rank: int, patches_cd: FloatArray, stored: Mapping[int, FloatArray]) -> int:
+    """The hit itself, unless the descriptors of another are nearer by more than ``NEARER``."""
+    cosine = {one: float(_row_cosines(patches_cd, cd).mean()) for one, cd in stored.items()}
+    best = max(cosine, key=lambda one: cosine[one])
+    return best if cosine[best] > cosine[rank] + NEARER else rank
 
 
 def _row_cosines(a_cd: FloatArray, b_cd: FloatArray) -> FloatArray:

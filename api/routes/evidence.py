@@ -12,7 +12,7 @@ from api.bodies import EvidenceBody, json_body, named
 from api.desk import ApiDesk, Here
 from api.fields import IdempotencyKey
 from api.given import EvidenceGiven
-from api.problems import READING, WRITING
+from api.problems import READING, SHOWING, WRITING
 from api.routes.queries import known_query
 from api.told_evidence import EvidenceTold
 from models.repositories import evidence as evidence_record
@@ -32,7 +32,7 @@ _BUNDLE_RESPONSES: dict[int | str, dict[str, Any]] = {
         "content": {ZIP_TYPE: {"schema": {"type": "string", "format": "binary"}}},
         "headers": {"Content-Disposition": {"schema": {"type": "string"}}},
     },
-    **READING,
+    **SHOWING,
 }
 
 
