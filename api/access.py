@@ -48,5 +48,6 @@ CHECKS: dict[Action, Any] = {action: _allowing(action) for action in ACTIONS}
 Anyone = Annotated[Caller, Depends(_identified)]
 Viewer = Annotated[Caller, Depends(CHECKS["view"])]
 Searcher = Annotated[Caller, Depends(CHECKS["search"])]
+Exporter = Annotated[Caller, Depends(CHECKS["export"])]
 Feeder = Annotated[Caller, Depends(CHECKS["ingest"])]
 Admin = Annotated[Caller, Depends(CHECKS["admin"])]

@@ -18,6 +18,7 @@ from api.access import Anyone
 from api.given import (
     CameraChange,
     CameraGiven,
+    EvidenceGiven,
     FeedGiven,
     Given,
     KeyGiven,
@@ -140,10 +141,12 @@ def json_body(kind: type[Given]) -> dict[str, Any]:
 CameraBody = Annotated[CameraGiven, Depends(_reading(CameraGiven))]
 CameraChangeBody = Annotated[CameraChange, Depends(_reading(CameraChange))]
 MaskBody = Annotated[MaskGiven, Depends(_reading(MaskGiven))]
+EvidenceBody = Annotated[EvidenceGiven, Depends(_reading(EvidenceGiven))]
 FeedBody = Annotated[FeedGiven, Depends(_reading(FeedGiven))]
 KeyBody = Annotated[KeyGiven, Depends(_reading(KeyGiven))]
 BODIES: tuple[type[Given], ...] = (
     QueryGiven,
+    EvidenceGiven,
     CameraGiven,
     CameraChange,
     MaskGiven,

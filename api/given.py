@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from api.fields import IdField, Number, Time, Whole
+from worker.accepting.evidence import MAX_HITS
 from worker.accepting.keys import Action
 from worker.core.examples import MAX_EXAMPLES
 from worker.core.masking import MAX_AREAS
@@ -136,6 +137,18 @@ def _require_few_points(drawn: Iterable[Given | None], where: str) -> None:
         raise ValueError(
             f"polygons of {points} points, at most {MAX_QUERY_POINTS} in {where}: draw coarser"
         )
+
+
+class EvidenceGiven(Given):
+    """Hits of a query to export as one signed bundle."""
+
+    ranks: Annotated[
+        list[Annotated[Whole, Field(ge=1, le=1000)]], Field(min_length=1, max_length=MAX_HITS)
+    ]
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"ranks": [1, 2, 5]}]}
+    )
 
 
 class CameraGiven(Given):
@@ -276,7 +289,7 @@ class KeyGiven(Given):
     """A new key."""
 
     name: Name
-    actions: Annotated[list[Action], Field(min_length=1, max_length=4)]
+    actions: Annotated[list[Action], Field(min_length=1, max_length=5)]
     camera_ids: Annotated[list[IdField] | None, Field(min_length=1, max_length=MAX_CAMERAS)] = None
     expires_at: Time | None = None
 

@@ -49,6 +49,7 @@ STATUS_OF_CODE: Final[Mapping[str, int]] = {
     "fetch_failed": 503,
     "object_store_unavailable": 503,
     "erased_meanwhile": 409,
+    "evidence_invalid": 500,
     "lease_lost": 409,
     "already_running": 409,
     "setup_failed": 503,

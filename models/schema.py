@@ -7,7 +7,7 @@ from models.erasure import Erasure
 from models.feed import Feed, FeedDrop, FeedGap, FeedStatus
 from models.index import CompactBasis, FMapRun, IndexGeneration, Shard
 from models.jobs import Job
-from models.search import SearchHit, SearchQuery
+from models.search import EvidenceExport, SearchHit, SearchQuery
 from models.video import Camera, Frame, VideoSegment
 from models.watch import WatchedFile, WatchedFolder
 
@@ -19,6 +19,7 @@ __all__ = [
     "Camera",
     "CompactBasis",
     "Erasure",
+    "EvidenceExport",
     "FMapRun",
     "Feed",
     "FeedDrop",

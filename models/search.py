@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Double, ForeignKey, Index, SmallInteger
+from sqlalchemy import BigInteger, CheckConstraint, Double, ForeignKey, Index, SmallInteger
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
@@ -18,7 +18,9 @@ class SearchQuery(Base):
     """An ROI query: on an uploaded picture (by content hash) or on an indexed frame.
 
     Its state is its job's state; there is no second copy. ``key_id``: the API key that asked; null
-    where the command line did.
+    where the command line did. ``terms_sha256``: of the file among the uploads that says what the
+    search knew beside the frames it compared, with descriptors of the frames ``terms_frame_ids``;
+    null before it is done, of older versions, and once one of these frames was erased.
     """
 
     __tablename__ = "search_queries"
@@ -26,6 +28,7 @@ class SearchQuery(Base):
         CheckConstraint("num_nonnulls(frame_id, picture_sha256) = 1", name="one_source"),
         Index(None, "frame_id"),
         Index(None, "key_id", "created_at", "id"),
+        Index(None, "terms_frame_ids", postgresql_using="gin"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
@@ -37,6 +40,8 @@ class SearchQuery(Base):
     key_id: Mapped[int | None] = mapped_column(ForeignKey("api_keys.id"))
     generation_id: Mapped[int | None] = mapped_column(ForeignKey("index_generations.id"))
     stats: Mapped[dict[str, Any] | None]
+    terms_sha256: Mapped[str | None]
+    terms_frame_ids: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))
     created_at: Mapped[datetime] = created_at_column()
 
 
@@ -45,7 +50,8 @@ class SearchHit(Base):
 
     ``box``: x0, y0, x1, y1 of the subject, 0..1. ``false_matches``: frames that chance brings to
     this likeness; null where the strategy does not say. ``appearance_*``: span and number of the
-    hits that this one stands for. All are null in hits recorded before version 0.2.
+    hits that this one stands for. All are null in hits recorded before version 0.2. ``terms``: what
+    the search knew of this frame beside its descriptors.
     """
 
     __tablename__ = "search_hits"
@@ -70,5 +76,36 @@ class SearchHit(Base):
     appearance_from_utc: Mapped[datetime | None]
     appearance_to_utc: Mapped[datetime | None]
     appearance_frames: Mapped[int] = mapped_column(server_default="1")
+    terms: Mapped[bytes | None] = mapped_column(deferred=True)
 
     frame: Mapped[Frame] = relationship(lazy="raise")
+
+
+class EvidenceExport(Base):
+    """Some hits of a query, exported: its state is its job's. ``content_sha256``: of the bundle,
+    once it is made, a file among the uploads.
+
+    ``frame_ids``: whose pictures or descriptors are in it; it goes with the first of them.
+    ``key_id``: the API key that exports; null where the command line does.
+    """
+
+    __tablename__ = "evidence_exports"
+    __table_args__ = (
+        Index(None, "query_id"),
+        Index(None, "frame_ids", postgresql_using="gin"),
+        CheckConstraint("cardinality(ranks) > 0", name="ranks_given"),
+        CheckConstraint(
+            "num_nulls(content_sha256, content_bytes, signed_by) in (0, 3)", name="content_whole"
+        ),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    query_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("search_queries.id", ondelete="CASCADE"))
+    key_id: Mapped[int | None] = mapped_column(ForeignKey("api_keys.id"))
+    ranks: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    frame_ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    content_sha256: Mapped[str | None]
+    content_bytes: Mapped[int | None]
+    signed_by: Mapped[str | None]
+    created_at: Mapped[datetime] = created_at_column()

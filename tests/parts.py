@@ -23,6 +23,7 @@ from worker.config import Settings
 from worker.context import Context
 from worker.core.sampling import IntervalPolicy
 from worker.erasure import run_erase
+from worker.evidence import run_evidence
 from worker.fetching import fail_fetch, run_fetch
 from worker.ingest import after_failed_ingest, fail_ingest, run_ingest, submit_file
 from worker.jobs import Handler, run_job
@@ -45,6 +46,7 @@ HANDLERS: Mapping[str, Handler] = {
     "compact": Handler(run_compact),
     "seal": Handler(run_seal),
     "offload": Handler(run_offload),
+    "evidence": Handler(run_evidence),
 }
 
 

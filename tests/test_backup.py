@@ -515,7 +515,10 @@ def test_a_restore_asks_for_an_empty_place_and_can_be_run_again(
         restored(back, target)
         assert not restoring_path(folder).exists()
         assert rows(back) == rows(indexed)
-        assert len(list((folder / "uploads").iterdir())) == 1
+        kept = {path.name for path in (folder / "uploads").iterdir()}
+        named = "select picture_sha256, terms_sha256 from search_queries"
+        assert kept == {name for row in sql(back, named) for name in row if name}
+        assert len(kept) == 2  # what was asked on, and what the search knew
         assert sql(back, "select sum(coded_count) from shards") == [(0,)]
         assert verify_index(back).problems == ()
 

@@ -216,6 +216,11 @@ class Settings(BaseSettings):
     s3_cache_bytes: int = Field(
         2 * 1024**3, ge=0, description="Disk space for what was read from object storage last."
     )
+    evidence_key_file: Path | None = Field(
+        None,
+        description="Private key (PEM) that evidence is signed with; unset: `evidence.key` in the"
+        " data folder, made when it is first needed.",
+    )
     footage_dir: Path | None = Field(
         None,
         description="Folder that the API takes recordings from, by path; unset: it takes none.",

@@ -199,6 +199,12 @@ class FetchFailed(RisError):
         self.again = again
 
 
+class EvidenceInvalid(RisError):
+    """A file is no evidence bundle, or is not as it was exported."""
+
+    code = "evidence_invalid"
+
+
 class LeaseLost(RisError):
     """Another worker took the job over; this one must stop without recording anything."""
 

@@ -59,7 +59,7 @@ def _weighed(subject: Subject, example: ExampleDescriptors) -> tuple[Place | Non
     if place is not None:
         background_cd = subject.background(subject.scenes.camera_of(place))
     weight_q = cell_weights(example.patches_qd, _patch_ids(subject, example), background_cd)
-    return place, Exemplar(example.patches_qd, weight_q)
+    return place, Exemplar(example.patches_qd, weight_q, frame_id=example.frame_id)
 
 
 def _patch_ids(subject: Subject, example: ExampleDescriptors) -> IntArray:

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worker.core.background import (
     QUERY_FLOOR,
+    joint_likeness,
     novel_similarity,
     novelty,
     novelty_weight,
     weighted_max_similarity,
 )
 from worker.core.coherence import PIVOT, coherent_similarity, match_levels, pivoted
-from worker.core.ranking import smooth_in_time
+from worker.core.ranking import InTime, beside_in_time
 from worker.core.region_growing import GrowthMode
 from worker.core.search_params import Lever
 from worker.core.trail import moved_box, shifted_box
@@ -44,8 +47,6 @@ TRAIL_WEIGHT = 1.0
 GLOBAL_WEIGHT = 0.1
 EXEMPLAR_WEIGHT = 0.5
 """What a exemplar from the trail counts against the query itself."""
-AGAINST_WEIGHT = 0.3
-"""What likeness to the wrong thing takes from likeness to the subject."""
 MAX_EXEMPLARS = 3
 EXEMPLAR_SUPPORT = 0.3
 EXEMPLAR_BELIEF = 0.5
@@ -55,11 +56,12 @@ LEVEL_SAMPLE_FRAMES = 64
 @dataclass(frozen=True, slots=True)
 class Exemplar:
     """The subject as one frame shows it: descriptors float32 (q, d) and weights (q,). ``share``:
-    what it counts against the query itself."""
+    what it counts against the query itself. ``frame_id``: of the frame, 0 for the query's own."""
 
     patches_qd: FloatArray
     weight_q: FloatArray
     share: float = EXEMPLAR_WEIGHT
+    frame_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,26 +95,34 @@ class Subject:
         """What the whole-frame cosine counts."""
         return 0.0 if "whole-frame" in self.without else GLOBAL_WEIGHT
 
-    def in_time(self, score_n: FloatArray, shard_position: IntArray, block: IntArray) -> FloatArray:
+    def in_time(self, score_n: FloatArray, shard_position: IntArray, block: IntArray) -> InTime:
         """Scores averaged with their neighbours in time, or as they are."""
         if "time" in self.without:
-            return score_n
+            none_n = np.full(score_n.shape, np.nan)
+            return InTime(score_n, none_n, none_n)
         shards = self.scenes.shards
         camera_n = np.array([shard.camera_id for shard in shards], dtype=np.int64)[shard_position]
         t_n, place_n = self.scenes.times(shard_position, block)
-        return smooth_in_time(score_n, camera_n, t_n, place_n)
+        return beside_in_time(score_n, camera_n, t_n, place_n)
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """Per candidate: ``score_n`` float32 (n,), what it is ranked by; ``appearance_n`` float32 (n,),
-    the likeness alone; ``on_trail_n`` bool (n,); the region that proves the match and its box."""
+    the likeness alone; ``on_trail_n`` bool (n,); the region that proves the match and its box.
+
+    What they were made of: ``level_q`` float32 (q,), match levels; ``in_time`` of the likeness;
+    ``trail_n`` float64 (n,); ``novelty_nc``: float32 (c,) of each."""
 
     score_n: FloatArray
     appearance_n: FloatArray
     on_trail_n: BoolArray
     regions: list[Region | None]
     boxes: list[Box | None]
+    level_q: FloatArray
+    in_time: InTime
+    trail_n: NDArray[np.float64]
+    novelty_nc: list[FloatArray]
 
 
 def describe_subject(
@@ -177,7 +187,7 @@ def _exemplars(scenes: CameraScenes, trail: Trail) -> tuple[Exemplar, ...]:
         belief_c = trail.points[place].belief_c
         at = np.flatnonzero(belief_c > EXEMPLAR_BELIEF)
         patches_cd = scenes.shards[place.shard_position].read("patch", [place.block])[0]
-        exemplars.append(Exemplar(patches_cd[at], belief_c[at]))
+        exemplars.append(Exemplar(patches_cd[at], belief_c[at], frame_id=scenes.frame_id(place)))
     return tuple(exemplars)
 
 
@@ -205,46 +215,62 @@ def gather_evidence(
     level_q = _levels(subject, candidates, threads)
     appearance_n = np.zeros(candidates.count, dtype=np.float32)
     regions: list[Region | None] = [None] * candidates.count
+    novelty_nc = [appearance_n] * candidates.count
     chunks = list(candidate_chunks(candidates))
     for camera_id in {subject.camera_of(chunk) for chunk in chunks}:
         subject.background(camera_id)  # made once, not by every thread
 
-    def look(chunk: CandidateChunk) -> tuple[FloatArray, list[Region | None]]:
+    def look(chunk: CandidateChunk) -> _Looked:
         return _look(subject, chunk, level_q, growth)
 
     threads = max(threads, reads_at_once(subject.scenes.shards, chunks))
-    for chunk, (seen_n, grown) in zip(chunks, thread_pool(threads).map(look, chunks), strict=True):
-        appearance_n[chunk.position] = seen_n
-        for position, region in zip(chunk.position, grown, strict=True):
-            regions[int(position)] = region
+    for chunk, looked in zip(chunks, thread_pool(threads).map(look, chunks), strict=True):
+        appearance_n[chunk.position] = looked.seen_n
+        for at, position in enumerate(chunk.position.tolist()):
+            regions[position] = looked.regions[at]
+            novelty_nc[position] = looked.novelty_nc[at]
     places = [
         Place(int(s), int(b))
         for s, b in zip(candidates.shard_position, candidates.block, strict=True)
     ]
     if coarse is None:
-        smooth_n = subject.in_time(appearance_n, candidates.shard_position, candidates.block)
+        in_time = subject.in_time(appearance_n, candidates.shard_position, candidates.block)
     else:
         every_n = coarse.appearance_n.copy()
         every_n[coarse.candidate_m] = appearance_n
-        smooth_n = subject.in_time(every_n, coarse.shard_position, coarse.block)
-        smooth_n = smooth_n[coarse.candidate_m]
+        every = subject.in_time(every_n, coarse.shard_position, coarse.block)
+        kept = coarse.candidate_m
+        in_time = InTime(every.smooth_n[kept], every.before_n[kept], every.after_n[kept])
     points = {} if subject.trail is None else subject.trail.points
-    trail_n = np.array([points[p].support if p in points else 0.0 for p in places])
+    trail_n = TRAIL_WEIGHT * np.array(
+        [points[p].support if p in points else 0.0 for p in places], dtype=np.float64
+    )
     on_trail_n = np.array([p in points or p == subject.origin for p in places], dtype=np.bool_)
-    score_n = smooth_n + TRAIL_WEIGHT * trail_n + subject.global_weight * candidates.score_n
+    score_n = in_time.smooth_n + trail_n + subject.global_weight * candidates.score_n
     return Evidence(
         score_n=score_n.astype(np.float32),
-        appearance_n=smooth_n,
+        appearance_n=in_time.smooth_n,
         on_trail_n=on_trail_n,
         regions=regions,
         boxes=[_box(subject, place, r) for place, r in zip(places, regions, strict=True)],
+        level_q=level_q,
+        in_time=in_time,
+        trail_n=trail_n,
+        novelty_nc=novelty_nc,
     )
+
+
+class _Looked(NamedTuple):
+    """Of a chunk's frames: likeness float32 (m,), regions with cosines, novelty float32 (m, c)."""
+
+    seen_n: FloatArray
+    regions: list[Region | None]
+    novelty_nc: FloatArray
 
 
 def _look(
     subject: Subject, chunk: CandidateChunk, level_q: FloatArray, growth: GrowthMode | None
-) -> tuple[FloatArray, list[Region | None]]:
-    """Likeness of a chunk's frames, float32 (m,), and their regions with cosines."""
+) -> _Looked:
     exemplars = [subject.query, *subject.exemplars, *subject.against]
     # One product for all: patches are read from memory once.
     every_ed = np.concatenate([exemplar.patches_qd for exemplar in exemplars])
@@ -262,15 +288,7 @@ def _look(
         _with_cosines(region, cosine_qc)
         for cosine_qc, region in zip(cosine_mqc, grown, strict=True)
     ]
-    return _with_exemplars(subject, seen_n, novel_mec), regions
-
-
-def strongest(likeness_kn: Sequence[FloatArray], count: int) -> FloatArray:
-    """Per frame, the greatest of several likenesses: float32 (count,); zero without any."""
-    if not likeness_kn:
-        return np.zeros(count, dtype=np.float32)
-    greatest: FloatArray = np.maximum.reduce(likeness_kn)
-    return greatest
+    return _Looked(_with_exemplars(subject, seen_n, novel_mec), regions, novelty_nc)
 
 
 def _with_exemplars(subject: Subject, seen_n: FloatArray, novel_mec: FloatArray) -> FloatArray:
@@ -283,12 +301,9 @@ def _with_exemplars(subject: Subject, seen_n: FloatArray, novel_mec: FloatArray)
         end = first + len(exemplar.patches_qd)
         likeness_kn.append(weighted_max_similarity(novel_mec[:, first:end], exemplar.weight_q))
         first = end
-    for exemplar, likeness_n in zip(subject.exemplars, likeness_kn, strict=False):
-        seen_n = seen_n + exemplar.share * likeness_n
-    seen_n = seen_n / (1 + sum(exemplar.share for exemplar in subject.exemplars))
-    against_nk = likeness_kn[len(subject.exemplars) :]
-    whole: FloatArray = seen_n - AGAINST_WEIGHT * strongest(against_nk, len(seen_n))
-    return whole
+    count = len(subject.exemplars)
+    shares = [exemplar.share for exemplar in subject.exemplars]
+    return joint_likeness(seen_n, likeness_kn[:count], shares, likeness_kn[count:])
 
 
 def _levels(subject: Subject, candidates: Candidates, threads: int) -> FloatArray:

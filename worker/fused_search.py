@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.core.calibration import expected_false_matches
+from worker.core.coherence import PIVOT
 from worker.core.ranking import rank
 from worker.core.region_growing import GrowthMode, coverage
+from worker.core.rematch import ExemplarTerms, HitTerms, SearchTerms
 from worker.core.search_params import SearchParams, Strategy
 from worker.core.types import BoolArray, GridSize
 from worker.core.zone import zone_cells
@@ -86,8 +88,9 @@ def search_fused(search: FusedSearch, exclude_frame_id: int | None) -> list[Rank
     )
     false_matches_n = _false_matches(search, chosen, evidence, inside)
     order = rank(evidence.score_n, chosen.candidates.score_n)
+    terms = _terms(search, subject, evidence)
     return [
-        _fused_frame(search, chosen, evidence, int(p), float(false_matches_n[p]))
+        _fused_frame(search, chosen, evidence, int(p), float(false_matches_n[p]), terms)
         for p in order
         if chosen.candidates.frame_id[p] != exclude_frame_id
     ]
@@ -131,7 +134,12 @@ def _by_global_descriptor(
 
 
 def _fused_frame(
-    search: FusedSearch, chosen: Shortlist, evidence: Evidence, position: int, expected: float
+    search: FusedSearch,
+    chosen: Shortlist,
+    evidence: Evidence,
+    position: int,
+    expected: float,
+    terms: SearchTerms,
 ) -> RankedFrame:
     candidates = chosen.candidates
     query_count = len(search.query.cells)
@@ -151,4 +159,38 @@ def _fused_frame(
         on_trail=bool(evidence.on_trail_n[position]),
         appearance=float(evidence.appearance_n[position]),
         false_matches=None if np.isnan(expected) else expected,
+        terms=HitTerms(
+            terms,
+            evidence.novelty_nc[position],
+            float(evidence.in_time.before_n[position]),
+            float(evidence.in_time.after_n[position]),
+            float(evidence.trail_n[position]),
+        ),
+    )
+
+
+def _terms(search: FusedSearch, subject: Subject, evidence: Evidence) -> SearchTerms:
+    """What the search knew beside the frames."""
+    params, growth = search.params, GROWTH_OF[search.params.strategy]
+    return SearchTerms(
+        scoring="fused" if growth is None else "fused-growth",
+        growth=growth or "rigid",
+        grid=search.grid,
+        cells=subject.cells,
+        patches_qd=subject.query.patches_qd,
+        global_d=search.query.global_d,
+        weight_q=subject.query.weight_q,
+        level_q=evidence.level_q,
+        tau=PIVOT,
+        alpha=params.alpha,
+        coverage=params.coverage,
+        k=params.k,
+        k_s=params.k_s,
+        global_weight=subject.global_weight,
+        zone_c=subject.zone_c,
+        exemplars=tuple(
+            ExemplarTerms(one.frame_id, one.patches_qd, one.weight_q, one.share, against)
+            for against, exemplars in ((False, subject.exemplars), (True, subject.against))
+            for one in exemplars
+        ),
     )

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 JobKind = Literal[
     "ingest", "backfill", "fetch", "watch", "query", "reindex", "erase", "compact", "seal",
-    "offload", "feed",
+    "offload", "feed", "evidence",
 ]  # fmt: skip
 Queue = Literal["fetch", "ingest", "backfill", "query", "admin", "feed"]
 
@@ -51,6 +51,8 @@ QUEUE_OF_KIND: Final[dict[JobKind, Queue]] = {
     # Beside what is ingested: their threads wait for networks and disks, not for the processor.
     "fetch": FETCH_QUEUE,
     "watch": FETCH_QUEUE,
+    # Somebody waits for it, and it reads what a query reads.
+    "evidence": QUERY_QUEUE,
     # Reindexing embeds, so it shares the embedding worker, slice by slice.
     "reindex": INGEST_QUEUE,
     # One worker writes shards, whatever for.

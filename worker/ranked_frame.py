@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from worker.core.rematch import HitTerms
 from worker.core.types import Box, FloatArray, IntArray, Region
 
 
@@ -41,7 +42,8 @@ class RankedFrame:
     query cells that the region supports. ``box``: where the subject is, finer than cells; None
     where only the region's cells are known. ``on_trail``: found by following the subject.
     ``appearance``: the likeness alone; ``false_matches``: frames that chance brings to it in the
-    frames compared; both None where the strategy does not say.
+    frames compared; both None where the strategy does not say. ``terms``: what it takes to make
+    region and score again from the frame's descriptors.
     """
 
     frame_id: int
@@ -57,3 +59,4 @@ class RankedFrame:
     on_trail: bool = False
     appearance: float | None = None
     false_matches: float | None = None
+    terms: HitTerms | None = None

@@ -19,6 +19,7 @@ from models.repositories import videos as video_record
 from models.repositories.jobs import ClaimedJob
 from models.search import SearchQuery
 from models.session import Session
+from worker.bundle.terms import hit_to_bytes, terms_to_bytes
 from worker.closer_look import look_closer
 from worker.compacting import learn_basis
 from worker.context import Context
@@ -33,6 +34,8 @@ from worker.errors import (
     IndexDamaged,
     NotFound,
     ObjectStoreUnavailable,
+    StorageFailed,
+    StorageFull,
 )
 from worker.fan_out import FannedScan
 from worker.generations import require_live_generation
@@ -96,7 +99,8 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         kept = search_record.frames_kept(session, [shown.hit.frame_id for shown in hits])
         hits = [shown for shown in hits if shown.hit.frame_id in kept]  # others were just erased
         rows = [_hit_row(place, shown, grid) for place, shown in enumerate(hits, start=1)]
-        search_record.record_hits(session, query.id, generation.id, stats, rows)
+        terms = _stored_terms(context, session, hits)
+        search_record.record_hits(session, query.id, generation.id, stats, rows, terms)
         lease.finish(session, {"hits": len(hits)})
     return "finished"
 
@@ -174,7 +178,25 @@ def _hit_row(place: int, shown: _Shown, grid: GridSize) -> dict[str, Any]:
         "appearance_from_utc": datetime.fromtimestamp(shown.from_epoch_s, UTC),
         "appearance_to_utc": datetime.fromtimestamp(shown.to_epoch_s, UTC),
         "appearance_frames": shown.frames,
+        "terms": None if hit.terms is None else hit_to_bytes(hit.terms),
     }
+
+
+def _stored_terms(
+    context: Context, session: Session, hits: list[_Shown]
+) -> tuple[str, list[int]] | None:
+    """Keep what the search knew beside the frames: name of the file, and the frames whose
+    descriptors are in it."""
+    if not hits or hits[0].hit.terms is None:
+        return None
+    terms = hits[0].hit.terms.search
+    search_record.lock_uploads(session, exclusive=False)
+    try:
+        name = context.uploads.put(terms_to_bytes(terms))
+    except (StorageFull, StorageFailed) as error:  # a full disk is no reason not to answer
+        log.warning("terms_not_kept", detail=str(error))
+        return None
+    return name, sorted({one.frame_id for one in terms.exemplars})
 
 
 @dataclass(frozen=True, slots=True)

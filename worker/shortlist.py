@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from worker.core.background import AGAINST_WEIGHT
 from worker.core.coarse import CoarseQuery
 from worker.core.compact import CompactBasis
 from worker.core.ranking import best_positions
 from worker.core.types import BoolArray, FloatArray, IntArray
 from worker.errors import IndexDamaged
-from worker.fused import AGAINST_WEIGHT, TRAIL_WEIGHT, Coarse, Subject
+from worker.fused import TRAIL_WEIGHT, Coarse, Subject
 from worker.index.candidates import Candidates
 from worker.index.compact_cache import CompactCache
 from worker.scenes import Place
@@ -86,7 +87,7 @@ def shortlist(
         if at < own.size and own[at] == place.block:
             trail_n[first[place.shard_position] + at] = support
     appearance_n = np.concatenate([part.appearance_n for part in parts])
-    smooth_n = subject.in_time(appearance_n, shard_position, block)
+    smooth_n = subject.in_time(appearance_n, shard_position, block).smooth_n
     coarse_n = smooth_n + TRAIL_WEIGHT * trail_n + subject.global_weight * global_n
     if np.isnan(coarse_n).any():
         raise IndexDamaged("a stored descriptor is NaN; run `ris verify`")

@@ -7,7 +7,17 @@ from typing import Any
 
 from celery.signals import worker_ready, worker_shutting_down
 
-from worker import compacting, erasure, feeds, offloading, retention, scanning, sealing, watching
+from worker import (
+    compacting,
+    erasure,
+    evidence,
+    feeds,
+    offloading,
+    retention,
+    scanning,
+    sealing,
+    watching,
+)
 from worker.app import app
 from worker.errors import NotFound
 from worker.feed_host import FeedHost
@@ -50,6 +60,7 @@ HANDLERS = {
     "seal": Handler(sealing.run_seal),
     "offload": Handler(offloading.run_offload),
     "feed": Handler(FEEDS.run, feeds.fail_feed, FEEDS.goes_on),
+    "evidence": Handler(evidence.run_evidence),
 }
 
 
@@ -78,8 +89,9 @@ def sweep_task() -> None:
 
 @app.task(name=RETAIN_TASK)  # type: ignore[untyped-decorator]
 def retain_task() -> None:
-    """Order the erasure of what has outlived its retention."""
+    """Order the erasure of what has outlived its retention; old exports go at once."""
     retention.submit_due(process_context())
+    evidence.drop_old(process_context())
 
 
 @app.task(name=COMPACT_TASK)  # type: ignore[untyped-decorator]

@@ -17,6 +17,7 @@ from worker.core.region_growing import (
     grow_region,
     region_score,
 )
+from worker.core.rematch import HitTerms, Scoring, SearchTerms
 from worker.core.search_params import SearchParams, Strategy
 from worker.core.types import BoolArray, FloatArray, GridSize, IntArray, Region
 from worker.core.voting import (
@@ -147,7 +148,8 @@ def search_shards(
     order = rank(score_n, matching.candidates.score_n)
     wanted = order[: params.limit if regions_for is None else regions_for]
     regions |= _proofs(matching, [int(p) for p in wanted if int(p) not in regions])
-    return [_ranked_frame(matching, score_n, regions, int(p)) for p in order]
+    terms = _terms(matching)
+    return [_ranked_frame(matching, score_n, regions, int(p), terms) for p in order]
 
 
 def _index_neighbours(
@@ -174,7 +176,11 @@ def _index_neighbours(
 
 
 def _ranked_frame(
-    matching: _Matching, score_n: VoteArray, regions: dict[int, Region | None], position: int
+    matching: _Matching,
+    score_n: VoteArray,
+    regions: dict[int, Region | None],
+    position: int,
+    terms: HitTerms,
 ) -> RankedFrame:
     region = regions.get(position)
     shard = matching.shards[matching.candidates.shard_position[position]]
@@ -189,7 +195,46 @@ def _ranked_frame(
         similarity=0.0 if region is None else float(region.similarity.mean(dtype=np.float64)),
         coverage=0.0 if region is None else coverage(region, query_count, "distinct"),
         region=region,
+        terms=terms,
     )
+
+
+def _terms(matching: _Matching) -> HitTerms:
+    """What it takes to match any of the candidates again: no frame is special here."""
+    params, query = matching.params, matching.query
+    ones_q = np.ones(len(query.cells), dtype=np.float32)
+    search = SearchTerms(
+        scoring=_scoring(params.strategy),
+        growth=_growth_mode(params.strategy),
+        grid=matching.grid,
+        cells=query.cells,
+        patches_qd=query.patches_qd,
+        global_d=query.global_d,
+        weight_q=ones_q,
+        level_q=None,
+        tau=matching.tau,
+        alpha=params.alpha,
+        coverage=params.coverage,
+        k=params.k,
+        k_s=params.k_s,
+        global_weight=0.0,
+        zone_c=zone_cells(params.zone, matching.grid),
+    )
+    return HitTerms(search, np.ones(matching.grid.cells, dtype=np.float32))
+
+
+def _scoring(strategy: Strategy) -> Scoring:
+    if strategy is Strategy.WHOLE_FRAME:
+        return "whole-frame"
+    if strategy is Strategy.MAX_SIM:
+        return "max-sim"
+    if strategy in _VOTES:
+        return "votes"
+    return "paper-growth" if strategy.is_paper else "growth"
+
+
+def _growth_mode(strategy: Strategy) -> GrowthMode:
+    return "elastic" if strategy in (Strategy.GROW_ELASTIC, Strategy.PAPER_ELASTIC) else "rigid"
 
 
 def _scores(matching: _Matching) -> tuple[VoteArray, dict[int, Region | None]]:
@@ -222,9 +267,7 @@ def _scores(matching: _Matching) -> tuple[VoteArray, dict[int, Region | None]]:
 
 def _grow(matching: _Matching, similarity_mqc: FloatArray) -> list[Region | None]:
     params, cells = matching.params, matching.query.cells
-    mode: GrowthMode = "rigid"
-    if params.strategy in (Strategy.GROW_ELASTIC, Strategy.PAPER_ELASTIC):
-        mode = "elastic"
+    mode = _growth_mode(params.strategy)
     if params.strategy.is_paper:
         return [
             grow_region(

@@ -18,7 +18,7 @@ export class Answer {
   #view = "hits";
 
   /**
-   * `desk`: {api, pictures, marks, bar}. `actions`: known(query) once, open(rank), cameraIds().
+   * `desk`: {api, pictures, marks, bar, evidence}. `actions`: known(query) once, open(rank), cameraIds().
    */
   constructor(root, desk, actions) {
     this.#root = root;
@@ -158,6 +158,7 @@ export class Answer {
   async #showDone(signal) {
     const query = this.#query;
     this.#desk.marks.take(query.params);
+    this.#desk.evidence.take(query);
     if (!query.hits) {
       this.#root.replaceChildren(this.#desk.bar, ...this.#warnings([]), noHits(query));
       say("No hits.");
@@ -171,6 +172,7 @@ export class Answer {
     this.#root.replaceChildren(
       el("p", { class: "sum" }, el("strong", {}, count(query.hits, "hit")), sumWords(query, cameras, list.hits)),
       this.#desk.bar,
+      this.#desk.evidence.bar,
       ...this.#warnings(list.hits),
       this.#tabs(shown, body, signal),
       howToRead(),

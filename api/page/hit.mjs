@@ -13,7 +13,7 @@ export class HitView {
   #loading = null;
 
   /**
-   * `desk`: {api, pictures, marks}. `actions`: closed(), go(rank), searchFrom(hit), openAt(hit).
+   * `desk`: {api, pictures, marks, evidence}. `actions`: closed(), go(rank), searchFrom(hit), openAt(hit).
    */
   constructor(desk, actions) {
     this.#desk = desk;
@@ -113,6 +113,7 @@ export class HitView {
       "div",
       { class: "hit-actions" },
       this.#desk.marks.buttons(hit),
+      this.#desk.evidence.box(hit),
       button("Search from this hit", () => this.#actions.searchFrom(hit), { class: "main" }),
       button("Open at its time", () => this.#actions.openAt(hit)),
     );

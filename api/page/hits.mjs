@@ -21,7 +21,7 @@ export class HitList {
   #foot = el("div", { class: "foot" });
   #seen;
 
-  /** `desk`: {api, pictures, marks}. `open(rank)` shows a hit large. */
+  /** `desk`: {api, pictures, marks, evidence}. `open(rank)` shows a hit large. */
   constructor(desk, query, open) {
     this.#desk = desk;
     this.#query = query;
@@ -119,6 +119,7 @@ export class HitList {
         el("p", { class: `chance ${tone}`, title: meaning }, words),
         el("p", { class: "fine" }, scoreWords(hit)),
         this.#desk.marks.buttons(hit),
+        this.#desk.evidence.box(hit),
       ),
     );
   }

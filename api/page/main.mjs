@@ -5,6 +5,7 @@ import { Api, freshName, isAbort, Refused, wordsOf } from "./api.mjs";
 import { AskForm } from "./ask.mjs";
 import { CameraView } from "./camera.mjs";
 import { button, byId, el, notice } from "./dom.mjs";
+import { Evidence } from "./evidence.mjs";
 import { HitView } from "./hit.mjs";
 import { Marks } from "./marks.mjs";
 import { Pictures } from "./pictures.mjs";
@@ -21,12 +22,13 @@ class Desk {
   #place = readPlace();
   #sent = null; // a submission that may be sent again: {body, name}
 
-  constructor(api) {
+  constructor(api, mayExport) {
     this.#api = api;
     const pictures = new Pictures(api);
     const bar = el("div", { class: "row bar", role: "region", "aria-label": "Marked hits" });
     this.#marks = new Marks(bar, () => this.#searchWithMarks());
-    const desk = { api, pictures, marks: this.#marks, bar };
+    const evidence = new Evidence(api, mayExport);
+    const desk = { api, pictures, marks: this.#marks, bar, evidence };
     this.#view = new CameraView(byId("camera"), api, pictures, () => this.#moved());
     this.#form = new AskForm(byId("form"), (params) => this.#search(params), () => this.#view.place.t);
     this.#answer = new Answer(byId("found"), desk, {
@@ -172,7 +174,8 @@ async function signIn(key) {
   byId("who-words").textContent = `Key ${me.key_id}`;
   byId("desk").hidden = false;
   const unknown = () => signOut("This key is not accepted any more: it has expired or was revoked.");
-  const desk = new Desk(new Api(key, unknown));
+  const mayExport = ["export", "admin"].some((one) => me.actions.includes(one));
+  const desk = new Desk(new Api(key, unknown), mayExport);
   await begin(desk);
 }
 

@@ -18,7 +18,7 @@ branch_labels = None
 depends_on = None
 
 
-_KINDS = "'ingest', 'query', 'reindex', 'erase', 'compact', 'seal', 'offload', 'feed'"
+_KINDS = "'ingest', 'query', 'reindex', 'erase', 'compact', 'seal', 'offload', 'feed', 'evidence'"
 
 
 def _allow_kinds(kinds: str) -> None:

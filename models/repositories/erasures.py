@@ -28,7 +28,8 @@ from sqlalchemy.sql.dml import UpdateBase
 from models.erasure import Erasure
 from models.index import FMapRun, Shard
 from models.jobs import Job
-from models.search import SearchHit, SearchQuery
+from models.repositories import evidence as evidence_record
+from models.search import EvidenceExport, SearchHit, SearchQuery
 from models.video import Camera, Frame, VideoSegment
 
 
@@ -43,7 +44,7 @@ class SpanSummary:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """How many rows went, and the uploads that showed what went."""
+    """How many rows went, and the uploads, bundles and other files made from what went."""
 
     frames: int
     queries: int
@@ -217,8 +218,9 @@ def _count(session: Session, statement: UpdateBase) -> int:
 def remove_frames(session: Session, frame_ids: Sequence[int], sha256s: Sequence[str]) -> Removed:
     """Delete frames that no f_map run names any more, with what hangs on them.
 
-    Their hits; the queries drawn on them, or on an upload that is, byte for byte, one of the
-    pictures ``sha256s`` that no other frame has; segments that ended and have no frame left.
+    Their hits; what was learnt or exported from them; the queries drawn on them, or on an upload
+    that is, byte for byte, one of the pictures ``sha256s`` that no other frame has; segments that
+    ended and have no frame left.
     """
     ids = cast(list(frame_ids), ARRAY(BigInteger))
     locked = select(Frame.segment_id).where(Frame.id == func.any(ids)).with_for_update()
@@ -229,21 +231,36 @@ def remove_frames(session: Session, frame_ids: Sequence[int], sha256s: Sequence[
     gone = cast(sorted(unused_pictures(session, sha256s)), ARRAY(Text))
     uploaded = _remove_queries(session, SearchQuery.picture_sha256 == func.any(gone))
     _remove_empty_segments(session, segments)
+    learnt = _forget_terms(session, SearchQuery.terms_frame_ids.overlap(ids))
+    bundles = evidence_record.remove_exports(session, EvidenceExport.frame_ids.overlap(ids))
     return Removed(
         frames,
         drawn.queries + uploaded.queries,
         hits + drawn.hits + uploaded.hits,
-        uploaded.uploads,
+        sorted({*drawn.uploads, *uploaded.uploads, *learnt, *bundles}),
     )
 
 
+def _forget_terms(session: Session, which: ColumnElement[bool]) -> list[str]:
+    """Forget what searches knew; returns the names of its files."""
+    found = select(SearchQuery.id, SearchQuery.terms_sha256).where(which).with_for_update()
+    known = session.execute(found).all()
+    ids = [query_id for query_id, _ in known]
+    forgotten = update(SearchQuery).where(SearchQuery.id.in_(ids))
+    _count(session, forgotten.values(terms_sha256=None, terms_frame_ids=None))
+    return [name for _, name in known if name is not None]
+
+
 def _remove_queries(session: Session, shown: ColumnElement[bool]) -> Removed:
-    found = select(SearchQuery.id, SearchQuery.picture_sha256).where(shown).with_for_update()
+    names = (SearchQuery.picture_sha256, SearchQuery.terms_sha256)
+    found = select(SearchQuery.id, *names).where(shown).with_for_update()
     queries = session.execute(found).all()
-    ids = [query_id for query_id, _ in queries]
+    ids = [query[0] for query in queries]
+    files = [name for query in queries for name in query[1:] if name is not None]
+    files += evidence_record.remove_exports(session, EvidenceExport.query_id.in_(ids))
     hits = _count(session, delete(SearchHit).where(SearchHit.query_id.in_(ids)))
     _count(session, delete(SearchQuery).where(SearchQuery.id.in_(ids)))
-    return Removed(0, len(queries), hits, [sha256 for _, sha256 in queries if sha256])
+    return Removed(0, len(queries), hits, files)
 
 
 def _remove_empty_segments(session: Session, segment_ids: Sequence[int]) -> None:

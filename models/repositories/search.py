@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload
 
 from models.jobs import Job
-from models.search import SearchHit, SearchQuery
+from models.search import EvidenceExport, SearchHit, SearchQuery
 from models.video import Frame
 
 UPLOAD_LOCK = 7_268_143_003
@@ -35,15 +35,29 @@ def _asked_uploads() -> Select[Any]:
     )
 
 
+def _named_files() -> list[tuple[Select[Any], Any]]:
+    """Every file of the upload store that some row names, and the column that does."""
+    terms, bundle = SearchQuery.terms_sha256, EvidenceExport.content_sha256
+    return [
+        (_asked_uploads(), SearchQuery.picture_sha256),
+        (select(terms).where(terms.is_not(None)), terms),
+        (select(bundle).where(bundle.is_not(None)), bundle),
+    ]
+
+
 def upload_hashes(session: Session) -> set[str]:
-    """Names of the uploads that queries are asked on."""
-    return {str(sha256) for sha256 in session.scalars(_asked_uploads())}
+    """Names of the uploads that queries are asked on, of what searches knew, and of bundles."""
+    return {str(name) for named, _ in _named_files() for name in session.scalars(named)}
 
 
 def unused_uploads(session: Session, sha256s: Sequence[str]) -> set[str]:
-    """Which of these uploads no query is asked on."""
-    asked = _asked_uploads().where(SearchQuery.picture_sha256.in_(sha256s))
-    return set(sha256s) - {str(sha256) for sha256 in session.scalars(asked)}
+    """Which of these files no row names."""
+    used = {
+        str(name)
+        for named, column in _named_files()
+        for name in session.scalars(named.where(column.in_(sha256s)))
+    }
+    return set(sha256s) - used
 
 
 def create_query(
@@ -116,15 +130,22 @@ def record_hits(
     generation_id: int,
     stats: dict[str, Any],
     hits: Sequence[dict[str, Any]],
+    terms: tuple[str, Sequence[int]] | None = None,
 ) -> None:
-    """Replace a query's hits; a repeated run leaves one set."""
+    """Replace a query's hits; a repeated run leaves one set. ``terms``: name of the file that says
+    what the search knew, and the frames whose descriptors are in it."""
     session.execute(delete(SearchHit).where(SearchHit.query_id == query_id))
     if hits:
         session.execute(insert(SearchHit), [{"query_id": query_id, **hit} for hit in hits])
     session.execute(
         update(SearchQuery)
         .where(SearchQuery.id == query_id)
-        .values(generation_id=generation_id, stats=stats)
+        .values(
+            generation_id=generation_id,
+            stats=stats,
+            terms_sha256=None if terms is None else terms[0],
+            terms_frame_ids=None if terms is None else sorted(terms[1]),
+        )
         .execution_options(synchronize_session=False)
     )
 

@@ -12,8 +12,11 @@ import pytest
 
 from api.app import make_app
 from api.desk import open_desk
+from models.repositories import search as search_record
 from tests.api.conftest import BOX, Api
-from tests.parts import sql
+from tests.parts import run_jobs, sql
+from worker.accepting.desk import COMMAND_LINE
+from worker.accepting.evidence import order_export
 from worker.accepting.keys import ACTIONS
 from worker.config import Settings
 from worker.core.sampling import IntervalPolicy
@@ -89,6 +92,24 @@ def own_query(below: str, w: World) -> Ask:
 
 def others_query(below: str, w: World) -> Ask:
     return Ask(f"/v1/queries/{w.others_query}{below}", expect=404)
+
+
+def own_export(below: str, w: World) -> Ask:
+    return Ask(f"/v1/queries/{w.own_query}/evidence/{new_export(w, w.own_query)}{below}")
+
+
+def others_export(below: str, w: World) -> Ask:
+    made = new_export(w, w.others_query)
+    return Ask(f"/v1/queries/{w.others_query}/evidence/{made}{below}", expect=404)
+
+
+def new_export(w: World, query_id: uuid.UUID) -> uuid.UUID:
+    with w.api.context.db.transaction() as session:
+        query = search_record.find_query(session, query_id)
+        assert query is not None
+        accepted = order_export(session, COMMAND_LINE, query, [1])
+    run_jobs(w.api.context)
+    return accepted.evidence_id
 
 
 def new_feed(w: World) -> int:
@@ -193,6 +214,21 @@ RULES: dict[tuple[str, str], Rule] = {
             ("GET", "/appearances", "/appearances"),
             ("DELETE", "", ""),
         )
+    },
+    ("POST", "/v1/queries/{query_id}/evidence"): Rule(
+        "export",
+        lambda w: Ask(f"/v1/queries/{w.own_query}/evidence", {"ranks": [1]}, expect=202),
+        [not_found(lambda w: f"/v1/queries/{w.others_query}/evidence", lambda _w: {"ranks": [1]})],
+        also=("search",),
+    ),
+    **{
+        ("GET", "/v1/queries/{query_id}/evidence/{evidence_id}" + below): Rule(
+            "export",
+            partial(own_export, below),
+            [partial(others_export, below)],
+            also=("search",),
+        )
+        for below in ("", "/bundle")
     },
     ("POST", "/v1/segments"): Rule(
         "ingest",

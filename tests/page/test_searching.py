@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.page.conftest import BOW_TIE, CAR_TIME, Visit, Visits
+from tests.page.conftest import BOW_TIE, CAR_TIME, Visit, Visits, offline
 
 pytestmark = pytest.mark.slow
 
@@ -179,3 +180,49 @@ def test_a_hit_opens_at_its_time_and_in_the_order_of_time(visit, desk):
     assert lines.count() == len(hits)
     page.locator(".lane .bar").last.click()
     expect(page.locator("#hit")).to_be_visible()
+
+
+def test_hits_are_exported_as_evidence(visit, visits: Visits, desk, tmp_path: Path):
+    query_id = desk.done_query(group="frame")
+    page = visit.open(f"#query={query_id}")
+    bar = page.get_by_role("region", name="Evidence")
+    expect(page.get_by_label("Choose hit 1 as evidence")).to_be_visible()
+    expect(bar).to_be_hidden()
+    tab_to(page, ".card .choose input")
+    page.keyboard.press("Space")
+    expect(bar).to_contain_text("1 hit chosen as evidence")
+    page.locator(".card .shown").nth(1).click()
+    page.locator("#hit").get_by_label("Choose hit 2 as evidence").check()
+    visit.assert_accessible("a hit chosen in its window")
+    page.keyboard.press("Escape")
+    expect(page.locator(".card").nth(1).get_by_role("checkbox")).to_be_checked()
+    expect(bar).to_contain_text("2 hits chosen as evidence")
+    visit.assert_accessible("hits chosen")
+    bar.scroll_into_view_if_needed()
+    with offline(visit):
+        page.get_by_role("button", name="Export evidence").click()
+        expect(bar).to_contain_text("It could not be exported: The server does not answer.")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export evidence").click()
+    bundle = tmp_path / "bundle.zip"
+    download.value.save_as(bundle)
+    expect(bar).to_contain_text("Saved, signed by")
+    told = desk.ris.json("evidence", "verify", str(bundle), "--rematch")
+    assert (told["intact"], told["signer"], told["problems"]) == (True, "trusted", [])
+    assert [hit["rank"] for hit in told["rematch"]] == [1, 2]
+    assert all(hit["remade"] and hit["is_record"] for hit in told["rematch"])
+    assert download.value.suggested_filename.startswith("evidence-")
+    page.get_by_role("button", name="Choose none").click()
+    expect(bar).to_be_hidden()
+    # The search of a key that may not export, which sees nothing of it.
+    limited = visits(desk.url, desk.key("--action", "view", "--action", "search"))
+    page = limited.open_car()
+    limited.draw()
+    page.get_by_role("button", name="Search").click()
+    page.wait_for_selector(".card")
+    assert page.locator(".choose").count() == 0
+    # By the command line the same hits.
+    out = tmp_path / "cli.zip"
+    made = desk.ris.json("evidence", "export", query_id, "--ranks", "1,2", "--out", str(out))
+    assert made["signed_by"] == told["signed_by"] == desk.ris.json("evidence", "key")["fingerprint"]
+    assert out.stat().st_mode & 0o777 == 0o600

@@ -58,3 +58,4 @@ class Actor:
 COMMAND_LINE = Actor("command line")
 BEAT = Actor("beat")
 MESSAGES = Actor("messages")
+WORKER = Actor("worker")

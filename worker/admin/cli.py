@@ -30,6 +30,7 @@ COMMANDS = {
     "keys": "keys:keys",
     "ingest": "video:ingest",
     "query": "query:query",
+    "evidence": "evidence:app",
     "changes": "changes:changes",
     "cameras": "video:cameras",
     "feed": "feed:app",

@@ -22,7 +22,8 @@ _MOST_KEYS = 100_000
 def keys(
     create: Annotated[str | None, typer.Option(help="Make a key of this name.")] = None,
     action: Annotated[
-        list[str] | None, typer.Option(help="What it allows: view, search, ingest or admin.")
+        list[str] | None,
+        typer.Option(help="What it allows: view, search, export, ingest or admin."),
     ] = None,
     camera: Annotated[list[str] | None, typer.Option(help="Only these cameras.")] = None,
     expires: Annotated[str | None, typer.Option(help="Until this time (ISO 8601).")] = None,

@@ -13,6 +13,7 @@ from typing import Any
 from worker.accepting.desk import COMMAND_LINE
 from worker.accepting.keys import create_first_key
 from worker.admin.output import Json, console, emit_json, notes, size, table
+from worker.bundle.signing import own_key
 from worker.config import Settings, settings
 from worker.embedded.state import ServiceState, api_path
 from worker.embedded.supervisor import start_supervisor, stop_supervisor
@@ -47,6 +48,7 @@ def up(as_json: Json = False) -> None:
         broker_address(broker.get_secret_value())
     state = start_services(settings(), detach=True, with_api=True)
     url = json.loads(api_path(settings().data_dir).read_text())["url"]
+    own_key(settings())  # so that its fingerprint can be told before anything is signed
     with process_context().db.transaction() as session:
         secret = create_first_key(session, COMMAND_LINE)
     if as_json:

@@ -7,6 +7,8 @@ descriptors are unit rows of one backbone spec; nothing here is tuned per camera
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from worker.core.similarity import l2_normalise
@@ -107,3 +109,30 @@ def weighted_max_similarity(similarity_mqc: FloatArray, weight_q: FloatArray) ->
     weighted_m = (best_mq * weight_q).sum(axis=1, dtype=np.float64)
     mean_m: FloatArray = (weighted_m / weight_q.sum(dtype=np.float64)).astype(np.float32)
     return mean_m
+
+
+AGAINST_WEIGHT = 0.3
+"""What likeness to the wrong thing takes from likeness to the subject."""
+
+
+def strongest(likeness_kn: Sequence[FloatArray], count: int) -> FloatArray:
+    """Per frame, the greatest of several likenesses: float32 (count,); zero without any."""
+    if not likeness_kn:
+        return np.zeros(count, dtype=np.float32)
+    greatest: FloatArray = np.maximum.reduce(likeness_kn)
+    return greatest
+
+
+def joint_likeness(
+    seen_n: FloatArray,
+    exemplar_kn: Sequence[FloatArray],
+    shares: Sequence[float],
+    against_kn: Sequence[FloatArray],
+) -> FloatArray:
+    """Likeness to the query, float32 (n,), averaged with that to the exemplars by their shares,
+    less the greatest likeness to what speaks against the subject."""
+    for share, likeness_n in zip(shares, exemplar_kn, strict=True):
+        seen_n = seen_n + share * likeness_n
+    seen_n = seen_n / (1 + sum(shares))
+    whole: FloatArray = seen_n - AGAINST_WEIGHT * strongest(against_kn, len(seen_n))
+    return whole

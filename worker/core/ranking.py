@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,10 +60,19 @@ NEIGHBOUR_GAP_S = 30.0
 """Frames further apart in time are no neighbours: the camera did not record in between."""
 
 
-def smooth_in_time(
+class InTime(NamedTuple):
+    """Scores, and those of their neighbours in time, each (n,): ``smooth_n`` float32; ``before_n``,
+    ``after_n`` float64, NaN where there is no neighbour."""
+
+    smooth_n: FloatArray
+    before_n: NDArray[np.float64]
+    after_n: NDArray[np.float64]
+
+
+def beside_in_time(
     score_n: FloatArray, camera_n: IntArray, t_n: NDArray[Any], place_n: IntArray
-) -> FloatArray:
-    """Half of each frame's score and a quarter of those just before and after: float32 (n,).
+) -> InTime:
+    """Half of each frame's score and a quarter of those just before and after.
 
     ``camera_n`` int64, ``t_n`` seconds; ``place_n`` int64: the frame's place in its camera's order
     of time, so that a frame beside one that is not given is not taken for its neighbour. A
@@ -81,9 +90,27 @@ def smooth_in_time(
         & (np.diff(place_n[order]) == 1)
         & (np.diff(t) <= NEIGHBOUR_GAP_S)
     )
-    before, after = score.copy(), score.copy()
+    before, after = np.full_like(score, np.nan), np.full_like(score, np.nan)
     before[1:][follows] = score[:-1][follows]
     after[:-1][follows] = score[1:][follows]
-    smooth = np.empty(score.shape, dtype=np.float32)
-    smooth[order] = (before + 2 * score + after) / 4
+    before_n, after_n = np.empty_like(score), np.empty_like(score)
+    before_n[order], after_n[order] = before, after
+    return InTime(smoothed(score_n, before_n, after_n), before_n, after_n)
+
+
+def smooth_in_time(
+    score_n: FloatArray, camera_n: IntArray, t_n: NDArray[Any], place_n: IntArray
+) -> FloatArray:
+    """The smooth scores of :func:`beside_in_time` alone, float32 (n,)."""
+    return beside_in_time(score_n, camera_n, t_n, place_n).smooth_n
+
+
+def smoothed(
+    score_n: FloatArray, before_n: NDArray[np.float64], after_n: NDArray[np.float64]
+) -> FloatArray:
+    """The mean of :func:`beside_in_time`, float32 (n,), from known neighbours; NaN is none."""
+    own = score_n.astype(np.float64)
+    before = np.where(np.isnan(before_n), own, before_n)
+    after = np.where(np.isnan(after_n), own, after_n)
+    smooth: FloatArray = ((before + 2 * own + after) / 4).astype(np.float32)
     return smooth

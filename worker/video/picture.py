@@ -166,6 +166,15 @@ def draw_overlay(hit: HitPicture, max_side_px: int, form: Literal["JPEG", "PNG"]
     return _encoded(shown, form)
 
 
+def draw_roi(img_hwc: ImageArray, roi: Roi, max_side_px: int) -> bytes:
+    """A query's picture with its region outlined, as a JPEG."""
+    picture = Image.fromarray(img_hwc)
+    side_px = min(max_side_px, max(picture.size))
+    shown = _fit(picture, side_px, side_px)
+    _outline(shown, _corners(roi, shown), _ROI, width_px=3)
+    return _encoded(shown, "JPEG")
+
+
 def _encoded(picture: Image.Image, form: Literal["JPEG", "PNG"]) -> bytes:
     out = io.BytesIO()
     picture.save(out, form, **({"quality": 88} if form == "JPEG" else {}))

@@ -131,6 +131,25 @@ class RisClient:
         query = self.wait(self.search(**asked).query_id, wait_s)
         return Answer(query, tuple(self.hits(query.query_id)))
 
+    def evidence(self, query_id: str, ranks: Sequence[int], timeout_s: float = 120.0) -> bytes:
+        """Hits of a query as one signed ZIP file (docs/evidence.md); the key may ``export``.
+
+        Raises :class:`RisApiError` with its code when it failed, and ``TimeoutError``.
+        """
+        path, named = f"/v1/queries/{query_id}/evidence", {"Idempotency-Key": uuid.uuid4().hex}
+        told = self._json("POST", path, {"ranks": list(ranks)}, named)
+        until_s, poll_s = time.monotonic() + timeout_s, _FIRST_POLL_S
+        while told["bundle"] is None:
+            if told["state"] == "failed":
+                raise RisApiError(told["error"]["code"], told["error"]["detail"], 200)
+            if time.monotonic() > until_s:
+                name = told["evidence_id"]
+                raise TimeoutError(f"evidence {name} is {told['state']} after {timeout_s:g} s")
+            time.sleep(poll_s)
+            poll_s = min(_SLOWEST_POLL_S, poll_s * 1.3)
+            told = self._json("GET", f"{path}/{told['evidence_id']}")
+        return self._send("GET", str(told["bundle"]))
+
     def submit_segment(
         self, path: str, camera_id: int, start_utc: datetime, every_s: float = 1.0
     ) -> Segment:
