@@ -63,7 +63,7 @@ def rematch_fields(made: Rematched, record: Mapping[str, Any]) -> dict[str, Any]
         "same_region": same_pairs(made.region, [(q, c) for q, c in record["pairs"]]),
         "same_score": None
         if made.score is None
-        else abs(made.score - record["score"]) <= SCORE_TOLERANCE,
+        else abs(made.score - record["score"]) <= SCORE_TOLERANCE * max(1.0, abs(made.score)),
     }
 
 
