@@ -205,6 +205,21 @@ def test_what_was_erased_does_not_come_back(context: Context, clip: Path, tmp_pa
     assert (queued_jobs(context), segments(context, "erased")) == ([], [])
 
 
+def test_a_file_waits_while_its_footage_is_erased(context: Context, clip: Path, tmp_path: Path):
+    watched = watch(context, tmp_path / "waits", "%Y%m%d.mp4", camera="waits")
+    watched.put(clip, "20260501.mp4")
+    watched.look()
+    run_jobs(context)
+    submit_erasure(context, camera_span(context, "waits", None, None)[0])
+    watched.put(clip, "20260502.mp4")
+    state = watched.look()
+    assert (state.waiting, state.taken, state.failed) == (1, 1, 0)
+    run_jobs(context)
+    assert watched.look().taken == 2
+    run_jobs(context)
+    assert [outcome for *_, outcome in segments(context, "waits")] == ["complete"]
+
+
 def test_a_folder_that_is_away_is_told_and_forgets_nothing(
     context: Context, clip: Path, tmp_path: Path
 ):
