@@ -29,6 +29,7 @@ from worker.arrivals import listen
 from worker.config import Settings
 from worker.context import Context
 from worker.embedded.children import listener_children
+from worker.erasure import camera_span, submit_erasure
 from worker.errors import InputInvalid
 from worker.mqtt.subscription import broker_address
 
@@ -222,6 +223,23 @@ def test_a_message_is_acknowledged_only_once_it_is_in_the_record(
     waits = [entry for entry in logs if entry["event"] == "listening_waits_for_postgres"]
     assert len(waits) == 2
     run_jobs(context)
+
+
+def test_a_message_waits_while_footage_of_its_camera_is_erased(
+    context: Context, broker: Broker, clips: Clips, camera: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(arrivals, "_STAND_BY_S", 0.1)
+    with capture_logs() as logs, listening(context), recorder(broker) as publish:
+        publish("ris/recordings", ours(clips, camera, 0))
+        until(lambda: len(segments(context, camera)) == 1)
+        run_jobs(context)
+        submit_erasure(context, camera_span(context, camera, None, None)[0])
+        publish("ris/recordings", ours(clips, camera, 1))
+        until(lambda: any(entry["event"] == "message_waits" for entry in logs))
+        run_jobs(context)
+        until(lambda: segments(context, camera))
+    run_jobs(context)
+    assert [outcome for _, outcome, _ in segments(context, camera)] == ["complete"]
 
 
 def test_a_broker_that_restarts_and_one_that_is_away(

@@ -233,6 +233,23 @@ def test_a_program_that_does_not_start_is_no_fault_of_the_camera() -> None:
         open_live(camera.url, options(), "feed x", decoders=decoders)
 
 
+@pytest.mark.parametrize("host", ["10.0.0.7", "fd00::7", "127.0.0.9", "::1"])
+def test_ffmpeg_finds_the_cameras_own_address_in_a_network_of_its_own(host: str) -> None:
+    if network_of_decoders() != "none":
+        pytest.skip("this kernel lets no unprivileged process leave the network")
+    code = (
+        "import socket, sys\n"
+        "from worker.video.camera_link import listen_as\n"
+        "from worker.video.confinement import leave_network\n"
+        "where = (sys.argv[1], 554)\n"
+        "assert leave_network()\n"
+        "with listen_as(where, alone=True) as listener:\n"
+        "    assert listener.getsockname()[:2] == where\n"
+        "    socket.create_connection(where, 1).close()\n"
+    )
+    subprocess.run([sys.executable, "-c", code, host], check=True)
+
+
 @pytest.mark.parametrize("what", ["nothing", "no name space"])
 def test_a_camera_that_sends_elsewhere_is_not_followed(what: str) -> None:
     """Also where the kernel or a container lets no process leave the network."""

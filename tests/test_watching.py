@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from models.repositories import watching as watch_record
 from models.repositories.watching import WatchSummary
 from tests.conftest import Services
 from tests.parts import HANDLERS, fresh_context, queued_jobs, run_jobs, sql, with_settings
+from worker.admin import watch as watch_commands
+from worker.admin.cli import app as cli
 from worker.context import Context
 from worker.core.sampling import IntervalPolicy
 from worker.erasure import camera_span, submit_erasure
@@ -202,6 +205,21 @@ def test_what_was_erased_does_not_come_back(context: Context, clip: Path, tmp_pa
     assert (queued_jobs(context), segments(context, "erased")) == ([], [])
 
 
+def test_a_file_waits_while_its_footage_is_erased(context: Context, clip: Path, tmp_path: Path):
+    watched = watch(context, tmp_path / "waits", "%Y%m%d.mp4", camera="waits")
+    watched.put(clip, "20260501.mp4")
+    watched.look()
+    run_jobs(context)
+    submit_erasure(context, camera_span(context, "waits", None, None)[0])
+    watched.put(clip, "20260502.mp4")
+    state = watched.look()
+    assert (state.waiting, state.taken, state.failed) == (1, 1, 0)
+    run_jobs(context)
+    assert watched.look().taken == 2
+    run_jobs(context)
+    assert [outcome for *_, outcome in segments(context, "waits")] == ["complete"]
+
+
 def test_a_folder_that_is_away_is_told_and_forgets_nothing(
     context: Context, clip: Path, tmp_path: Path
 ):
@@ -331,3 +349,32 @@ def test_only_recordings_are_looked_at(tmp_path: Path):
     (tmp_path / "dir.mp4").mkdir()
     assert [path for path, _ in recordings_below(tmp_path)] == ["a.mp4", "b.MKV", "f/g.ts"]
     assert json.dumps(dict(recordings_below(tmp_path)))
+
+
+def test_the_commands(
+    context: Context, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(watch_commands, "process_context", lambda: context)
+    folder = tmp_path / "commands"
+    folder.mkdir()
+
+    def ris(*arguments: str) -> Any:
+        done = CliRunner().invoke(cli, ["watch", *arguments])
+        assert done.exit_code == 0, (done.output, done.exception)
+        return json.loads(done.stdout) if "--json" in arguments else done.stdout
+
+    add = ("add", str(folder), "--camera", "commands", "--name", "%Y%m%d.mp4", "--every", "60")
+    first, again = ris(*add, "--json"), ris(*add, "--json")
+    assert (first["is_new"], again) == (True, first | {"is_new": False})
+    watched = Watch(context, folder, first["watch_id"])
+    watched.put(clip, "x.mp4")
+    watched.put(clip, "20260501.mp4")
+    watched.look()
+    told = ris("ls", "--failed", "--json")
+    (shown,) = [one for one in told["folders"] if one["id"] == watched.id]
+    assert (shown["taken"], shown["failed"], shown["camera"]) == (1, 1, "commands")
+    assert [one["code"] for one in told["failed"] if one["path"] == "x.mp4"] == ["input_invalid"]
+    assert "Failed files" in ris("ls", "--failed")
+    assert "not watched any more" in ris("rm", str(folder))
+    assert watched.id not in [one["id"] for one in ris("ls", "--json")]
+    run_jobs(context)

@@ -27,6 +27,10 @@ _STAND_BY_S: Final = 2.0
 _LOOK_EVERY_S: Final = 0.5
 
 
+class NotYet(Exception):
+    """A message cannot be taken now, and can be soon: it is not acknowledged, and comes again."""
+
+
 def listen(context: Context, stopping: threading.Event) -> None:
     """Take messages until it is to stop. Of several processes one listens, the others stand by.
 
@@ -46,6 +50,8 @@ def listen(context: Context, stopping: threading.Event) -> None:
                         _take_messages(context, held, subscription, stopping)
         except DatabaseUnavailable as error:
             log.warning("listening_waits_for_postgres", detail=str(error))
+        except NotYet as error:
+            log.info("message_waits", detail=str(error))
         stopping.wait(_STAND_BY_S)
 
 
@@ -67,8 +73,8 @@ def _take_messages(
 
 
 def take_message(context: Context, message: BrokerMessage) -> None:
-    """Record what a message tells of. Raises ``DatabaseUnavailable``: then it is not acknowledged,
-    and comes again."""
+    """Record what a message tells of. Raises ``DatabaseUnavailable`` and :class:`NotYet`: then it
+    is not acknowledged, and comes again."""
     frigate = context.settings.frigate_url
     try:
         arrival = read_message(message.raw, None if frigate is None else frigate.get_secret_value())
@@ -80,6 +86,8 @@ def take_message(context: Context, message: BrokerMessage) -> None:
     try:
         _accept(context, arrival)
     except (InputInvalid, AddressRefused, SecretKeyMissing) as error:
+        if error.again:
+            raise NotYet(str(error)) from error
         _count(context, "refused", message, str(error))
     except DatabaseUnavailable:
         raise

@@ -202,6 +202,9 @@ def _take(
                 session, watch.id, file.path, state="taken", segment_id=made.segment_id
             )
     except (InputInvalid, VideoUnreadable) as error:
+        if error.again:
+            log.info("file_waits", path=file.path, detail=str(error))
+            return  # until the next look
         _note_failure(context, lease, watch, file, error)
         return
     if made.is_new:

@@ -228,10 +228,12 @@ def _erased_since(session: Session, segment: VideoSegment) -> bool:
     reaching = erasure_record.reaching(session, segment.camera_id, segment.start_utc)
     open_ids = [erasure.id for erasure, state in reaching if state in ("queued", "running")]
     if open_ids:
-        raise InputInvalid(
+        refused = InputInvalid(
             f"erasure {open_ids[0]} of this camera and time is under way: submit the file again"
             " when `ris erasures` says that it is done"
         )
+        refused.again = True
+        raise refused
     return any(erasure.created_at >= segment.created_at for erasure, _ in reaching)
 
 

@@ -7,17 +7,20 @@ camera's very address; what comes there is carried over a connection that the wo
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import ipaddress
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
 _SIOCSIFADDR, _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8916, 0x8913, 0x8914
 _IFF_UP = 1
 _LOOPBACK_INDEX = 1
+_ADDRESS_S: Final = 2.0
 _CHUNK_BYTES: Final = 64 * 1024
 _STACK_BYTES: Final = 512 * 1024
 _MAX_HEAD_BYTES: Final = 16 * 1024
@@ -35,8 +38,20 @@ def listen_as(camera: tuple[str, int], *, alone: bool) -> socket.socket:
     if alone:
         with contextlib.suppress(OSError):
             _take_address(host)
-            return socket.create_server(camera, family=_family(host), backlog=1)
+            return _listening(camera)
     return socket.create_server(("127.0.0.1", 0), backlog=1)
+
+
+def _listening(where: tuple[str, int]) -> socket.socket:
+    """A listener; a new IPv6 address can be used a moment after it was given only."""
+    until_s = time.monotonic() + _ADDRESS_S
+    while True:
+        try:
+            return socket.create_server(where, family=_family(where[0]), backlog=1)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL or time.monotonic() > until_s:
+                raise
+        time.sleep(0.01)
 
 
 class CameraLink:

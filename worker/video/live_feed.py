@@ -75,23 +75,42 @@ class LiveFeed:
 
     def connect(self, *, again: bool) -> None:
         """Connect, and have a process read it. Raises :class:`FeedFailed`."""
-        target, options = self._target, self._options
-        source, camera = None, None
-        if target.kind == "rtsp":
-            source, camera = connected(target.url, self._label, again=again)
-        elif target.kind == "file":
-            source = open_recording(target.url, self._label)
-        else:
-            self._gate = HttpGate(target.url, options.rules, options.stall_s)
-            source = self._gate.start()
-        self._opening = True
-        self._asked = False
+        self._opening, self._asked = True, False
         self._silent_s = 0.0
         self._last_picture_s = time.monotonic()
-        self._patience_s = options.stall_s + _GRACE_S
-        if target.kind == "http":  # it may wait for another connection as well
-            self._patience_s += options.stall_s + OPEN_TIMEOUT_S
-        request = LiveRequest(
+        self._patience_s = self._options.stall_s + _GRACE_S
+        if self._target.kind == "http":  # it may wait for another connection as well
+            self._patience_s += self._options.stall_s + OPEN_TIMEOUT_S
+        try:
+            source, camera = self._source(again=again)
+            try:
+                self._started = self._decoders.start([source])
+            except FeedFailed as error:
+                raise FeedFailed(f"{self._label}: {error}", reason=error.reason) from error
+            finally:
+                os.close(source)
+            told = self._request(camera).to_bytes()
+            with self._believing():
+                self._send(REQUEST_HEAD.pack(len(told)) + told)
+        except BaseException:
+            self.close()
+            raise
+
+    def _source(self, *, again: bool) -> tuple[int, tuple[str, int] | None]:
+        """The descriptor that the process reads from, and the camera's address where it has one."""
+        target = self._target
+        match target.kind:
+            case "rtsp":
+                return connected(target.url, self._label, again=again)
+            case "file":
+                return open_recording(target.url, self._label), None
+            case "http":
+                self._gate = HttpGate(target.url, self._options.rules, self._options.stall_s)
+                return self._gate.start(), None
+
+    def _request(self, camera: tuple[str, int] | None) -> LiveRequest:
+        target, options = self._target, self._options
+        return LiveRequest(
             kind=target.kind,
             url=without_login(target.url) if target.kind == "http" else target.url,
             camera=camera,
@@ -104,21 +123,6 @@ class LiveFeed:
             patience_s=self._patience_s,
             pace_from_s=self._pace_from_s,
         )
-        with contextlib.ExitStack() as held:
-            if source is not None:
-                held.callback(os.close, source)
-            try:
-                self._started = self._decoders.start([] if source is None else [source])
-            except FeedFailed as error:
-                self.close()
-                raise FeedFailed(f"{self._label}: {error}", reason=error.reason) from error
-        told = request.to_bytes()
-        try:
-            with self._believing():
-                self._send(REQUEST_HEAD.pack(len(told)) + told)
-        except BaseException:
-            self.close()
-            raise
 
     @property
     def _decoder(self) -> LiveDecoder:
