@@ -11,6 +11,7 @@ import sys
 import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,11 @@ from worker.core.search_params import search_params_from_json
 from worker.core.types import Box
 from worker.erasure import camera_span, submit_erasure
 from worker.errors import BackboneMismatch, EvidenceInvalid, InputInvalid, NotFound
-from worker.evidence import NO_ROWS, OLDER_QUERY, drop_old
+from worker.evidence import NO_ROWS, NOT_KEPT, drop_old
 from worker.evidence_check import check_matches
 from worker.jobs import run_job
 from worker.repair import repair_index
+from worker.video.upload_store import UploadStore
 
 CALL = datetime(2026, 3, 1, 14, tzinfo=UTC)
 BOW_TIE = Box(0.44, 0.62, 0.68, 0.92)
@@ -316,6 +318,39 @@ def test_what_was_forged_with_the_right_key_does_not_match_again(indexed: Contex
     assert problem.startswith("audit entry")
 
 
+def test_live_cameras_and_privacy_masks_are_told(indexed: Context):
+    """Of a live camera there is no file to have a hash; what is black is said to be."""
+    query_id = searched(indexed)
+    segment = "(select segment_id from frames join search_hits h on h.frame_id = frames.id"
+    segment += " where query_id = %s and rank = 1)"
+    path = sql(indexed, f"select source_path from video_segments where id = {segment}", query_id)
+    areas = json.dumps([{"box": [0, 0, 0.2, 0.2]}])
+    mask = "insert into privacy_masks (camera_id, areas) values (1, %s) returning id"
+    (mask_id,) = sql(indexed, mask, areas)[0]
+    hit_frame = "(select frame_id from search_hits where query_id = %s and rank = 1)"
+    sql(indexed, f"update frames set mask_id = %s where id = {hit_frame}", mask_id, query_id)
+    live = f"update video_segments set source_path = %s where id = {segment}"
+    sql(indexed, live, "feed:call", query_id)
+    try:
+        (hit,) = checked(indexed, exported(indexed, query_id, 1)).manifest["hits"]
+    finally:
+        sql(indexed, live, path[0][0], query_id)
+        sql(indexed, f"update frames set mask_id = null where id = {hit_frame}", query_id)
+    frame = hit["frame"]
+    assert (frame["segment"]["live"], frame["segment"]["content_sha256"]) == (True, None)
+    assert frame["privacy_mask"] == {"mask_id": mask_id, "areas": json.loads(areas)}
+
+
+def test_a_disk_that_takes_nothing_costs_the_match_and_not_the_answer(
+    indexed: Context, tmp_path: Path
+):
+    (tmp_path / "file").write_text("no folder")
+    broken = replace(indexed, uploads=UploadStore(tmp_path / "file" / "uploads"))
+    query_id = searched(broken)
+    (hit,) = checked(indexed, exported(indexed, query_id, 1)).manifest["hits"]
+    assert hit["why_no_rematch"] == NOT_KEPT
+
+
 def test_a_bundle_is_not_checked_with_another_backbone(indexed: Context, bundle: bytes):
     found = checked(indexed, bundle)
     with pytest.raises(BackboneMismatch):
@@ -380,12 +415,12 @@ def test_a_query_of_an_older_version_is_exported_without_the_match(indexed: Cont
     found = checked(indexed, exported(indexed, query_id, 1))
     assert found.problems == ()
     (hit,) = found.manifest["hits"]
-    assert (hit["rematch"], hit["why_no_rematch"]) == (None, OLDER_QUERY)
-    assert f"cannot be made again: {OLDER_QUERY}" in " ".join(
+    assert (hit["rematch"], hit["why_no_rematch"]) == (None, NOT_KEPT)
+    assert f"cannot be made again: {NOT_KEPT}" in " ".join(
         found.files["README.txt"].decode().split()
     )
     (said,) = check_matches(found, indexed.backbone).hits
-    assert (said.remade, said.picture, said.detail) == (None, None, OLDER_QUERY)
+    assert (said.remade, said.picture, said.detail) == (None, None, NOT_KEPT)
 
 
 def test_what_cannot_be_exported_is_refused(indexed: Context):
@@ -486,7 +521,7 @@ def test_what_is_erased_leaves_bundles_and_what_searches_learnt(
         named = "select terms_sha256 from search_queries union select content_sha256 from"
         assert kept == {row[0] for row in sql(context, f"{named} evidence_exports") if row[0]}
         found = checked(context, exported(context, marked, 1))
-        assert found.manifest["hits"][0]["why_no_rematch"] == OLDER_QUERY
+        assert found.manifest["hits"][0]["why_no_rematch"] == NOT_KEPT
 
 
 def test_descriptors_stored_anew_by_sealing_are_told(

@@ -57,9 +57,9 @@ from worker.video.picture import HitPicture, draw_overlay, draw_roi
 log = structlog.get_logger()
 
 OVERLAY_MAX_SIDE_PX = 1920
-OLDER_QUERY = (
-    "what the search knew is not kept: an older version made it, or footage it learnt from was"
-    " erased"
+NOT_KEPT = (
+    "what the search knew is not kept: an older version made it, its disk took nothing more, or"
+    " footage it learnt from was erased"
 )
 NO_ROWS = "the descriptors of this frame are no longer in the index it was found in"
 DAMAGED_ROWS = "the stored descriptors of this frame are damaged"
@@ -255,7 +255,7 @@ def _hit(
         "record": record,
         "terms": None,
         "rematch": None,
-        "why_no_rematch": OLDER_QUERY,
+        "why_no_rematch": NOT_KEPT,
     }
     if search is None or hit.rank not in read.hit_terms:
         return told

@@ -18,7 +18,7 @@ from worker.core.types import Descriptors, FloatArray, ImageArray, SizePx
 from worker.errors import BackboneMismatch, EvidenceInvalid, RisError
 from worker.video.picture import load_query_picture
 
-LEAST_MEAN_COSINE = 0.9
+LEAST_MEAN_COSINE = 0.8
 """Of the cells of a picture, embedded anew, with what the index holds of it (docs/evidence.md says
 what was measured). The index was made from decoded video and the picture is a JPEG of it, so they
 are alike, not equal."""
