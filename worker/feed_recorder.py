@@ -231,9 +231,14 @@ class FeedRecorder:
                 last_pts=pts[-1],
             )
             removed = feed_record.wanted(session, feed.feed_id) is None
-            record_missed(session, feed, missed, removed=removed)
             wrong_after_utc = at_utc(time.time() + OWN_CLOCK_S)
-            feed_record.close_gap(session, feed.camera_id, first.t_utc, wrong_after_utc)
+            if missed.gap is not None and missed.gap[0] >= first.t_utc:
+                # It began behind these frames, which end the one before.
+                feed_record.close_gap(session, feed.camera_id, first.t_utc, wrong_after_utc)
+                record_missed(session, feed, missed, removed=removed)
+            else:
+                record_missed(session, feed, missed, removed=removed)
+                feed_record.close_gap(session, feed.camera_id, first.t_utc, wrong_after_utc)
             feed_record.set_status(
                 session,
                 feed.feed_id,

@@ -167,6 +167,12 @@ class FeedSession:
         while self.pending:
             self.count_drop(self.pending.popleft().t_utc, reason)
 
+    def gap_is_behind_waiting(self) -> bool:
+        """Whether frames from before the gap are still to be recorded."""
+        if self.gap is None:
+            return False
+        return self.in_flight > 0 or (bool(self.pending) and self.pending[0].t_utc <= self.gap[0])
+
     def note_gap(self, reason: str, from_utc: datetime | None) -> None:
         """Frames are missing since then; the first reason stands until it was written."""
         if self.gap is None and from_utc is not None:
@@ -175,9 +181,12 @@ class FeedSession:
 
 @contextmanager
 def taking(
-    feed: FeedSession, lock: AbstractContextManager[object]
+    feed: FeedSession, lock: AbstractContextManager[object], *, waiting_stay: bool = False
 ) -> Iterator[Callable[[], Missed]]:
     """Hands over what was missed, once asked; takes it back when the transaction inside fails.
+
+    ``waiting_stay``: no frame is recorded with it, so a gap behind frames that wait stays too: they
+    may end an earlier one, and only one is open at a time.
 
     Ask behind the fence: there only one transaction of a feed is at a time.
     """
@@ -185,8 +194,9 @@ def taking(
 
     def take() -> Missed:
         with lock:
-            missed = Missed(feed.gap, feed.drops, feed.decoded, feed.decode_errors)
-            feed.gap, feed.drops = None, Counter()
+            gap = None if waiting_stay and feed.gap_is_behind_waiting() else feed.gap
+            missed = Missed(gap, feed.drops, feed.decoded, feed.decode_errors)
+            feed.gap, feed.drops = None if gap is feed.gap else feed.gap, Counter()
             feed.decoded = feed.decode_errors = 0
         taken.append(missed)
         return missed

@@ -183,7 +183,7 @@ class FeedSlice:
         fields = self._status() | changes
         try:
             with (
-                taking(feed, self.held.changed) as take,
+                taking(feed, self.held.changed, waiting_stay=hold_s > 0) as take,
                 self.context.db.transaction() as session,
             ):
                 self.lease.record_progress(session, {"seen_utc": _text(feed.last_seen_utc)})
