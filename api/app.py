@@ -16,7 +16,18 @@ from api.bodies import BODIES
 from api.desk import ApiDesk
 from api.front import Front
 from api.problems import Problem, refuse_fields, refuse_http, refuse_known
-from api.routes import admin, cameras, feeds, frames, health, hits, page, queries, segments
+from api.routes import (
+    admin,
+    cameras,
+    feeds,
+    frames,
+    health,
+    hits,
+    page,
+    queries,
+    segments,
+    webhooks,
+)
 from models.session import DatabaseUnavailable
 from worker.errors import RisError
 
@@ -46,7 +57,9 @@ def make_app(desk: ApiDesk) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.desk = desk
-    for module in (health, cameras, frames, queries, hits, segments, feeds, admin, page):
+    for module in (
+        health, cameras, frames, queries, hits, segments, feeds, webhooks, admin, page,
+    ):  # fmt: skip
         app.include_router(module.router)
     app.add_middleware(
         Front,

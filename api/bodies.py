@@ -24,6 +24,8 @@ from api.given import (
     MaskGiven,
     QueryGiven,
     SegmentGiven,
+    WebhookChange,
+    WebhookGiven,
 )
 from api.problems import in_words
 from worker.accepting.repeats import NamedRequest
@@ -140,6 +142,8 @@ MaskBody = Annotated[MaskGiven, Depends(_reading(MaskGiven))]
 SegmentBody = Annotated[SegmentGiven, Depends(_reading(SegmentGiven))]
 FeedBody = Annotated[FeedGiven, Depends(_reading(FeedGiven))]
 KeyBody = Annotated[KeyGiven, Depends(_reading(KeyGiven))]
+WebhookBody = Annotated[WebhookGiven, Depends(_reading(WebhookGiven))]
+WebhookChangeBody = Annotated[WebhookChange, Depends(_reading(WebhookChange))]
 BODIES: tuple[type[Given], ...] = (
     QueryGiven,
     CameraGiven,
@@ -148,6 +152,8 @@ BODIES: tuple[type[Given], ...] = (
     SegmentGiven,
     FeedGiven,
     KeyGiven,
+    WebhookGiven,
+    WebhookChange,
 )
 """All kinds of bodies, for the OpenAPI document."""
 

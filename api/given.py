@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from api.fields import IdField, Number, Time, Whole
+from worker.accepting.events import EventKind
 from worker.accepting.keys import Action
 from worker.core.examples import MAX_EXAMPLES
 from worker.core.masking import MAX_AREAS
@@ -236,11 +237,55 @@ class FeedGiven(Given):
         return self
 
 
+Kinds = Annotated[list[EventKind], Field(max_length=32)]
+WebhookUrl = Annotated[
+    SecretStr, Field(min_length=1, max_length=4096, description="http or https.")
+]
+
+
+class WebhookGiven(Given):
+    """An address to tell of events; without kinds, of all that the key may read."""
+
+    name: Name
+    url: WebhookUrl
+    kinds: Kinds = []
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "vms",
+                    "url": "https://vms.example/ris-events",
+                    "kinds": ["query.done", "feed.down"],
+                }
+            ]
+        },
+    )
+
+
+class WebhookChange(Given):
+    """What is to change of a webhook; what is left out stays. An empty list of kinds: all that the
+    key may read."""
+
+    name: Name | None = None
+    url: WebhookUrl | None = None
+    kinds: Kinds | None = None
+    state: Literal["active", "paused"] | None = None
+
+    def to_changes(self) -> dict[str, Any]:
+        """Columns by name, of what was given."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        if isinstance(given.get("url"), SecretStr):
+            given["url"] = given["url"].get_secret_value()
+        return {name: value for name, value in given.items() if value is not None}
+
+
 class KeyGiven(Given):
     """A new key."""
 
     name: Name
-    actions: Annotated[list[Action], Field(min_length=1, max_length=4)]
+    actions: Annotated[list[Action], Field(min_length=1, max_length=5)]
     camera_ids: Annotated[list[IdField] | None, Field(min_length=1, max_length=MAX_CAMERAS)] = None
     expires_at: Time | None = None
 

@@ -34,7 +34,7 @@ class ApiKey(Base):
         CheckConstraint("length(secret_sha256) = 64", name="secret_sha256_hex"),
         CheckConstraint("cardinality(actions) > 0", name="actions_given"),
         CheckConstraint(
-            "actions <@ array['view', 'search', 'ingest', 'admin']", name="actions_known"
+            "actions <@ array['view', 'search', 'ingest', 'notify', 'admin']", name="actions_known"
         ),
         CheckConstraint(
             "camera_ids is null or not 'admin' = any (actions)", name="admin_sees_every_camera"

@@ -3,6 +3,7 @@
 from models.access import ApiKey, AuditEntry, RequestKey
 from models.base import Base
 from models.erasure import Erasure
+from models.events import Delivery, Event, Webhook
 from models.feed import Feed, FeedDrop, FeedGap, FeedStatus
 from models.index import CompactBasis, FMapRun, IndexGeneration, Shard
 from models.jobs import Job
@@ -16,7 +17,9 @@ __all__ = [
     "AuditEntry",
     "Camera",
     "CompactBasis",
+    "Delivery",
     "Erasure",
+    "Event",
     "FMapRun",
     "Feed",
     "FeedDrop",
@@ -30,5 +33,6 @@ __all__ = [
     "SearchQuery",
     "Shard",
     "VideoSegment",
+    "Webhook",
     "metadata",
 ]

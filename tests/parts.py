@@ -29,11 +29,11 @@ from worker.offloading import run_offload
 from worker.reindex import fail_reindex, run_reindex
 from worker.runtime import BackboneCache, make_context
 from worker.sealing import run_seal
-from worker.search import run_query
+from worker.search import fail_query, run_query
 
 HANDLERS: Mapping[str, Handler] = {
     "ingest": Handler(run_ingest, fail_ingest),
-    "query": Handler(run_query),
+    "query": Handler(run_query, fail_query),
     "reindex": Handler(run_reindex, fail_reindex),
     "erase": Handler(run_erase),
     "compact": Handler(run_compact),

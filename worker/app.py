@@ -18,6 +18,7 @@ from worker.logs import configure_logging
 from worker.messages import (
     ADMIN_QUEUE,
     COMPACT_TASK,
+    DELIVER_TASK,
     FEED_QUEUE,
     INGEST_QUEUE,
     OFFLOAD_TASK,
@@ -25,6 +26,7 @@ from worker.messages import (
     RETAIN_TASK,
     SEAL_TASK,
     SWEEP_TASK,
+    WATCH_QUEUE,
     scan_queue,
 )
 from worker.services import broker_url
@@ -101,6 +103,7 @@ def make_app() -> Celery:
                 QUERY_QUEUE,
                 ADMIN_QUEUE,
                 FEED_QUEUE,
+                WATCH_QUEUE,
                 *map(scan_queue, range(configured.scan_groups)),
             )
         ],
@@ -124,14 +127,15 @@ def make_app() -> Celery:
             task: {
                 "task": task,
                 "schedule": timedelta(seconds=every_s),
-                "options": {"queue": ADMIN_QUEUE, "expires": max(1.0, every_s)},
+                "options": {"queue": queue, "expires": max(1.0, every_s)},
             }
-            for task, every_s in (
-                (SWEEP_TASK, configured.sweep_every_s),
-                (RETAIN_TASK, configured.retain_every_s),
-                (COMPACT_TASK, configured.compact_every_s),
-                (SEAL_TASK, configured.seal_every_s),
-                (OFFLOAD_TASK, configured.s3_every_s),
+            for task, every_s, queue in (
+                (SWEEP_TASK, configured.sweep_every_s, ADMIN_QUEUE),
+                (RETAIN_TASK, configured.retain_every_s, ADMIN_QUEUE),
+                (COMPACT_TASK, configured.compact_every_s, ADMIN_QUEUE),
+                (SEAL_TASK, configured.seal_every_s, ADMIN_QUEUE),
+                (OFFLOAD_TASK, configured.s3_every_s, ADMIN_QUEUE),
+                (DELIVER_TASK, configured.deliver_every_s, WATCH_QUEUE),
             )
         },
         timezone="UTC",

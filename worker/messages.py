@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import Final, Literal
 
 JobKind = Literal["ingest", "query", "reindex", "erase", "compact", "seal", "offload", "feed"]
-Queue = Literal["ingest", "query", "admin", "feed"]
+Queue = Literal["ingest", "query", "admin", "feed", "watch"]
 
 INGEST_QUEUE: Final[Queue] = "ingest"
 QUERY_QUEUE: Final[Queue] = "query"
 ADMIN_QUEUE: Final[Queue] = "admin"
 FEED_QUEUE: Final[Queue] = "feed"
+WATCH_QUEUE: Final[Queue] = "watch"
+"""What is done behind all else: events are delivered."""
 
 RUN_JOB_TASK: Final = "ris.run_job"
 SWEEP_TASK: Final = "ris.sweep"
@@ -22,6 +24,7 @@ COMPACT_TASK: Final = "ris.compact"
 SEAL_TASK: Final = "ris.seal"
 OFFLOAD_TASK: Final = "ris.offload"
 SCAN_TASK: Final = "ris.scan"
+DELIVER_TASK: Final = "ris.deliver"
 
 SCAN_QUEUE_PREFIX: Final = "scan"
 """Scan workers' queues, one for each group of shards; their messages carry compact descriptors."""

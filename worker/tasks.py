@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from typing import Any
 
 from celery.signals import worker_ready, worker_shutting_down
 
-from worker import compacting, erasure, feeds, offloading, retention, scanning, sealing
+from worker import compacting, delivering, erasure, feeds, offloading, retention, scanning, sealing
 from worker.app import app
 from worker.errors import NotFound
 from worker.feed_host import FeedHost
@@ -18,6 +19,7 @@ from worker.jobs import sweep as sweep_jobs
 from worker.kernels.region_growing import warm_up
 from worker.messages import (
     COMPACT_TASK,
+    DELIVER_TASK,
     FEED_QUEUE,
     OFFLOAD_TASK,
     QUERY_QUEUE,
@@ -27,17 +29,18 @@ from worker.messages import (
     SCAN_TASK,
     SEAL_TASK,
     SWEEP_TASK,
+    WATCH_QUEUE,
 )
 from worker.reindex import fail_reindex, run_reindex
 from worker.runtime import process_context
-from worker.search import run_query
+from worker.search import fail_query, run_query
 from worker.shard_scan import warm_up as warm_up_scan
 
 FEEDS = FeedHost()
 
 HANDLERS = {
     "ingest": Handler(run_ingest, fail_ingest),
-    "query": Handler(run_query),
+    "query": Handler(run_query, fail_query),
     "reindex": Handler(run_reindex, fail_reindex),
     "erase": Handler(erasure.run_erase),
     "compact": Handler(compacting.run_compact),
@@ -62,8 +65,9 @@ def sweep_task() -> None:
 
 @app.task(name=RETAIN_TASK)  # type: ignore[untyped-decorator]
 def retain_task() -> None:
-    """Order the erasure of what has outlived its retention."""
+    """Order the erasure of what has outlived its retention, and forget old events."""
     retention.submit_due(process_context())
+    delivering.clean_up(process_context())
 
 
 @app.task(name=COMPACT_TASK)  # type: ignore[untyped-decorator]
@@ -84,6 +88,12 @@ def scan_task(message: dict[str, Any]) -> dict[str, Any]:
     return scanning.answer_scan(process_context(), message)
 
 
+@app.task(name=DELIVER_TASK)  # type: ignore[untyped-decorator]
+def deliver_task() -> None:
+    """Deliver events that are due."""
+    delivering.deliver_due(process_context())
+
+
 @app.task(name=OFFLOAD_TASK)  # type: ignore[untyped-decorator]
 def offload_task() -> None:
     """Order the moving of old sealed shards to object storage."""
@@ -102,6 +112,9 @@ def _warm_up(sender: Any = None, **_: Any) -> None:
     context = process_context()
     if all(name.startswith(SCAN_QUEUE_PREFIX) for name in app.amqp.queues.consume_from):
         warm_up_scan()  # a scan worker embeds nothing
+        return
+    if app.amqp.queues.consume_from.keys() == {WATCH_QUEUE}:
+        os.nice(10)  # nobody waits for it: queries and cameras come first
         return
     if app.amqp.queues.consume_from.keys() == {FEED_QUEUE} and not feeds.any_running(context):
         return  # a machine without cameras needs no third backbone in memory

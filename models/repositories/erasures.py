@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.sql.dml import UpdateBase
 
 from models.erasure import Erasure
+from models.events import Event
 from models.index import FMapRun, Shard
 from models.jobs import Job
 from models.search import SearchHit, SearchQuery
@@ -223,6 +224,7 @@ def remove_frames(session: Session, frame_ids: Sequence[int], sha256s: Sequence[
     ids = cast(list(frame_ids), ARRAY(BigInteger))
     locked = select(Frame.segment_id).where(Frame.id == func.any(ids)).with_for_update()
     segments = sorted(set(session.scalars(locked)))  # answers being recorded end first
+    _count(session, delete(Event).where(Event.frame_id == func.any(ids)))
     hits = _count(session, delete(SearchHit).where(SearchHit.frame_id == func.any(ids)))
     drawn = _remove_queries(session, SearchQuery.frame_id == func.any(ids))
     frames = _count(session, delete(Frame).where(Frame.id == func.any(ids)))
@@ -241,6 +243,7 @@ def _remove_queries(session: Session, shown: ColumnElement[bool]) -> Removed:
     found = select(SearchQuery.id, SearchQuery.picture_sha256).where(shown).with_for_update()
     queries = session.execute(found).all()
     ids = [query_id for query_id, _ in queries]
+    _count(session, delete(Event).where(Event.query_id.in_(ids)))
     hits = _count(session, delete(SearchHit).where(SearchHit.query_id.in_(ids)))
     _count(session, delete(SearchQuery).where(SearchQuery.id.in_(ids)))
     return Removed(0, len(queries), hits, [sha256 for _, sha256 in queries if sha256])

@@ -29,6 +29,8 @@ OPEN = {
 """What needs no key: it tells nothing of footage."""
 
 URL = "rtsp://camera.example/a"
+WEBHOOK = {"name": "a", "url": "https://vms.example/"}
+EVENT = uuid.UUID(int=7)
 
 
 @dataclass
@@ -46,6 +48,8 @@ class World:
     street_feed: int
     car_feed: int
     job: str
+    own_webhook: int = 0
+    others_webhook: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,30 @@ def others_query(below: str, w: World) -> Ask:
 
 def new_feed(w: World) -> int:
     return add_feed(w.api.context, uuid.uuid4().hex, URL, IntervalPolicy(1.0))
+
+
+def own_webhook(below: str, expect: int, body: Any, w: World) -> Ask:
+    return Ask(f"/v1/webhooks/{w.own_webhook}{below}", body, expect=expect)
+
+
+def others_webhook(below: str, body: Any, w: World) -> Ask:
+    return Ask(f"/v1/webhooks/{w.others_webhook}{below}", body, expect=404)
+
+
+def new_webhook(w: World, headers: dict[str, str]) -> int:
+    """A webhook of a key, with an event on its way."""
+    made = w.api.client.post("/v1/webhooks", json=WEBHOOK, headers=headers)
+    assert made.status_code == 201, made.text
+    sql(w.api.context, "delete from events where id = %s", EVENT)
+    sql(w.api.context, "insert into events (id, kind, data) values (%s, 'x', '{}')", EVENT)
+    webhook_id = int(made.json()["webhook_id"])
+    sql(
+        w.api.context,
+        "insert into deliveries (event_id, webhook_id) values (%s, %s)",
+        EVENT,
+        webhook_id,
+    )
+    return webhook_id
 
 
 def new_key(w: World) -> int:
@@ -236,6 +264,33 @@ RULES: dict[tuple[str, str], Rule] = {
         lambda w: Ask(f"/v1/cameras/{w.street}/gaps"),
         [not_found(lambda w: f"/v1/cameras/{w.car}/gaps")],
     ),
+    ("GET", "/v1/webhooks"): Rule("notify", lambda w: Ask("/v1/webhooks", hides="secret")),
+    ("POST", "/v1/webhooks"): Rule(
+        "notify", lambda w: Ask("/v1/webhooks", WEBHOOK, expect=201), also=("search",)
+    ),
+    **{
+        (method, "/v1/webhooks/{webhook_id}" + below): Rule(
+            "notify",
+            partial(own_webhook, asked, expect, body),
+            [partial(others_webhook, asked, body)],
+            also=("search",),
+        )
+        for method, below, asked, expect, body in (
+            ("GET", "", "", 200, None),
+            ("PATCH", "", "", 200, {"state": "paused"}),
+            ("DELETE", "", "", 204, None),
+            ("POST", "/rotate", "/rotate", 200, None),
+            ("POST", "/test", "/test", 202, None),
+            ("GET", "/deliveries", "/deliveries", 200, None),
+            (
+                "POST",
+                "/deliveries/{event_id}/retry",
+                f"/deliveries/{EVENT}/retry",
+                202,
+                None,
+            ),
+        )
+    },
     ("GET", "/v1/keys"): Rule("admin", lambda w: Ask("/v1/keys", hides="secret")),
     ("POST", "/v1/keys"): Rule(
         "admin", lambda w: Ask("/v1/keys", {"name": "a", "actions": ["view"]}, expect=201)
@@ -326,6 +381,9 @@ def test_an_operation_with_every_kind_of_key(world: World, method: str, path: st
     right = api.key(*(needed or ["view"]))
     if "/queries" in path:
         world.own_query = uuid.UUID(api.answered(right)["query_id"])
+    if "/webhooks/" in path:
+        world.others_webhook = new_webhook(world, api.key("notify", "search"))
+        world.own_webhook = new_webhook(world, right)
     wanted = rule.right(world)
 
     for headers in ({}, {"Authorization": "Bearer ris_x"}, {"Authorization": "Basic YTpi"}):
@@ -353,6 +411,9 @@ def test_an_operation_with_every_kind_of_key(world: World, method: str, path: st
         told = api.answered(limited, **asked)
         assert told["params"]["camera_ids"] == [world.street]
         world.own_query = uuid.UUID(told["query_id"])
+    if "/webhooks/" in path:
+        world.others_webhook = world.own_webhook
+        world.own_webhook = new_webhook(world, limited)
     assert_told(ask(world, method, rule.right(world), limited), rule.right(world))
     for other in rule.others:
         unseen = other(world)

@@ -50,13 +50,14 @@ class AcceptedFeed:
 def rules_of(settings: Settings) -> AddressRules:
     """Which addresses the settings allow."""
     return AddressRules(
-        schemes=_listed(settings.feed_schemes),
-        hosts=_listed(settings.feed_hosts or ""),
+        schemes=listed(settings.feed_schemes),
+        hosts=listed(settings.feed_hosts or ""),
         files_dir=None if settings.feed_files_dir is None else Path(settings.feed_files_dir),
     )
 
 
-def _listed(text: str) -> tuple[str, ...]:
+def listed(text: str) -> tuple[str, ...]:
+    """The parts of a setting that is a list."""
     return tuple(part.strip().lower() for part in text.split(",") if part.strip())
 
 

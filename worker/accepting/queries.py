@@ -14,6 +14,7 @@ from models.search import SearchHit, SearchQuery
 from models.session import Session
 from worker.accepting.audit import brief, record_act
 from worker.accepting.desk import COMMAND_LINE, Actor, Desk
+from worker.accepting.events import tell_query
 from worker.core.geometry import validate_roi
 from worker.core.roi_json import roi_to_json
 from worker.core.search_params import SearchParams
@@ -195,6 +196,7 @@ def cancel_query(session: Session, actor: Actor, query: SearchQuery) -> bool:
         session, query.job_id, Cancelled.code, "whoever asked took the query back"
     ):
         return False
+    tell_query(session, "query.cancelled", query)
     record_act(session, actor, "query.cancel", **details)
     return True
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "cameras": "video:cameras",
     "feed": "feed:app",
     "mask": "mask:mask",
+    "webhook": "webhook:app",
     "backbones": "index:backbones",
     "reindex": "index:reindex",
     "generations": "index:generations",
