@@ -26,6 +26,7 @@ from api.routes import (
     page,
     queries,
     segments,
+    standing,
     webhooks,
 )
 from models.session import DatabaseUnavailable
@@ -58,7 +59,7 @@ def make_app(desk: ApiDesk) -> FastAPI:
     )
     app.state.desk = desk
     for module in (
-        health, cameras, frames, queries, hits, segments, feeds, webhooks, admin, page,
+        health, cameras, frames, queries, hits, segments, standing, feeds, webhooks, admin, page,
     ):  # fmt: skip
         app.include_router(module.router)
     app.add_middleware(

@@ -10,6 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from api.fields import IdField, Number, Time, Whole
 from worker.accepting.events import EventKind
 from worker.accepting.keys import Action
+from worker.accepting.standing import (
+    DEFAULT_COOL_DOWN_S,
+    DEFAULT_FALSE_PER_DAY,
+    MAX_COOL_DOWN_S,
+)
 from worker.core.examples import MAX_EXAMPLES
 from worker.core.masking import MAX_AREAS
 from worker.core.region_growing import CoverageKind
@@ -129,6 +134,45 @@ class QueryGiven(Given):
         drawn = (self.roi, self.params.zone, *self.params.more, *self.params.less)
         _require_few_points(drawn, "a query")
         return self
+
+
+class StandingGiven(QueryGiven):
+    """A query that new frames are compared with; beside an uploaded picture `frame_id` is left out.
+
+    Its strategy is `default`, `fused` or one that grows, without `tau`."""
+
+    name: Name
+    max_false_per_day: Annotated[
+        Number,
+        Field(
+            ge=1e-6,
+            le=1e6,
+            description="Alerts where chance brings at most so many frames of a camera's day.",
+        ),
+    ] = DEFAULT_FALSE_PER_DAY
+    cool_down_s: Annotated[
+        Number,
+        Field(ge=0, le=MAX_COOL_DOWN_S, description="Between two alerts of one camera, at least."),
+    ] = DEFAULT_COOL_DOWN_S
+    expires_at: Time | None = None
+    backfill: Annotated[
+        bool, Field(strict=True, description="Search what is there already, as an own query.")
+    ] = False
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "red coat",
+                    "frame_id": 1,
+                    "roi": {"box": [0.3, 0.2, 0.6, 0.9]},
+                    "max_false_per_day": 0.1,
+                    "backfill": True,
+                }
+            ]
+        },
+    )
 
 
 def _require_few_points(drawn: Iterable[Given | None], where: str) -> None:

@@ -52,14 +52,15 @@ class Webhook(Base):
 class Event(Base):
     """Something that happened, recorded in the transaction of it, if anybody is to be told.
 
-    ``id`` is what receivers know it by. ``frame_id``, ``query_id``: what it tells of; it is erased
-    with that.
+    ``id`` is what receivers know it by. ``frame_id``, ``query_id``, ``standing_query_id``: what it
+    tells of; it is erased with that.
     """
 
     __tablename__ = "events"
     __table_args__ = (
         Index(None, "frame_id"),
         Index(None, "query_id"),
+        Index(None, "standing_query_id"),
         Index(None, "created_at"),
     )
 
@@ -68,6 +69,9 @@ class Event(Base):
     data: Mapped[dict[str, Any]]
     frame_id: Mapped[int | None] = mapped_column(ForeignKey("frames.id"))
     query_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("search_queries.id"))
+    standing_query_id: Mapped[int | None] = mapped_column(
+        ForeignKey("standing_queries.id", ondelete="CASCADE")
+    )
     created_at: Mapped[datetime] = created_at_column()
 
 

@@ -8,11 +8,13 @@ from models.feed import Feed, FeedDrop, FeedGap, FeedStatus
 from models.index import CompactBasis, FMapRun, IndexGeneration, Shard
 from models.jobs import Job
 from models.search import SearchHit, SearchQuery
+from models.standing import Alert, NewFrames, StandingQuery
 from models.video import Camera, Frame, VideoSegment
 
 metadata = Base.metadata
 
 __all__ = [
+    "Alert",
     "ApiKey",
     "AuditEntry",
     "Camera",
@@ -28,10 +30,12 @@ __all__ = [
     "Frame",
     "IndexGeneration",
     "Job",
+    "NewFrames",
     "RequestKey",
     "SearchHit",
     "SearchQuery",
     "Shard",
+    "StandingQuery",
     "VideoSegment",
     "Webhook",
     "metadata",

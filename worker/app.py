@@ -27,6 +27,7 @@ from worker.messages import (
     SEAL_TASK,
     SWEEP_TASK,
     WATCH_QUEUE,
+    WATCH_TASK,
     scan_queue,
 )
 from worker.services import broker_url
@@ -136,6 +137,7 @@ def make_app() -> Celery:
                 (SEAL_TASK, configured.seal_every_s, ADMIN_QUEUE),
                 (OFFLOAD_TASK, configured.s3_every_s, ADMIN_QUEUE),
                 (DELIVER_TASK, configured.deliver_every_s, WATCH_QUEUE),
+                (WATCH_TASK, configured.watch_every_s, WATCH_QUEUE),
             )
         },
         timezone="UTC",

@@ -126,6 +126,15 @@ class Settings(BaseSettings):
     watch_slots: int = Field(
         4, ge=0, le=64, description="Threads of the watch worker; 0: `ris up` starts none."
     )
+    watch_every_s: float = Field(
+        2.0, ge=0.2, le=600, description="How often beat looks for frames to watch."
+    )
+    standing_queries: int = Field(
+        50, ge=0, le=10_000, description="Standing queries of one API key that have not ended."
+    )
+    standing_keep_days: float = Field(
+        30.0, ge=0, le=36_500, description="Ended standing queries and their alerts stay this long."
+    )
     deliver_every_s: float = Field(
         2.0, ge=0.2, le=600, description="How often beat looks for events to deliver."
     )

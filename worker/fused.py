@@ -201,7 +201,7 @@ def gather_evidence(
     """Score candidates. ``growth``: None ranks by MaxSim and grows rigid regions as proofs only;
     a mode ranks by how coherent the similarities are. ``coarse`` speaks for neighbours in time that
     are no candidates. ``threads`` share the chunks, and each holds the patches of one."""
-    level_q = _levels(subject, candidates)
+    level_q = match_levels_of(subject, candidates)
     appearance_n = np.zeros(candidates.count, dtype=np.float32)
     regions: list[Region | None] = [None] * candidates.count
     chunks = list(candidate_chunks(candidates))
@@ -244,13 +244,24 @@ def gather_evidence(
 def _look(
     subject: Subject, chunk: CandidateChunk, level_q: FloatArray, growth: GrowthMode | None
 ) -> tuple[FloatArray, list[Region | None]]:
-    """Likeness of a chunk's frames, float32 (m,), and their regions with cosines."""
+    patches_ncd = read_chunk(subject.scenes.shards, chunk)
+    novelty_nc = novelty(patches_ncd, subject.background(subject.camera_of(chunk)))
+    return look_at(subject, patches_ncd, novelty_nc, level_q, growth)
+
+
+def look_at(
+    subject: Subject,
+    patches_ncd: FloatArray,
+    novelty_nc: FloatArray,
+    level_q: FloatArray,
+    growth: GrowthMode | None,
+) -> tuple[FloatArray, list[Region | None]]:
+    """Likeness of frames, float32 (n,), and their regions with cosines. ``patches_ncd``: float32
+    (n, c, d); ``novelty_nc``: how new each cell is for its camera."""
     exemplars = [subject.query, *subject.exemplars, *subject.against]
     # One product for all: patches are read from memory once.
     every_ed = np.concatenate([exemplar.patches_qd for exemplar in exemplars])
     own = slice(0, len(subject.query.patches_qd))
-    patches_ncd = read_chunk(subject.scenes.shards, chunk)
-    novelty_nc = novelty(patches_ncd, subject.background(subject.camera_of(chunk)))
     cosine_mec = _similarity(every_ed, patches_ncd)
     novel_mec = only_inside(novel_similarity(cosine_mec, novelty_nc), subject.zone_c)
     cosine_mqc, novel_mqc = cosine_mec[:, own], novel_mec[:, own]
@@ -298,7 +309,7 @@ def _similarity(query_qd: FloatArray, patches_ncd: FloatArray) -> FloatArray:
     return similarity_nqc
 
 
-def _levels(subject: Subject, candidates: Candidates) -> FloatArray:
+def match_levels_of(subject: Subject, candidates: Candidates) -> FloatArray:
     """Match level per query cell over frames taken evenly from the candidates."""
     count = min(LEVEL_SAMPLE_FRAMES, candidates.count)
     chosen = np.linspace(0, candidates.count - 1, count).round().astype(np.int64)
@@ -344,7 +355,13 @@ def _box(subject: Subject, place: Place, region: Region | None) -> Box | None:
             return point.box
         belief_c = point.belief_c
         return moved_box(box, subject.trail.start_c, belief_c, grid)
-    if region is None:
+    return box_by_region(subject, region)
+
+
+def box_by_region(subject: Subject, region: Region | None) -> Box | None:
+    """The query's box moved as the region moved; None without either."""
+    box, grid = subject.box, subject.grid
+    if box is None or region is None:
         return None
     rows, cols = np.divmod(region.cell_index, grid.w)
     moved = np.stack((rows, cols), axis=1) - subject.cells[region.query_index]

@@ -8,7 +8,17 @@ from typing import Any
 
 from celery.signals import worker_ready, worker_shutting_down
 
-from worker import compacting, delivering, erasure, feeds, offloading, retention, scanning, sealing
+from worker import (
+    compacting,
+    delivering,
+    erasure,
+    feeds,
+    offloading,
+    retention,
+    scanning,
+    sealing,
+    watching,
+)
 from worker.app import app
 from worker.errors import NotFound
 from worker.feed_host import FeedHost
@@ -30,6 +40,7 @@ from worker.messages import (
     SEAL_TASK,
     SWEEP_TASK,
     WATCH_QUEUE,
+    WATCH_TASK,
 )
 from worker.reindex import fail_reindex, run_reindex
 from worker.runtime import process_context
@@ -37,6 +48,7 @@ from worker.search import fail_query, run_query
 from worker.shard_scan import warm_up as warm_up_scan
 
 FEEDS = FeedHost()
+WATCHER = watching.Watcher()
 
 HANDLERS = {
     "ingest": Handler(run_ingest, fail_ingest),
@@ -65,8 +77,10 @@ def sweep_task() -> None:
 
 @app.task(name=RETAIN_TASK)  # type: ignore[untyped-decorator]
 def retain_task() -> None:
-    """Order the erasure of what has outlived its retention, and forget old events."""
+    """Order the erasure of what has outlived its retention, and forget old events and standing
+    queries."""
     retention.submit_due(process_context())
+    watching.clean_up(process_context())
     delivering.clean_up(process_context())
 
 
@@ -92,6 +106,12 @@ def scan_task(message: dict[str, Any]) -> dict[str, Any]:
 def deliver_task() -> None:
     """Deliver events that are due."""
     delivering.deliver_due(process_context())
+
+
+@app.task(name=WATCH_TASK)  # type: ignore[untyped-decorator]
+def watch_task() -> None:
+    """Compare new frames with standing queries."""
+    WATCHER.watch(process_context())
 
 
 @app.task(name=OFFLOAD_TASK)  # type: ignore[untyped-decorator]

@@ -35,6 +35,7 @@ class NewEvent:
     of_key: bool = False
     frame_id: int | None = None
     query_id: uuid.UUID | None = None
+    standing_query_id: int | None = None
 
 
 def add(session: Session, event: NewEvent) -> uuid.UUID | None:
@@ -75,6 +76,7 @@ def record(session: Session, event: NewEvent, webhook_ids: Sequence[int]) -> uui
             data=event.data,
             frame_id=event.frame_id,
             query_id=event.query_id,
+            standing_query_id=event.standing_query_id,
         )
     )
     session.execute(

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from models.jobs import Job
 from models.search import SearchHit, SearchQuery
+from models.standing import StandingQuery
 from models.video import Frame
 
 UPLOAD_LOCK = 7_268_143_003
@@ -25,14 +26,19 @@ def lock_uploads(session: Session, *, exclusive: bool) -> None:
 
 
 def _asked_uploads() -> Select[Any]:
-    """Uploads of queries, but for those that were taken back: nobody waits for their answer."""
+    """Uploads of queries and standing queries, but for queries that were taken back: nobody waits
+    for their answer."""
     taken_back = and_(Job.state == "failed", Job.error_code == "cancelled")
-    return (
+    asked = (
         select(SearchQuery.picture_sha256)
         .join(Job, Job.id == SearchQuery.job_id)
         .where(SearchQuery.picture_sha256.is_not(None), not_(taken_back))
-        .distinct()
+        .union(
+            select(StandingQuery.picture_sha256).where(StandingQuery.picture_sha256.is_not(None))
+        )
+        .subquery()
     )
+    return select(asked.c.picture_sha256)
 
 
 def upload_hashes(session: Session) -> set[str]:
@@ -42,7 +48,8 @@ def upload_hashes(session: Session) -> set[str]:
 
 def unused_uploads(session: Session, sha256s: Sequence[str]) -> set[str]:
     """Which of these uploads no query is asked on."""
-    asked = _asked_uploads().where(SearchQuery.picture_sha256.in_(sha256s))
+    every = _asked_uploads()
+    asked = every.where(every.selected_columns[0].in_(sha256s))
     return set(sha256s) - {str(sha256) for sha256 in session.scalars(asked)}
 
 

@@ -9,7 +9,8 @@ from models.repositories import events as event_record
 from models.repositories.events import NewEvent
 from models.search import SearchQuery
 from models.session import Session
-from models.video import VideoSegment
+from models.standing import StandingQuery
+from models.video import Frame, VideoSegment
 from worker.accepting.keys import Action
 
 EventKind = Literal[
@@ -20,6 +21,8 @@ EventKind = Literal[
     "feed.down",
     "segment.ingested",
     "segment.failed",
+    "alert.raised",
+    "standing.ended",
 ]
 EVENT_KINDS: Final[tuple[EventKind, ...]] = get_args(EventKind)
 TEST_KIND: Final = "webhook.test"
@@ -31,6 +34,8 @@ ACTION_OF_KIND: Final[dict[EventKind, Action]] = {
     "feed.down": "view",
     "segment.ingested": "ingest",
     "segment.failed": "ingest",
+    "alert.raised": "search",
+    "standing.ended": "search",
 }
 """What a key must allow to be told: what it needs to read the same."""
 
@@ -78,4 +83,51 @@ def tell_segment(session: Session, kind: EventKind, segment: VideoSegment, **mor
     }
     event_record.add(
         session, NewEvent(kind, told, ACTION_OF_KIND[kind], camera_id=segment.camera_id)
+    )
+
+
+def tell_alert(
+    session: Session, standing: StandingQuery, alert_id: int, frame: Frame, **more: Any
+) -> None:
+    """A standing query fired on a frame; told to whom the standing query is of."""
+    told = {
+        "alert_id": alert_id,
+        "standing_query_id": standing.id,
+        "name": standing.name,
+        "camera_id": frame.camera_id,
+        "camera": frame.camera.name,
+        "frame_id": frame.id,
+        "t_utc": frame.t_utc.isoformat(),
+        "path": f"/v1/alerts/{alert_id}",
+        **more,
+    }
+    event_record.add(
+        session,
+        NewEvent(
+            "alert.raised",
+            told,
+            ACTION_OF_KIND["alert.raised"],
+            camera_id=frame.camera_id,
+            key_id=standing.key_id,
+            of_key=True,
+            frame_id=frame.id,
+            standing_query_id=standing.id,
+        ),
+    )
+
+
+def tell_standing_ended(
+    session: Session, standing_id: int, name: str, key_id: int | None, code: str
+) -> None:
+    """A standing query sees nothing more, and why in one word."""
+    told = {"standing_query_id": standing_id, "name": name, "code": code}
+    event_record.add(
+        session,
+        NewEvent(
+            "standing.ended",
+            told,
+            ACTION_OF_KIND["standing.ended"],
+            key_id=key_id,
+            of_key=True,
+        ),
     )

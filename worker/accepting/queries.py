@@ -111,7 +111,7 @@ def record_query(
     an upload raises.
     """
     params = order.params
-    _require_known(session, order.frame_id, params, scope)
+    require_known(session, order.frame_id, params, scope)
     if scope is not None and params.camera_ids is None:
         params = replace(params, camera_ids=tuple(sorted(scope)))
     picture_sha256 = None
@@ -143,12 +143,14 @@ def record_query(
     return AcceptedQuery(query_id, job_id)
 
 
-def _require_known(
+def require_known(
     session: Session,
     frame_id: int | None,
     params: SearchParams,
     scope: Collection[int] | None,
 ) -> None:
+    """Raise :class:`NotFound` unless frame, examples and cameras exist within the scope; the frame
+    is kept until the transaction ends."""
     if frame_id is not None and not (
         0 < frame_id < _ID_LIMIT
         and _sees_frame(session, frame_id, scope)

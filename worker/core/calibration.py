@@ -10,6 +10,7 @@ chance itself, and the figure errs towards "no convincing match".
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,28 @@ Z_LOW, Z_HIGH = 0.6744897501960817, 1.6448536269514722
 """Standard normal quantiles of ``LOW`` and ``HIGH``."""
 MIN_SPREAD = 1e-4
 """Smallest spread of scores: identical frames leave no tail to measure."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChanceTail:
+    """The normal tail of chance: its ``LOW`` quantile, and the spread behind it."""
+
+    low: float
+    spread: float
+
+    def share_above(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Share of chance frames at or above each score."""
+        z = (scores - self.low) / self.spread + Z_LOW
+        return np.array([0.5 * math.erfc(value / math.sqrt(2.0)) for value in z])
+
+
+def chance_tail(sample: NDArray[Any]) -> ChanceTail:
+    """The tail laid through the ``LOW`` and ``HIGH`` quantiles of a sample of chance scores (m,).
+    Raises ``InputInvalid`` for an empty one."""
+    if sample.size == 0:
+        raise InputInvalid("a tail of chance needs scores of chance")
+    low, high = np.quantile(sample.astype(np.float64), (LOW, HIGH))
+    return ChanceTail(float(low), max(float(high - low) / (Z_HIGH - Z_LOW), MIN_SPREAD))
 
 
 def expected_false_matches(
@@ -48,13 +71,6 @@ def expected_false_matches(
     expected = np.zeros(scores.shape)
     for camera in np.unique(camera_m):
         own = chance[camera_m == camera]
-        expected += own.size * _tail(scores, own if own.size >= MIN_FRAMES else chance)
+        tail = chance_tail(own if own.size >= MIN_FRAMES else chance)
+        expected += own.size * tail.share_above(scores)
     return expected
-
-
-def _tail(scores: NDArray[np.float64], sample: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of chance frames at or above each score."""
-    low, high = np.quantile(sample, (LOW, HIGH))
-    spread = max((high - low) / (Z_HIGH - Z_LOW), MIN_SPREAD)
-    z = (scores - low) / spread + Z_LOW
-    return np.array([0.5 * math.erfc(value / math.sqrt(2.0)) for value in z])
