@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from models.repositories import standing as standing_record
 from models.repositories import videos as video_record
@@ -247,7 +249,7 @@ def test_paused_ended_expired_and_revoked_ones_see_nothing(context: Context):
         accepting.set_running(session, COMMAND_LINE, None, paused, running=False)
         revoke_key(session, COMMAND_LINE, key.id)
     sql(context, "update standing_queries set expires_at = now() where id = %s", expired)
-    record(context, "yard", [100], {100})
+    record(context, "gate", [100], {100})
     Watcher().watch(context)
     assert alerts(context) == []
     assert states(context) == [("paused", None), ("ended", "expired"), ("ended", "unauthenticated")]
@@ -258,6 +260,24 @@ def test_paused_ended_expired_and_revoked_ones_see_nothing(context: Context):
     record(context, "yard", [200], {200})
     Watcher().watch(context)
     assert [(row[0], row[1]) for row in alerts(context)] == [(paused, 200)]
+
+
+def test_what_it_fired_on_does_not_become_chance(context: Context):
+    """A process that starts anew learns chance from frames that show the subject as well."""
+    stand(context, shown_once(context), cool_down_s=0.0)
+    for number in (100, 200, 300):
+        record(context, "yard", list(range(number, number + 10)), {number + 5})
+        assert Watcher().watch(context) == 10
+    assert numbers_of(context) == [105, 205, 305]
+
+
+def test_what_the_camera_showed_all_day_is_chance(context: Context):
+    record(context, "yard", list(range(60)), set(range(0, 60, 4)))
+    stand(context, record(context, "gate", [70], {70})[0])
+    record(context, "yard", [100], {100})
+    assert Watcher().watch(context) == 1
+    assert alerts(context) == []
+    assert sql(context, "select judged_frames from standing_queries") == [(1,)]
 
 
 def test_nothing_is_put_on_the_list_when_nothing_runs(context: Context):
@@ -370,10 +390,10 @@ def jpeg_of(context: Context, frame_id: int) -> bytes:
 
 
 def test_an_uploaded_picture_stands_and_goes_with_it(context: Context):
-    shown = shown_once(context)
-    record(context, "gate", [70])
-    picture = jpeg_of(context, shown)
-    stand(context, picture=picture)
+    record(context, "yard", list(range(60)))
+    stored = io.BytesIO()
+    Image.fromarray(scene(999, subject=True)).save(stored, "JPEG", quality=95)
+    stand(context, picture=stored.getvalue())
     ((sha256,),) = sql(context, "select picture_sha256 from standing_queries")
     assert discard_uploads(context, [sha256]) == 0, "it is asked on"
     record(context, "gate", [100], {100})

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.core.background import novelty
-from worker.core.calibration import ChanceTail, chance_tail
+from worker.core.calibration import RareTail, rare_tail
 from worker.core.region_growing import GrowthMode, coverage
 from worker.core.types import Box, FloatArray, Region
 from worker.fused import Subject, box_by_region, look_at, match_levels_of
@@ -31,6 +31,8 @@ MIN_REFERENCE_FRAMES = 48
 """A camera with fewer is judged by those of all cameras together, or not at all."""
 _DAY_S = 86_400.0
 _SHORTEST_GAP_S = 0.01
+_UNKNOWN_GAP_S = 1.0
+"""Between the frames of a camera of which there is one: often, so that it is judged strictly."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,17 +63,19 @@ def camera_reference(
     to_epoch_s: float = np.inf,
     leave_out: Collection[int] = (),
 ) -> CameraReference | None:
-    """The reference of one camera from its frames in ``[from, to)``, less those with the ids
-    ``leave_out``; None without any. ``shards``: of that camera, the whole of its background."""
+    """The reference of one camera from its frames in ``[from, to)``; None without any. Those with
+    the ids ``leave_out`` are not in its sample, which may be empty then. ``shards``: of that
+    camera, the whole of its background."""
     position, block, t_s, frame_id = _frames(shards)
-    kept = (t_s >= from_epoch_s) & (t_s < to_epoch_s)
-    kept &= ~np.isin(frame_id, np.fromiter(leave_out, dtype=np.int64, count=len(leave_out)))
-    order = np.flatnonzero(kept)[np.argsort(t_s[kept], kind="stable")]
+    inside = (t_s >= from_epoch_s) & (t_s < to_epoch_s)
+    order = np.flatnonzero(inside)[np.argsort(t_s[inside], kind="stable")]
     if not order.size:
         return None
     gaps_s = np.diff(t_s[order])
-    gap_s = max(float(np.median(gaps_s)), _SHORTEST_GAP_S) if gaps_s.size else _DAY_S
-    steps = np.linspace(0, order.size - 1, min(REFERENCE_FRAMES, order.size)).round()
+    gap_s = max(float(np.median(gaps_s)), _SHORTEST_GAP_S) if gaps_s.size else _UNKNOWN_GAP_S
+    left_out = np.fromiter(leave_out, dtype=np.int64, count=len(leave_out))
+    order = order[~np.isin(frame_id[order], left_out)]
+    steps = np.linspace(0, max(0, order.size - 1), min(REFERENCE_FRAMES, order.size)).round()
     chosen = order[steps.astype(np.int64)]
     sample = Candidates(
         position[chosen],
@@ -92,13 +96,30 @@ def _frames(shards: Sequence[PinnedShard]) -> tuple[NDArray[np.int64], ...]:
     return position.astype(np.int64), block.astype(np.int64), t_s, frame_id.astype(np.int64)
 
 
+def frames_near(
+    reference: CameraReference, t_epoch_s: Sequence[float], within_s: float
+) -> set[int]:
+    """Ids of sampled frames no further than so from any of these times."""
+    sample = reference.sample
+    own_s = np.array(
+        [
+            reference.shards[position].t_epoch_s[block]
+            for position, block in zip(sample.shard_position, sample.block, strict=True)
+        ]
+    )
+    near = np.zeros(sample.count, dtype=np.bool_)
+    for t_s in t_epoch_s:
+        near |= np.abs(own_s - t_s) <= within_s
+    return set(sample.frame_id[near].tolist())
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ChanceRule:
     """What chance brings a subject on some cameras: match levels float32 (q,), the tail of its
     likeness, and of how many frames."""
 
     level_q: FloatArray
-    tail: ChanceTail
+    tail: RareTail
     frames: int
 
 
@@ -112,8 +133,8 @@ def chance_rule(
     with fewer than ``MIN_REFERENCE_FRAMES``."""
     found = []
     level_q: FloatArray | None = None
-    largest = sorted(references, key=lambda reference: -reference.sample.count)
-    for reference in largest:
+    filled = [reference for reference in references if reference.sample.count]
+    for reference in sorted(filled, key=lambda reference: -reference.sample.count):
         own = replace(subject, scenes=reference.scenes, origin=None, trail=None)
         if level_q is None:
             level_q = match_levels_of(own, reference.sample)
@@ -128,7 +149,7 @@ def chance_rule(
     likeness_m = np.concatenate(found) if found else np.zeros(0, dtype=np.float32)
     if level_q is None or likeness_m.size < MIN_REFERENCE_FRAMES:
         return None
-    return ChanceRule(level_q, chance_tail(likeness_m), int(likeness_m.size))
+    return ChanceRule(level_q, rare_tail(likeness_m), int(likeness_m.size))
 
 
 def _background(subject: Subject, background_cd: FloatArray | None) -> FloatArray | None:

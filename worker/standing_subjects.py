@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from models.index import IndexGeneration
 from models.repositories import index as index_record
+from models.repositories import standing as standing_record
 from models.repositories import videos as video_record
 from models.session import Session
 from models.standing import StandingQuery
@@ -30,12 +31,15 @@ from worker.standing_scores import (
     ChanceRule,
     camera_reference,
     chance_rule,
+    frames_near,
 )
 
 REFERENCE_S = 86_400.0
 """How far back a camera's frames say what chance brings."""
 REFERENCE_AGE_S = 3600.0
 """How long what is known of a camera is used, in the time of its frames."""
+AROUND_ALERT_S = 60.0
+"""Frames no further than this from an alert show its subject, as far as is known."""
 MAX_CAMERAS = 512
 """Cameras that are known at a time; some 250 kB each with the default backbone."""
 POOLED_SHARDS = 16
@@ -47,7 +51,8 @@ Span = tuple[datetime, datetime]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StandingSubject:
-    """A standing query ready to be compared. ``known``: frames on its trail, which show it."""
+    """A standing query ready to be compared. ``known``: its own frame, those marked and those on
+    its trail, which show it."""
 
     subject: Subject
     params: SearchParams
@@ -118,10 +123,15 @@ class WatchMemory:
         return self.subjects[key]
 
     def reference_of(
-        self, context: Context, generation: IndexGeneration, camera_id: int, span_utc: Span
+        self,
+        context: Context,
+        generation: IndexGeneration,
+        camera_id: int,
+        span_utc: Span,
+        new_ids: Collection[int],
     ) -> CameraReference | None:
         """What is known of a camera at the time of some new frames, first and last: from its frames
-        of the day before; where these are too few, from those around."""
+        of the day before; where these are too few, from those around, less the new ones."""
         first_utc, last_utc = span_utc
         key = (generation.id, camera_id)
         known = self.cameras.get(key)
@@ -134,7 +144,7 @@ class WatchMemory:
         frames = sum(shard.blocks for shard in shards)
         if known is not None and fresh and frames < known.frames * _GROWN:
             return known.reference
-        made = _reference(context, shards, first_utc)
+        made = _reference(context, shards, first_utc, new_ids)
         if made is None:
             return None
         age = timedelta(seconds=REFERENCE_AGE_S)
@@ -146,6 +156,7 @@ class WatchMemory:
 
     def rule_of(
         self,
+        context: Context,
         standing: StandingQuery,
         subject: StandingSubject,
         generation: IndexGeneration,
@@ -153,15 +164,23 @@ class WatchMemory:
         others: Callable[[], Sequence[CameraReference]],
     ) -> ChanceRule | None:
         """What chance brings a subject on a camera, by that camera's own frames, else by those of
-        others too; None where all are too few."""
+        others too; None where all are too few. Frames around alerts are taken to show it."""
         key = (standing.id, generation.id, reference.camera_id)
         kept = self.rules.get(key)
         if kept is not None and kept[0] is reference:
             return kept[1]
-        given = (subject.growth, subject.known)
-        rule = chance_rule(subject.subject, [reference], *given)
-        if rule is None:
-            rule = chance_rule(subject.subject, _as_known(reference, others()), *given)
+        with context.db.snapshot() as session:
+            raised = standing_record.alert_times(session, standing.id)
+        around_s = max(standing.cool_down_s, AROUND_ALERT_S)
+
+        def by_chance(references: Sequence[CameraReference]) -> ChanceRule | None:
+            shown = set(subject.known)
+            for one in references:
+                times = [t_utc.timestamp() for t_utc in raised.get(one.camera_id, ())]
+                shown |= frames_near(one, times, around_s)
+            return chance_rule(subject.subject, references, subject.growth, shown)
+
+        rule = by_chance([reference]) or by_chance(_as_known(reference, others()))
         self.rules[key] = (reference, rule)
         return rule
 
@@ -177,15 +196,17 @@ def _as_known(
 
 
 def references_between(
-    context: Context, generation: IndexGeneration, span_utc: Span
+    context: Context, generation: IndexGeneration, span_utc: Span, new_ids: Collection[int]
 ) -> list[CameraReference]:
-    """Of cameras that recorded around a time, for one that has too few frames itself."""
+    """Of cameras that recorded around a time, less the new frames, for one that has too few."""
     around = timedelta(seconds=REFERENCE_S)
     wide = (span_utc[0] - around, span_utc[1] + around)
     by_camera: dict[int, list[PinnedShard]] = {}
     for shard in shards_between(context, generation, None, wide, most=POOLED_SHARDS):
         by_camera.setdefault(shard.camera_id, []).append(shard)
-    made = (camera_reference(own, context.backgrounds) for own in by_camera.values())
+    made = (
+        camera_reference(own, context.backgrounds, leave_out=new_ids) for own in by_camera.values()
+    )
     return [reference for reference in made if reference is not None]
 
 
@@ -213,7 +234,10 @@ def shards_between(
 
 
 def _reference(
-    context: Context, shards: Sequence[PinnedShard], first_utc: datetime
+    context: Context,
+    shards: Sequence[PinnedShard],
+    first_utc: datetime,
+    new_ids: Collection[int],
 ) -> CameraReference | None:
     if not shards:
         return None
@@ -221,7 +245,7 @@ def _reference(
     before = camera_reference(shards, context.backgrounds, first_s - REFERENCE_S, first_s)
     if before is not None and before.sample.count >= MIN_REFERENCE_FRAMES:
         return before
-    return camera_reference(shards, context.backgrounds)
+    return camera_reference(shards, context.backgrounds, leave_out=new_ids)
 
 
 def _described(
@@ -254,10 +278,12 @@ def _described(
     subject = with_examples(subject, described.more, described.less)
     subject = limited_to(subject, zone_cells(params.zone, grid))
     points = {} if subject.trail is None else subject.trail.points
-    known = frozenset(scenes.frame_id(place) for place in points)
+    known = {scenes.frame_id(place) for place in points}
+    known |= {one.frame_id for one in params.more}
+    known |= set() if standing.frame_id is None else {standing.frame_id}
     nowhere = CameraScenes([], context.backgrounds)
     alone = replace(subject, scenes=nowhere, origin=None, trail=None)
-    return StandingSubject(alone, params, GROWTH_OF[params.resolved().strategy], known)
+    return StandingSubject(alone, params, GROWTH_OF[params.resolved().strategy], frozenset(known))
 
 
 def _scenes_of(

@@ -169,7 +169,7 @@ def _judged(
     for _ in range(MOST_TRIES):
         shards = shards_between(context, generation, [camera_id], span_utc)
         try:
-            reference = memory.reference_of(context, generation, camera_id, span_utc)
+            reference = memory.reference_of(context, generation, camera_id, span_utc, set(frames))
             if reference is None or not watched:
                 return [_Seen(one.standing, 0, len(frames), {}) for one in watched]
             return _compared(context, memory, generation, watched, reference, shards, frames)
@@ -203,10 +203,11 @@ def _compared(
     span_utc = (min(times), max(times))
 
     def others() -> Sequence[CameraReference]:
-        return references_between(context, generation, span_utc)
+        return references_between(context, generation, span_utc, set(frames))
 
     rules = [
-        memory.rule_of(one.standing, one.subject, generation, reference, others) for one in watched
+        memory.rule_of(context, one.standing, one.subject, generation, reference, others)
+        for one in watched
     ]
     fired: list[dict[int, Judged]] = [{} for _ in watched]
     judged = [0] * len(watched)

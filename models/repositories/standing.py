@@ -225,6 +225,20 @@ def is_cool(
     return not session.execute(select(near)).scalar_one()
 
 
+def alert_times(session: Session, standing_id: int) -> dict[int, list[datetime]]:
+    """Times of the frames of its newest alerts, a thousand at most, by camera."""
+    rows = session.execute(
+        select(Alert.camera_id, Alert.t_utc)
+        .where(Alert.standing_query_id == standing_id)
+        .order_by(Alert.id.desc())
+        .limit(1000)
+    )
+    times: dict[int, list[datetime]] = {}
+    for camera_id, t_utc in rows:
+        times.setdefault(camera_id, []).append(t_utc)
+    return times
+
+
 def add_alert(session: Session, **values: Any) -> int | None:
     """Record an alert; None when there is one of that frame."""
     return session.scalars(
