@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from datetime import timedelta
 from typing import Any
@@ -149,6 +150,8 @@ def make_app() -> Celery:
 @setup_logging.connect  # type: ignore[untyped-decorator]
 def _configure_logging(**_: Any) -> None:
     configure_logging(settings().log_level)
+    if settings().log_level == "INFO":  # beat tells of every ring, and some are rung each second
+        logging.getLogger("celery.beat").setLevel(logging.WARNING)
 
 
 app = make_app()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from typing import Any
@@ -49,6 +50,8 @@ from worker.shard_scan import warm_up as warm_up_scan
 
 FEEDS = FeedHost()
 WATCHER = watching.Watcher()
+_CHATTY = ("celery.worker.strategy", "celery.worker.request", "celery.app.trace")
+"""Loggers that tell of every task; the watch worker is rung each second."""
 
 HANDLERS = {
     "ingest": Handler(run_ingest, fail_ingest),
@@ -135,6 +138,8 @@ def _warm_up(sender: Any = None, **_: Any) -> None:
         return
     if app.amqp.queues.consume_from.keys() == {WATCH_QUEUE}:
         os.nice(10)  # nobody waits for it: queries and cameras come first
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
         return
     if app.amqp.queues.consume_from.keys() == {FEED_QUEUE} and not feeds.any_running(context):
         return  # a machine without cameras needs no third backbone in memory
