@@ -41,6 +41,7 @@ def quick_settings(backbones_dir: Path) -> dict[str, str]:
         "RIS_JOB_RETRY_BASE_S": "0.2",
         "RIS_COMMIT_BATCH": "2",
         "RIS_THREADS": "1",
+        "RIS_WEBHOOK_HOSTS": "127.0.0.0/8",
     }
 
 
