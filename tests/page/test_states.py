@@ -326,6 +326,7 @@ def test_a_thousand_hits_arrive_as_the_list_is_scrolled(visit, api):
         expect(page.locator(f".card >> nth={shown}")).to_be_attached()
     expect(page.locator(".card")).to_have_count(1000)
     expect(page.locator(".foot")).to_have_text("1000 of 1,000 hits")
+    page.mouse.wheel(0, 100_000)  # where each turn of the wheel brought one page, the last is below
     page.wait_for_selector(".card:last-child img[src]")
     held = page.locator(".card img[src]").count()
     assert held < 120, "pictures far outside the view are let go"
