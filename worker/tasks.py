@@ -18,7 +18,7 @@ from worker import (
     retention,
     scanning,
     sealing,
-    watching,
+    standing_watch,
 )
 from worker.app import app
 from worker.errors import NotFound
@@ -49,7 +49,7 @@ from worker.search import fail_query, run_query
 from worker.shard_scan import warm_up as warm_up_scan
 
 FEEDS = FeedHost()
-WATCHER = watching.Watcher()
+WATCHER = standing_watch.Watcher()
 _CHATTY = ("celery.worker.strategy", "celery.worker.request", "celery.app.trace")
 """Loggers that tell of every task; the watch worker is rung each second."""
 
@@ -83,7 +83,7 @@ def retain_task() -> None:
     """Order the erasure of what has outlived its retention, and forget old events and standing
     queries."""
     retention.submit_due(process_context())
-    watching.clean_up(process_context())
+    standing_watch.clean_up(process_context())
     delivering.clean_up(process_context())
 
 

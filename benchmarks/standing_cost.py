@@ -1,6 +1,6 @@
 """What standing queries cost for each new frame, beside what it costs to embed it.
 
-    .venv/bin/python -m benchmarks.watching CLIP [--standing 10] [--frames 64]
+    .venv/bin/python -m benchmarks.standing_cost CLIP [--standing 10] [--frames 64]
 
 Indexes the clip's frames as one camera, has standing queries drawn on its first ones, and then
 records batches of further frames, which are watched as the watch worker does: the first with
@@ -33,8 +33,8 @@ from worker.core.types import Box, ImageArray
 from worker.generations import backbone_of, ensure_live_generation
 from worker.recording import PictureBatch, prepare_batch, record_batch
 from worker.standing_subjects import WatchMemory
+from worker.standing_watch import see_batch
 from worker.video.decode import sample_video
-from worker.watching import see_batch
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 REPEATS = 3

@@ -40,8 +40,8 @@ from worker.recording import PictureBatch, PreparedBatch, prepare_batch, record_
 from worker.reindex import submit_reindex
 from worker.runtime import make_context
 from worker.standing_subjects import WatchMemory
+from worker.standing_watch import Watcher, clean_up, end_over, see_batch
 from worker.verify import verify_index
-from worker.watching import Watcher, clean_up, end_over, see_batch
 
 BOX = Box(0.25, 0.25, 0.75, 0.75)
 START = datetime(2026, 1, 1, tzinfo=UTC)
