@@ -27,6 +27,8 @@ from api.routes import (
     page,
     queries,
     segments,
+    standing,
+    webhooks,
 )
 from models.session import DatabaseUnavailable
 from worker.errors import RisError
@@ -57,7 +59,10 @@ def make_app(desk: ApiDesk) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.desk = desk
-    for module in (health, cameras, frames, queries, hits, evidence, segments, feeds, admin, page):
+    for module in (
+        health, cameras, frames, queries, hits, evidence, segments, standing, feeds, webhooks,
+        admin, page,
+    ):  # fmt: skip
         app.include_router(module.router)
     app.add_middleware(
         Front,

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
@@ -26,6 +26,9 @@ from api.given import (
     QueryGiven,
     RecordingGiven,
     SegmentGiven,
+    StandingGiven,
+    WebhookChange,
+    WebhookGiven,
 )
 from api.problems import in_words
 from worker.accepting.repeats import NamedRequest
@@ -36,51 +39,62 @@ FORM_TYPE = "multipart/form-data"
 _MOST_QUERY_TEXT_BYTES = 1024 * 1024
 _MOST_TEXT_BYTES = 256 * 1024
 Body = TypeVar("Body", bound=Given)
-_QUERY_REF = {"$ref": "#/components/schemas/QueryGiven"}
-QUERY_BODY: dict[str, Any] = {
-    "required": True,
-    "content": {
-        JSON_TYPE: {"schema": _QUERY_REF},
-        FORM_TYPE: {
-            "schema": {
-                "type": "object",
-                "properties": {
-                    "picture": {
-                        "type": "string",
-                        "format": "binary",
-                        "description": "JPEG, PNG, WEBP, BMP, TIFF or GIF.",
+Drawn = TypeVar("Drawn", bound=QueryGiven)
+
+
+def drawn_body(kind: type[QueryGiven]) -> dict[str, Any]:
+    """What OpenAPI says of a body that is JSON, or a form with a picture beside it."""
+    schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
+    return {
+        "required": True,
+        "content": {
+            JSON_TYPE: {"schema": schema},
+            FORM_TYPE: {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "picture": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "JPEG, PNG, WEBP, BMP, TIFF or GIF.",
+                        },
+                        "query": {
+                            "type": "string",
+                            "contentMediaType": JSON_TYPE,
+                            "contentSchema": schema,
+                            "description": "The same object as JSON text, without frame_id.",
+                        },
                     },
-                    "query": {
-                        "type": "string",
-                        "contentMediaType": JSON_TYPE,
-                        "contentSchema": _QUERY_REF,
-                        "description": "The same object as JSON text, without frame_id.",
-                    },
-                },
-                "required": ["picture", "query"],
-                "additionalProperties": False,
-            }
+                    "required": ["picture", "query"],
+                    "additionalProperties": False,
+                }
+            },
         },
-    },
-}
-"""What OpenAPI says of the body."""
+    }
 
 
 @dataclass(frozen=True, slots=True)
-class QueryBody:
+class DrawnBody(Generic[Drawn]):
     """What was asked, and the picture's bytes where one came."""
 
-    given: QueryGiven
+    given: Drawn
     picture: bytes | None
 
 
-async def read_query(request: Request) -> QueryBody:
-    """Raises :class:`InputInvalid`, :class:`BodyTooLarge` or :class:`MediaUnsupported`."""
-    kind = kind_of(request)
-    if kind == JSON_TYPE:
-        return QueryBody(await json_of(request, QueryGiven, _MOST_QUERY_TEXT_BYTES), None)
-    if kind != FORM_TYPE:
-        raise MediaUnsupported(f"Content-Type {kind or 'missing'}: send {JSON_TYPE} or {FORM_TYPE}")
+async def read_drawn(request: Request, kind: type[Drawn]) -> DrawnBody[Drawn]:
+    """A query's body of that kind, drawn on a frame or on the picture beside it.
+
+    Raises :class:`InputInvalid`, :class:`BodyTooLarge` or :class:`MediaUnsupported`.
+    """
+    media = kind_of(request)
+    if media == JSON_TYPE:
+        given = await json_of(request, kind, _MOST_QUERY_TEXT_BYTES)
+        if given.frame_id is None:
+            raise InputInvalid("frame_id: name an indexed frame, or send a form with a picture")
+        return DrawnBody(given, None)
+    if media != FORM_TYPE:
+        wanted = f"send {JSON_TYPE} or {FORM_TYPE}"
+        raise MediaUnsupported(f"Content-Type {media or 'missing'}: {wanted}")
     charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8")
     if charset.lower() != b"utf-8":
         raise MediaUnsupported("the form's charset is not utf-8: send it as utf-8, or leave it out")
@@ -90,10 +104,10 @@ async def read_query(request: Request) -> QueryBody:
         if not isinstance(picture, UploadFile) or not isinstance(text, str) or len(form) != 2:
             raise InputInvalid("the form has a file `picture` and a text `query`, and nothing else")
         raw = text.encode("utf-8", "surrogatepass")
-        given = await run_in_threadpool(parsed, QueryGiven, raw)
+        given = await run_in_threadpool(parsed, kind, raw)
         if given.frame_id is not None:
             raise InputInvalid("give either a frame id or a picture, not both")
-        return QueryBody(given, await picture.read())
+        return DrawnBody(given, await picture.read())
 
 
 def kind_of(request: Request) -> str:
@@ -144,9 +158,12 @@ MaskBody = Annotated[MaskGiven, Depends(_reading(MaskGiven))]
 EvidenceBody = Annotated[EvidenceGiven, Depends(_reading(EvidenceGiven))]
 FeedBody = Annotated[FeedGiven, Depends(_reading(FeedGiven))]
 KeyBody = Annotated[KeyGiven, Depends(_reading(KeyGiven))]
+WebhookBody = Annotated[WebhookGiven, Depends(_reading(WebhookGiven))]
+WebhookChangeBody = Annotated[WebhookChange, Depends(_reading(WebhookChange))]
 BODIES: tuple[type[Given], ...] = (
     QueryGiven,
     EvidenceGiven,
+    StandingGiven,
     CameraGiven,
     CameraChange,
     MaskGiven,
@@ -154,6 +171,8 @@ BODIES: tuple[type[Given], ...] = (
     SegmentGiven,
     FeedGiven,
     KeyGiven,
+    WebhookGiven,
+    WebhookChange,
 )
 """All kinds of bodies, for the OpenAPI document."""
 

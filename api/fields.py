@@ -40,6 +40,7 @@ Time = Annotated[datetime, BeforeValidator(_in_utc)]
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Id = Annotated[int, Path(ge=1, le=MAX_ID)]
+IdParam = Annotated[int, Field(ge=1, le=MAX_ID)] | None
 IdField = Annotated[int, Field(strict=True, ge=1, le=MAX_ID)]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Rows of a page.")]
 Cursor = Annotated[

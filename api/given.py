@@ -8,8 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from api.fields import IdField, Number, Time, Whole
+from worker.accepting.events import EventKind
 from worker.accepting.evidence import MAX_HITS
 from worker.accepting.keys import Action
+from worker.accepting.standing import (
+    DEFAULT_COOL_DOWN_S,
+    DEFAULT_FALSE_PER_DAY,
+    MAX_COOL_DOWN_S,
+)
 from worker.core.examples import MAX_EXAMPLES
 from worker.core.masking import MAX_AREAS
 from worker.core.region_growing import CoverageKind
@@ -129,6 +135,45 @@ class QueryGiven(Given):
         drawn = (self.roi, self.params.zone, *self.params.more, *self.params.less)
         _require_few_points(drawn, "a query")
         return self
+
+
+class StandingGiven(QueryGiven):
+    """A query that new frames are compared with; beside an uploaded picture `frame_id` is left out.
+
+    Its strategy is `default`, `fused` or one that grows, without `tau`."""
+
+    name: Name
+    max_false_per_day: Annotated[
+        Number,
+        Field(
+            ge=1e-6,
+            le=1e6,
+            description="Alerts where chance brings at most so many frames of a camera's day.",
+        ),
+    ] = DEFAULT_FALSE_PER_DAY
+    cool_down_s: Annotated[
+        Number,
+        Field(ge=0, le=MAX_COOL_DOWN_S, description="Between two alerts of one camera, at least."),
+    ] = DEFAULT_COOL_DOWN_S
+    expires_at: Time | None = None
+    backfill: Annotated[
+        bool, Field(strict=True, description="Search what is there already, as an own query.")
+    ] = False
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "red coat",
+                    "frame_id": 1,
+                    "roi": {"box": [0.3, 0.2, 0.6, 0.9]},
+                    "max_false_per_day": 0.1,
+                    "backfill": True,
+                }
+            ]
+        },
+    )
 
 
 def _require_few_points(drawn: Iterable[Given | None], where: str) -> None:
@@ -283,6 +328,50 @@ class FeedGiven(Given):
         if (self.camera_id is None) == (self.camera is None):
             raise ValueError("give either camera_id or camera, not both or neither")
         return self
+
+
+Kinds = Annotated[list[EventKind], Field(max_length=32)]
+WebhookUrl = Annotated[
+    SecretStr, Field(min_length=1, max_length=4096, description="http or https.")
+]
+
+
+class WebhookGiven(Given):
+    """An address to tell of events; without kinds, of all that the key may read."""
+
+    name: Name
+    url: WebhookUrl
+    kinds: Kinds = []
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "vms",
+                    "url": "https://vms.example/ris-events",
+                    "kinds": ["query.done", "feed.down"],
+                }
+            ]
+        },
+    )
+
+
+class WebhookChange(Given):
+    """What is to change of a webhook; what is left out stays. An empty list of kinds: all that the
+    key may read."""
+
+    name: Name | None = None
+    url: WebhookUrl | None = None
+    kinds: Kinds | None = None
+    state: Literal["active", "paused"] | None = None
+
+    def to_changes(self) -> dict[str, Any]:
+        """Columns by name, of what was given."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        if isinstance(given.get("url"), SecretStr):
+            given["url"] = given["url"].get_secret_value()
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class KeyGiven(Given):

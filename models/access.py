@@ -34,7 +34,8 @@ class ApiKey(Base):
         CheckConstraint("length(secret_sha256) = 64", name="secret_sha256_hex"),
         CheckConstraint("cardinality(actions) > 0", name="actions_given"),
         CheckConstraint(
-            "actions <@ array['view', 'search', 'export', 'ingest', 'admin']", name="actions_known"
+            "actions <@ array['view', 'search', 'export', 'ingest', 'notify', 'admin']",
+            name="actions_known",
         ),
         CheckConstraint(
             "camera_ids is null or not 'admin' = any (actions)", name="admin_sees_every_camera"

@@ -4,21 +4,26 @@ from models.access import ApiKey, AuditEntry, RequestKey
 from models.arrivals import MessageCount
 from models.base import Base
 from models.erasure import Erasure
+from models.events import Delivery, Event, Webhook
 from models.feed import Feed, FeedDrop, FeedGap, FeedStatus
 from models.index import CompactBasis, FMapRun, IndexGeneration, Shard
 from models.jobs import Job
 from models.search import EvidenceExport, SearchHit, SearchQuery
+from models.standing import Alert, NewFrames, StandingQuery
 from models.video import Camera, Frame, VideoSegment
 from models.watch import WatchedFile, WatchedFolder
 
 metadata = Base.metadata
 
 __all__ = [
+    "Alert",
     "ApiKey",
     "AuditEntry",
     "Camera",
     "CompactBasis",
+    "Delivery",
     "Erasure",
+    "Event",
     "EvidenceExport",
     "FMapRun",
     "Feed",
@@ -29,12 +34,15 @@ __all__ = [
     "IndexGeneration",
     "Job",
     "MessageCount",
+    "NewFrames",
     "RequestKey",
     "SearchHit",
     "SearchQuery",
     "Shard",
+    "StandingQuery",
     "VideoSegment",
     "WatchedFile",
     "WatchedFolder",
+    "Webhook",
     "metadata",
 ]

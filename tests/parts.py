@@ -31,7 +31,7 @@ from worker.offloading import run_offload
 from worker.reindex import fail_reindex, run_reindex
 from worker.runtime import BackboneCache, make_context
 from worker.sealing import run_seal
-from worker.search import run_query
+from worker.search import fail_query, run_query
 from worker.watching import fail_watch, run_watch
 
 SECRET_KEY = "cmlzIHRlc3RzOiBhIGtleSBvZiAzMiBieXRlcy4uLi4="
@@ -40,7 +40,7 @@ HANDLERS: Mapping[str, Handler] = {
     "fetch": Handler(run_fetch, fail_fetch),
     "backfill": Handler(run_ingest, fail_ingest, after_fail=after_failed_ingest),
     "watch": Handler(run_watch, fail_watch),
-    "query": Handler(run_query),
+    "query": Handler(run_query, fail_query),
     "reindex": Handler(run_reindex, fail_reindex),
     "erase": Handler(run_erase),
     "compact": Handler(run_compact),

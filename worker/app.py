@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from datetime import timedelta
 from typing import Any
@@ -18,6 +19,7 @@ from worker.logs import configure_logging
 from worker.messages import (
     ADMIN_QUEUE,
     COMPACT_TASK,
+    DELIVER_TASK,
     FEED_QUEUE,
     INGEST_QUEUE,
     INGEST_QUEUES,
@@ -26,6 +28,8 @@ from worker.messages import (
     RETAIN_TASK,
     SEAL_TASK,
     SWEEP_TASK,
+    WATCH_QUEUE,
+    WATCH_TASK,
     scan_queue,
 )
 from worker.services import broker_url
@@ -102,6 +106,7 @@ def make_app() -> Celery:
                 QUERY_QUEUE,
                 ADMIN_QUEUE,
                 FEED_QUEUE,
+                WATCH_QUEUE,
                 *map(scan_queue, range(configured.scan_groups)),
             )
         ],
@@ -125,14 +130,16 @@ def make_app() -> Celery:
             task: {
                 "task": task,
                 "schedule": timedelta(seconds=every_s),
-                "options": {"queue": ADMIN_QUEUE, "expires": max(1.0, every_s)},
+                "options": {"queue": queue, "expires": max(1.0, every_s)},
             }
-            for task, every_s in (
-                (SWEEP_TASK, configured.sweep_every_s),
-                (RETAIN_TASK, configured.retain_every_s),
-                (COMPACT_TASK, configured.compact_every_s),
-                (SEAL_TASK, configured.seal_every_s),
-                (OFFLOAD_TASK, configured.s3_every_s),
+            for task, every_s, queue in (
+                (SWEEP_TASK, configured.sweep_every_s, ADMIN_QUEUE),
+                (RETAIN_TASK, configured.retain_every_s, ADMIN_QUEUE),
+                (COMPACT_TASK, configured.compact_every_s, ADMIN_QUEUE),
+                (SEAL_TASK, configured.seal_every_s, ADMIN_QUEUE),
+                (OFFLOAD_TASK, configured.s3_every_s, ADMIN_QUEUE),
+                (DELIVER_TASK, configured.deliver_every_s, WATCH_QUEUE),
+                (WATCH_TASK, configured.standing_every_s, WATCH_QUEUE),
             )
         },
         timezone="UTC",
@@ -151,6 +158,8 @@ def _archives_last(instance: Any = None, **_: Any) -> None:
 @setup_logging.connect  # type: ignore[untyped-decorator]
 def _configure_logging(**_: Any) -> None:
     configure_logging(settings().log_level)
+    if settings().log_level == "INFO":  # beat tells of every ring, and some are rung each second
+        logging.getLogger("celery.beat").setLevel(logging.WARNING)
 
 
 app = make_app()

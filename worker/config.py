@@ -152,6 +152,38 @@ class Settings(BaseSettings):
     feed_clock_tolerance_s: float = Field(
         10.0, ge=0, le=86_400, description="A camera's clock that is further off is not believed."
     )
+    watch_slots: int = Field(
+        4, ge=0, le=64, description="Threads of the watch worker; 0: `ris up` starts none."
+    )
+    standing_every_s: float = Field(
+        2.0, ge=0.2, le=600, description="How often beat looks for frames to watch."
+    )
+    standing_queries: int = Field(
+        50, ge=0, le=10_000, description="Standing queries of one API key that have not ended."
+    )
+    standing_keep_days: float = Field(
+        30.0, ge=0, le=36_500, description="Ended standing queries and their alerts stay this long."
+    )
+    deliver_every_s: float = Field(
+        2.0, ge=0.2, le=600, description="How often beat looks for events to deliver."
+    )
+    webhook_hosts: str | None = Field(
+        None,
+        description="Hosts a webhook may have: names, *.suffixes, networks, separated by commas."
+        " Unset: those with an address that the whole internet has.",
+    )
+    webhook_timeout_s: float = Field(
+        10.0, ge=0.1, le=120, description="A receiver has answered an event after this long."
+    )
+    webhook_retry_base_s: float = Field(
+        5.0, ge=0.01, le=600, description="First retry delay of an event; doubles each time."
+    )
+    webhook_attempts: int = Field(
+        16, ge=1, le=100, description="Tries of an event before it is given up."
+    )
+    event_days: float = Field(
+        7.0, ge=0, le=3650, description="Delivered and given up events are kept this long."
+    )
     query_workers: int = Field(2, ge=1, le=64, description="Threads of one query worker.")
     scan_groups: int = Field(
         0,

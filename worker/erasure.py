@@ -32,6 +32,7 @@ from models.repositories.jobs import ClaimedJob
 from models.session import Session
 from worker.accepting.audit import record_act
 from worker.accepting.desk import COMMAND_LINE, Actor
+from worker.accepting.events import tell_standing_ended
 from worker.context import Context
 from worker.errors import InputInvalid, NotFound, ObjectStoreUnavailable, StorageFailed
 from worker.index.revision import RevisionWriter, stored_blocks
@@ -211,6 +212,8 @@ def _erase_window(
             removed = erasure_record.remove_frames(
                 session, list(pictures), sorted(set(pictures.values()))
             )
+            for standing in removed.standing:
+                tell_standing_ended(session, *standing, code="erased")
             leftovers: dict[str, Any] = {
                 "shards": done.folders,
                 "pictures": sorted(set(pictures.values())),

@@ -20,6 +20,7 @@ from models.repositories import feeds as feed_record
 from models.repositories import videos as video_record
 from models.session import DatabaseUnavailable, Session
 from models.video import VideoSegment
+from worker.accepting.events import tell_feed
 from worker.backbones.base import Backbone
 from worker.context import Context
 from worker.core.feed_clock import OWN_CLOCK_S
@@ -234,11 +235,13 @@ class FeedRecorder:
             wrong_after_utc = at_utc(time.time() + OWN_CLOCK_S)
             if missed.gap is not None and missed.gap[0] >= first.t_utc:
                 # It began behind these frames, which end the one before.
-                feed_record.close_gap(session, feed.camera_id, first.t_utc, wrong_after_utc)
+                ended = feed_record.close_gap(session, feed.camera_id, first.t_utc, wrong_after_utc)
                 record_missed(session, feed, missed, removed=removed)
             else:
                 record_missed(session, feed, missed, removed=removed)
-                feed_record.close_gap(session, feed.camera_id, first.t_utc, wrong_after_utc)
+                ended = feed_record.close_gap(session, feed.camera_id, first.t_utc, wrong_after_utc)
+            if ended or feed.last_frame_utc is None:
+                tell_feed(session, "feed.live", feed.camera_id, feed.name, since_utc=first.t_utc)
             feed_record.set_status(
                 session,
                 feed.feed_id,
@@ -289,8 +292,15 @@ def record_missed(
     session: Session, feed: FeedSession, missed: Missed, *, removed: bool = False
 ) -> None:
     """Write a gap that began, and drops. A gap of a feed that was ``removed`` would never end."""
-    if missed.gap is not None and not removed:
-        feed_record.open_gap(session, feed.camera_id, *missed.gap)
+    if (
+        missed.gap is not None
+        and not removed
+        and feed_record.open_gap(session, feed.camera_id, *missed.gap)
+    ):
+        from_utc, reason = missed.gap
+        tell_feed(
+            session, "feed.down", feed.camera_id, feed.name, since_utc=from_utc, reason=reason
+        )
     feed_record.add_drops(session, feed.camera_id, missed.drops)
 
 

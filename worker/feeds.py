@@ -14,6 +14,7 @@ from models.repositories.jobs import ClaimedJob
 from models.session import Session
 from worker.accepting import feeds as accepting
 from worker.accepting.desk import COMMAND_LINE
+from worker.accepting.events import tell_feed
 from worker.accepting.names import checked_name
 from worker.context import Context
 from worker.core.sampling import SamplingPolicy
@@ -73,8 +74,9 @@ def note_trouble(session: Session, feed_id: int, trouble: tuple[str, str], reaso
     if wanted is None or feed is None or status is None:
         return False
     from_utc = status.last_frame_utc or status.last_seen_utc
-    if from_utc is not None:
-        feed_record.open_gap(session, feed.camera_id, from_utc, reason)
+    if from_utc is not None and feed_record.open_gap(session, feed.camera_id, from_utc, reason):
+        name = feed.camera.name
+        tell_feed(session, "feed.down", feed.camera_id, name, since_utc=from_utc, reason=reason)
     feed_record.set_status(
         session,
         feed_id,

@@ -32,6 +32,7 @@ from worker.core.zone import only_inside
 from worker.index.candidates import Candidates
 from worker.index.scorer import (
     CandidateChunk,
+    StoredPatches,
     candidate_chunks,
     read_chunk,
     read_chunks,
@@ -212,7 +213,7 @@ def gather_evidence(
     """Score candidates. ``growth``: None ranks by MaxSim and grows rigid regions as proofs only;
     a mode ranks by how coherent the similarities are. ``coarse`` speaks for neighbours in time that
     are no candidates. ``threads`` share the chunks, and each holds the patches of one."""
-    level_q = _levels(subject, candidates, threads)
+    level_q = match_levels_of(subject, candidates, threads)
     appearance_n = np.zeros(candidates.count, dtype=np.float32)
     regions: list[Region | None] = [None] * candidates.count
     novelty_nc = [appearance_n] * candidates.count
@@ -271,12 +272,24 @@ class _Looked(NamedTuple):
 def _look(
     subject: Subject, chunk: CandidateChunk, level_q: FloatArray, growth: GrowthMode | None
 ) -> _Looked:
+    patches = read_chunk(subject.scenes.shards, chunk)
+    novelty_nc = patch_novelty(patches, subject.background(subject.camera_of(chunk)))
+    return _Looked(*look_at(subject, patches, novelty_nc, level_q, growth), novelty_nc)
+
+
+def look_at(
+    subject: Subject,
+    patches: StoredPatches,
+    novelty_nc: FloatArray,
+    level_q: FloatArray,
+    growth: GrowthMode | None,
+) -> tuple[FloatArray, list[Region | None]]:
+    """Likeness of n frames, float32 (n,), and their regions with cosines. ``novelty_nc``: how new
+    each cell is for its camera."""
     exemplars = [subject.query, *subject.exemplars, *subject.against]
     # One product for all: patches are read from memory once.
     every_ed = np.concatenate([exemplar.patches_qd for exemplar in exemplars])
     own = slice(0, len(subject.query.patches_qd))
-    patches = read_chunk(subject.scenes.shards, chunk)
-    novelty_nc = patch_novelty(patches, subject.background(subject.camera_of(chunk)))
     cosine_mec = all_cosines(patches, query_rows(every_ed))
     novel_mec = only_inside(novel_similarity(cosine_mec, novelty_nc), subject.zone_c)
     cosine_mqc, novel_mqc = cosine_mec[:, own], novel_mec[:, own]
@@ -288,7 +301,7 @@ def _look(
         _with_cosines(region, cosine_qc)
         for cosine_qc, region in zip(cosine_mqc, grown, strict=True)
     ]
-    return _Looked(_with_exemplars(subject, seen_n, novel_mec), regions, novelty_nc)
+    return _with_exemplars(subject, seen_n, novel_mec), regions
 
 
 def _with_exemplars(subject: Subject, seen_n: FloatArray, novel_mec: FloatArray) -> FloatArray:
@@ -306,7 +319,7 @@ def _with_exemplars(subject: Subject, seen_n: FloatArray, novel_mec: FloatArray)
     return joint_likeness(seen_n, likeness_kn[:count], shares, likeness_kn[count:])
 
 
-def _levels(subject: Subject, candidates: Candidates, threads: int) -> FloatArray:
+def match_levels_of(subject: Subject, candidates: Candidates, threads: int = 1) -> FloatArray:
     """Match level per query cell over frames taken evenly from the candidates."""
     count = min(LEVEL_SAMPLE_FRAMES, candidates.count)
     chosen = np.linspace(0, candidates.count - 1, count).round().astype(np.int64)
@@ -353,7 +366,13 @@ def _box(subject: Subject, place: Place, region: Region | None) -> Box | None:
             return point.box
         belief_c = point.belief_c
         return moved_box(box, subject.trail.start_c, belief_c, grid)
-    if region is None:
+    return box_by_region(subject, region)
+
+
+def box_by_region(subject: Subject, region: Region | None) -> Box | None:
+    """The query's box moved as the region moved; None without either."""
+    box, grid = subject.box, subject.grid
+    if box is None or region is None:
         return None
     rows, cols = np.divmod(region.cell_index, grid.w)
     moved = np.stack((rows, cols), axis=1) - subject.cells[region.query_index]

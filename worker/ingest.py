@@ -23,6 +23,7 @@ from models.repositories.jobs import ClaimedJob
 from models.session import Session
 from models.video import VideoSegment
 from worker.accepting.desk import COMMAND_LINE
+from worker.accepting.events import tell_segment
 from worker.accepting.names import checked_name
 from worker.accepting.segments import (
     FileContent,
@@ -267,7 +268,11 @@ def fail_ingest(session: Session, job: ClaimedJob, code: str) -> None:
     segment_id = int(job.payload["segment_id"])
     ended_decoder = code in [kind.code for kind in _DECODER_ENDED]
     partial = ended_decoder and video_record.count_frames(session, segment_id) > 0
-    video_record.finish_segment(session, segment_id, "partial" if partial else "failed")
+    outcome = "partial" if partial else "failed"
+    video_record.finish_segment(session, segment_id, outcome)
+    segment = video_record.find_segment(session, segment_id)
+    if segment is not None:
+        tell_segment(session, "segment.failed", segment, code=code, outcome=outcome)
 
 
 def after_failed_ingest(context: Context, job: ClaimedJob) -> None:
@@ -353,6 +358,8 @@ def _finish(run: _Run, info: VideoInfo, report: DecodeReport) -> None:
         progress = {"frames": frames}
         if _miscounts(run, info, report, decoded):
             progress |= {"decoded": decoded, "expected": _expected(info, report) or 0}
+        outcome = "partial" if damaged else "complete"
+        tell_segment(session, "segment.ingested", run.segment, frames=frames, outcome=outcome)
         run.lease.finish(session, progress)
 
 

@@ -11,7 +11,7 @@ JobKind = Literal[
     "ingest", "backfill", "fetch", "watch", "query", "reindex", "erase", "compact", "seal",
     "offload", "feed", "evidence",
 ]  # fmt: skip
-Queue = Literal["fetch", "ingest", "backfill", "query", "admin", "feed"]
+Queue = Literal["fetch", "ingest", "backfill", "query", "admin", "feed", "watch"]
 
 FETCH_QUEUE: Final[Queue] = "fetch"
 BACKFILL_QUEUE: Final[Queue] = "backfill"
@@ -22,6 +22,8 @@ INGEST_QUEUE: Final[Queue] = "ingest"
 QUERY_QUEUE: Final[Queue] = "query"
 ADMIN_QUEUE: Final[Queue] = "admin"
 FEED_QUEUE: Final[Queue] = "feed"
+WATCH_QUEUE: Final[Queue] = "watch"
+"""What is done behind all else: new frames are watched, events delivered."""
 
 RUN_JOB_TASK: Final = "ris.run_job"
 FETCH_TASK: Final = "ris.fetch"
@@ -33,6 +35,8 @@ COMPACT_TASK: Final = "ris.compact"
 SEAL_TASK: Final = "ris.seal"
 OFFLOAD_TASK: Final = "ris.offload"
 SCAN_TASK: Final = "ris.scan"
+DELIVER_TASK: Final = "ris.deliver"
+WATCH_TASK: Final = "ris.watch"
 
 SCAN_QUEUE_PREFIX: Final = "scan"
 """Scan workers' queues, one for each group of shards; their messages carry compact descriptors."""

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from models.index import IndexGeneration
 from models.repositories import erasures as erasure_record
 from models.repositories import index as index_record
+from models.repositories import standing as standing_record
 from models.repositories import videos as video_record
 from models.repositories.videos import NewFrame
 from models.session import Session
@@ -121,6 +122,7 @@ def record_batch(
     frame_ids = [ids[frame.pts] for frame in prepared.frames]
     indexed = IndexedFrames(segment.camera_id, frame_ids, times, prepared.descriptors)
     append_frames(context, session, generation, indexed, held)
+    standing_record.queue_frames(session, segment.camera_id, frame_ids)
     return frame_ids
 
 

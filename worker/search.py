@@ -19,6 +19,7 @@ from models.repositories import videos as video_record
 from models.repositories.jobs import ClaimedJob
 from models.search import SearchQuery
 from models.session import Session
+from worker.accepting.events import tell_query
 from worker.bundle.terms import hit_to_bytes, terms_to_bytes
 from worker.closer_look import look_closer
 from worker.compacting import learn_basis
@@ -101,8 +102,16 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         rows = [_hit_row(place, shown, grid) for place, shown in enumerate(hits, start=1)]
         terms = _stored_terms(context, session, hits)
         search_record.record_hits(session, query.id, generation.id, stats, rows, terms)
+        tell_query(session, "query.done", query, hits=len(hits))
         lease.finish(session, {"hits": len(hits)})
     return "finished"
+
+
+def fail_query(session: Session, job: ClaimedJob, code: str) -> None:
+    """Tell that a query was not answered."""
+    query = search_record.query_of_job(session, job.id)
+    if query is not None and search_record.lock_query(session, query.id):
+        tell_query(session, "query.failed", query, code=code)
 
 
 def proven(ranked: list[RankedFrame]) -> list[RankedFrame]:

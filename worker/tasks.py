@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import uuid
 from typing import Any
 
@@ -9,6 +11,7 @@ from celery.signals import worker_ready, worker_shutting_down
 
 from worker import (
     compacting,
+    delivering,
     erasure,
     evidence,
     feeds,
@@ -16,6 +19,7 @@ from worker import (
     retention,
     scanning,
     sealing,
+    standing_watch,
     watching,
 )
 from worker.app import app
@@ -29,6 +33,7 @@ from worker.jobs import sweep as sweep_jobs
 from worker.kernels.region_growing import warm_up
 from worker.messages import (
     COMPACT_TASK,
+    DELIVER_TASK,
     FEED_QUEUE,
     FETCH_TASK,
     OFFLOAD_TASK,
@@ -39,21 +44,26 @@ from worker.messages import (
     SCAN_TASK,
     SEAL_TASK,
     SWEEP_TASK,
+    WATCH_QUEUE,
+    WATCH_TASK,
 )
 from worker.reindex import fail_reindex, run_reindex
 from worker.runtime import process_context
-from worker.search import run_query
+from worker.search import fail_query, run_query
 from worker.shard_scan import warm_up as warm_up_scan
 
 FEEDS = FeedHost()
 FETCHES = FetchHost()
+WATCHER = standing_watch.Watcher()
+_CHATTY = ("celery.worker.strategy", "celery.worker.request", "celery.app.trace")
+"""Loggers that tell of every task; the watch worker is rung each second."""
 
 HANDLERS = {
     "ingest": Handler(run_ingest, fail_ingest, after_fail=after_failed_ingest),
     "fetch": Handler(FETCHES.run, fail_fetch),
     "backfill": Handler(run_ingest, fail_ingest, after_fail=after_failed_ingest),
     "watch": Handler(watching.run_watch, watching.fail_watch),
-    "query": Handler(run_query),
+    "query": Handler(run_query, fail_query),
     "reindex": Handler(run_reindex, fail_reindex),
     "erase": Handler(erasure.run_erase),
     "compact": Handler(compacting.run_compact),
@@ -89,9 +99,12 @@ def sweep_task() -> None:
 
 @app.task(name=RETAIN_TASK)  # type: ignore[untyped-decorator]
 def retain_task() -> None:
-    """Order the erasure of what has outlived its retention; old exports go at once."""
+    """Order the erasure of what has outlived its retention; old exports, events and standing
+    queries go at once."""
     retention.submit_due(process_context())
     evidence.drop_old(process_context())
+    standing_watch.clean_up(process_context())
+    delivering.clean_up(process_context())
 
 
 @app.task(name=COMPACT_TASK)  # type: ignore[untyped-decorator]
@@ -112,6 +125,18 @@ def scan_task(message: dict[str, Any]) -> dict[str, Any]:
     return scanning.answer_scan(process_context(), message)
 
 
+@app.task(name=DELIVER_TASK)  # type: ignore[untyped-decorator]
+def deliver_task() -> None:
+    """Deliver events that are due."""
+    delivering.deliver_due(process_context())
+
+
+@app.task(name=WATCH_TASK)  # type: ignore[untyped-decorator]
+def watch_task() -> None:
+    """Compare new frames with standing queries."""
+    WATCHER.watch(process_context())
+
+
 @app.task(name=OFFLOAD_TASK)  # type: ignore[untyped-decorator]
 def offload_task() -> None:
     """Order the moving of old sealed shards to object storage."""
@@ -130,6 +155,11 @@ def _warm_up(sender: Any = None, **_: Any) -> None:
     context = process_context()
     if all(name.startswith(SCAN_QUEUE_PREFIX) for name in app.amqp.queues.consume_from):
         warm_up_scan()  # a scan worker embeds nothing
+        return
+    if app.amqp.queues.consume_from.keys() == {WATCH_QUEUE}:
+        os.nice(10)  # nobody waits for it: queries and cameras come first
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
         return
     if app.amqp.queues.consume_from.keys() == {FEED_QUEUE} and not feeds.any_running(context):
         return  # a machine without cameras needs no third backbone in memory

@@ -4,6 +4,7 @@ import { isAbort, pause, Unreachable, wordsOf } from "./api.mjs";
 import { appearancesView } from "./appearances.mjs";
 import { button, el, notice, say } from "./dom.mjs";
 import { HitList } from "./hits.mjs";
+import { canWatch, watchRow } from "./watching.mjs";
 import { convinces, count, spanWords } from "./words.mjs";
 
 const AGAIN_MS = 2000;
@@ -18,7 +19,7 @@ export class Answer {
   #view = "hits";
 
   /**
-   * `desk`: {api, pictures, marks, bar, evidence}. `actions`: known(query) once, open(rank), cameraIds().
+   * `desk`: {api, pictures, marks, bar, evidence}. `actions`: known(query) once, open(rank), watched().
    */
   constructor(root, desk, actions) {
     this.#root = root;
@@ -160,7 +161,7 @@ export class Answer {
     this.#desk.marks.take(query.params);
     this.#desk.evidence.take(query);
     if (!query.hits) {
-      this.#root.replaceChildren(this.#desk.bar, ...this.#warnings([]), noHits(query));
+      this.#root.replaceChildren(this.#desk.bar, ...this.#warnings([]), noHits(query), ...this.#watch(query));
       say("No hits.");
       return;
     }
@@ -171,6 +172,7 @@ export class Answer {
     const cameras = new Set(list.hits.map((hit) => hit.camera_id)).size;
     this.#root.replaceChildren(
       el("p", { class: "sum" }, el("strong", {}, count(query.hits, "hit")), sumWords(query, cameras, list.hits)),
+      ...this.#watch(query),
       this.#desk.bar,
       this.#desk.evidence.bar,
       ...this.#warnings(list.hits),
@@ -180,6 +182,10 @@ export class Answer {
     );
     say(`${count(query.hits, "hit")}.`);
     if (this.#view === "appearances") this.#root.querySelector("#view-appearances").click();
+  }
+
+  #watch(query) {
+    return canWatch(query) ? [watchRow(this.#desk.api, query, () => this.#actions.watched())] : [];
   }
 
   #tabs(shown, body, signal) {

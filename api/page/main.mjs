@@ -11,6 +11,7 @@ import { Marks } from "./marks.mjs";
 import { Pictures } from "./pictures.mjs";
 import { onPlace, readPlace, writePlace } from "./place.mjs";
 import { forgetKey, keepKey, keptKey, showDoor, whoIs } from "./session.mjs";
+import { Watching } from "./watching.mjs";
 
 class Desk {
   #api;
@@ -19,6 +20,7 @@ class Desk {
   #answer;
   #hit;
   #marks;
+  #watching;
   #place = readPlace();
   #sent = null; // a submission that may be sent again: {body, name}
 
@@ -34,7 +36,9 @@ class Desk {
     this.#answer = new Answer(byId("found"), desk, {
       known: (query) => this.#showQuery(query),
       open: (rank) => this.#openHit(rank),
+      watched: () => this.#watching.refresh(),
     });
+    this.#watching = new Watching(byId("watching"), api, pictures);
     this.#hit = new HitView(desk, {
       closed: () => this.#write({ hit: null }),
       go: (rank) => this.#openHit(rank, false),
@@ -49,7 +53,7 @@ class Desk {
     this.#answer.clear();
     await this.#view.load();
     this.#form.setCameras(this.#view.cameras);
-    await this.#go(this.#place, true);
+    await Promise.all([this.#go(this.#place, true), this.#watching.refresh()]);
   }
 
   async #go(place, first = false) {

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from api.access import Searcher
-from api.bodies import QUERY_BODY, QueryBody, named, read_query
+from api.bodies import DrawnBody, drawn_body, named, read_drawn
 from api.desk import ApiDesk, Here
 from api.events import EVENT_RESPONSES, EventStream
 from api.fields import Cursor, IdempotencyKey, Limit, moment, next_cursor, read_cursor
+from api.given import QueryGiven
 from api.pictures import PICTURE_RESPONSES, picture_response, unchanged
 from api.problems import READING, WRITING
 from api.routes.frames import known_frame, note_view
@@ -33,13 +35,15 @@ from worker.accepting.queries import (
 from worker.accepting.repeats import NamedRequest, made_before, note_made, repeated
 from worker.core.roi_json import roi_from_json
 from worker.core.search_params import search_params_from_json
-from worker.errors import Forbidden, InputInvalid, NotFound, TooManyRequests
+from worker.errors import Forbidden, NotFound, TooManyRequests
 from worker.video.picture import as_jpeg, load_query_picture
 
 router = APIRouter(prefix="/v1/queries", tags=["queries"])
 
 
-@router.post("", status_code=202, responses=WRITING, openapi_extra={"requestBody": QUERY_BODY})
+@router.post(
+    "", status_code=202, responses=WRITING, openapi_extra={"requestBody": drawn_body(QueryGiven)}
+)
 async def submit(
     caller: Searcher,
     desk: Here,
@@ -49,16 +53,14 @@ async def submit(
 ) -> QueryTold:
     """Search for what is inside a box or polygon of an indexed frame (JSON) or of a picture
     (multipart form). The answer comes at the address in Location."""
-    body = await read_query(request)
+    body = await read_drawn(request, QueryGiven)
     given = body.given
-    if given.frame_id is None and body.picture is None:
-        raise InputInvalid("frame_id: name an indexed frame, or send a form with a picture")
     picture_sha256 = None if body.picture is None else hashlib.sha256(body.picture).hexdigest()
     asked = named(idempotency_key, "query", given.model_dump(mode="json"), picture_sha256)
     told = await run_in_threadpool(_made_already, desk, caller, asked)
     if told is None:
         run = run_in_threadpool if body.picture is None else desk.decoding.run
-        order = await run(lambda: _order(desk, body))
+        order = await run(lambda: query_order(desk, body))
         told = await run_in_threadpool(_accept, desk, caller, order, asked)
     response.headers["Location"] = f"/v1/queries/{told.query_id}"
     return told
@@ -75,7 +77,8 @@ def _made_already(desk: ApiDesk, caller: Caller, asked: NamedRequest | None) -> 
     return None
 
 
-def _order(desk: ApiDesk, body: QueryBody) -> QueryOrder:
+def query_order(desk: ApiDesk, body: DrawnBody[Any]) -> QueryOrder:
+    """What was drawn, checked. Decodes a picture."""
     given = body.given
     return checked_order(
         desk,

@@ -4,7 +4,7 @@ A migration knows no key. Rows stay as they are, and the sweeper encrypts those 
 soon as a process has one (worker.feeds.seal_addresses).
 
 Revision ID: 0016
-Revises: 0014
+Revises: 0015
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0016"
-down_revision = "0014"
+down_revision = "0015"
 branch_labels = None
 depends_on = None
 

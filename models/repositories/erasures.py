@@ -26,10 +26,12 @@ from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.sql.dml import UpdateBase
 
 from models.erasure import Erasure
+from models.events import Event
 from models.index import FMapRun, Shard
 from models.jobs import Job
 from models.repositories import evidence as evidence_record
 from models.search import EvidenceExport, SearchHit, SearchQuery
+from models.standing import Alert, StandingQuery
 from models.video import Camera, Frame, VideoSegment
 
 
@@ -44,12 +46,14 @@ class SpanSummary:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """How many rows went, and the uploads, bundles and other files made from what went."""
+    """How many rows went, and the uploads, bundles and other files made from what went. Standing
+    queries count as queries, alerts as hits. ``standing``: (id, name, key) of those."""
 
     frames: int
     queries: int
     hits: int
     uploads: list[str]
+    standing: list[tuple[int, str, int | None]]
 
 
 def create(session: Session, **values: Any) -> Erasure:
@@ -225,19 +229,26 @@ def remove_frames(session: Session, frame_ids: Sequence[int], sha256s: Sequence[
     ids = cast(list(frame_ids), ARRAY(BigInteger))
     locked = select(Frame.segment_id).where(Frame.id == func.any(ids)).with_for_update()
     segments = sorted(set(session.scalars(locked)))  # answers being recorded end first
+    _count(session, delete(Event).where(Event.frame_id == func.any(ids)))
     hits = _count(session, delete(SearchHit).where(SearchHit.frame_id == func.any(ids)))
+    hits += _count(session, delete(Alert).where(Alert.frame_id == func.any(ids)))
     drawn = _remove_queries(session, SearchQuery.frame_id == func.any(ids))
+    stood = _remove_standing(session, StandingQuery.frame_id == func.any(ids))
     frames = _count(session, delete(Frame).where(Frame.id == func.any(ids)))
     gone = cast(sorted(unused_pictures(session, sha256s)), ARRAY(Text))
     uploaded = _remove_queries(session, SearchQuery.picture_sha256 == func.any(gone))
+    stood_on_upload = _remove_standing(session, StandingQuery.picture_sha256 == func.any(gone))
     _remove_empty_segments(session, segments)
+    removed = (drawn, stood, uploaded, stood_on_upload)
     learnt = _forget_terms(session, SearchQuery.terms_frame_ids.overlap(ids))
     bundles = evidence_record.remove_exports(session, EvidenceExport.frame_ids.overlap(ids))
+    files = {name for part in removed for name in part.uploads}
     return Removed(
         frames,
-        drawn.queries + uploaded.queries,
-        hits + drawn.hits + uploaded.hits,
-        sorted({*drawn.uploads, *uploaded.uploads, *learnt, *bundles}),
+        sum(part.queries for part in removed),
+        hits + sum(part.hits for part in removed),
+        sorted({*files, *learnt, *bundles}),
+        stood.standing + stood_on_upload.standing,
     )
 
 
@@ -258,9 +269,20 @@ def _remove_queries(session: Session, shown: ColumnElement[bool]) -> Removed:
     ids = [query[0] for query in queries]
     files = [name for query in queries for name in query[1:] if name is not None]
     files += evidence_record.remove_exports(session, EvidenceExport.query_id.in_(ids))
+    _count(session, delete(Event).where(Event.query_id.in_(ids)))
     hits = _count(session, delete(SearchHit).where(SearchHit.query_id.in_(ids)))
     _count(session, delete(SearchQuery).where(SearchQuery.id.in_(ids)))
-    return Removed(0, len(queries), hits, files)
+    return Removed(0, len(queries), hits, files, [])
+
+
+def _remove_standing(session: Session, shown: ColumnElement[bool]) -> Removed:
+    found = session.scalars(select(StandingQuery).where(shown).with_for_update()).all()
+    ids = [standing.id for standing in found]
+    alerts = _count(session, delete(Alert).where(Alert.standing_query_id.in_(ids)))
+    _count(session, delete(StandingQuery).where(StandingQuery.id.in_(ids)))
+    uploads = [standing.picture_sha256 for standing in found if standing.picture_sha256]
+    told = [(standing.id, standing.name, standing.key_id) for standing in found]
+    return Removed(0, len(ids), alerts, uploads, told)
 
 
 def _remove_empty_segments(session: Session, segment_ids: Sequence[int]) -> None:

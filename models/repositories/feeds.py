@@ -198,8 +198,8 @@ def frames_behind(session: Session, within_s: float) -> int:
     ).one()
 
 
-def open_gap(session: Session, camera_id: int, from_utc: datetime, reason: str) -> None:
-    """Note that frames are missing from now on; one that is open already goes on.
+def open_gap(session: Session, camera_id: int, from_utc: datetime, reason: str) -> bool:
+    """Note that frames are missing from now on; False: one that is open already goes on.
 
     The same gap is not written twice, as when the answer of a commit was lost.
     """
@@ -209,27 +209,32 @@ def open_gap(session: Session, camera_id: int, from_utc: datetime, reason: str) 
     values = select(
         literal(camera_id, Integer), literal(from_utc, DateTime(timezone=True)), literal(reason)
     )
-    session.execute(
+    made = session.scalars(
         insert(FeedGap)
         .from_select(["camera_id", "from_utc", "reason"], values.where(~same.exists()))
         .on_conflict_do_nothing(index_elements=["camera_id"], index_where=FeedGap.to_utc.is_(None))
+        .returning(FeedGap.id)
     )
+    return made.one_or_none() is not None
 
 
 def close_gap(
     session: Session, camera_id: int, to_utc: datetime, wrong_after_utc: datetime
-) -> None:
-    """End the open gap with the first frame after it; a frame of before leaves it open.
+) -> bool:
+    """End the open gap with the first frame after it; False: there is none, or the frame is of
+    before it, which leaves it open.
 
     A gap from later than ``wrong_after_utc`` was begun by a wrong clock: it ends where it begins.
     """
     over = or_(FeedGap.from_utc < to_utc, FeedGap.from_utc > wrong_after_utc)
-    session.execute(
+    ended = session.scalars(
         update(FeedGap)
         .where(FeedGap.camera_id == camera_id, FeedGap.to_utc.is_(None), over)
         .values(from_utc=func.least(FeedGap.from_utc, to_utc), to_utc=to_utc)
+        .returning(FeedGap.id)
         .execution_options(synchronize_session=False)
     )
+    return ended.one_or_none() is not None
 
 
 def end_gap(session: Session, camera_id: int) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from models.jobs import Job
 from models.search import EvidenceExport, SearchHit, SearchQuery
+from models.standing import StandingQuery
 from models.video import Frame
 
 UPLOAD_LOCK = 7_268_143_003
@@ -25,14 +26,19 @@ def lock_uploads(session: Session, *, exclusive: bool) -> None:
 
 
 def _asked_uploads() -> Select[Any]:
-    """Uploads of queries, but for those that were taken back: nobody waits for their answer."""
+    """Uploads of queries and standing queries, but for queries that were taken back: nobody waits
+    for their answer."""
     taken_back = and_(Job.state == "failed", Job.error_code == "cancelled")
-    return (
+    asked = (
         select(SearchQuery.picture_sha256)
         .join(Job, Job.id == SearchQuery.job_id)
         .where(SearchQuery.picture_sha256.is_not(None), not_(taken_back))
-        .distinct()
+        .union(
+            select(StandingQuery.picture_sha256).where(StandingQuery.picture_sha256.is_not(None))
+        )
+        .subquery()
     )
+    return select(asked.c.picture_sha256)
 
 
 def _named_files() -> list[tuple[Select[Any], Any]]:
@@ -54,8 +60,8 @@ def unused_uploads(session: Session, sha256s: Sequence[str]) -> set[str]:
     """Which of these files no row names."""
     used = {
         str(name)
-        for named, column in _named_files()
-        for name in session.scalars(named.where(column.in_(sha256s)))
+        for named, _ in _named_files()
+        for name in session.scalars(named.where(named.selected_columns[0].in_(sha256s)))
     }
     return set(sha256s) - used
 

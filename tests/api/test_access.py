@@ -14,6 +14,7 @@ from api.app import make_app
 from api.desk import open_desk
 from models.repositories import search as search_record
 from tests.api.conftest import BOX, Api
+from tests.api.test_standing import ALERT
 from tests.parts import run_jobs, sql
 from worker.accepting.desk import COMMAND_LINE
 from worker.accepting.evidence import order_export
@@ -32,6 +33,8 @@ OPEN = {
 """What needs no key: it tells nothing of footage."""
 
 URL = "rtsp://camera.example/a"
+WEBHOOK = {"name": "a", "url": "https://vms.example/"}
+EVENT = uuid.UUID(int=7)
 
 
 @dataclass
@@ -49,6 +52,12 @@ class World:
     street_feed: int
     car_feed: int
     job: str
+    own_webhook: int = 0
+    others_webhook: int = 0
+    own_standing: int = 0
+    others_standing: int = 0
+    own_alerts: tuple[int, int] = (0, 0)
+    others_alerts: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,68 @@ def new_export(w: World, query_id: uuid.UUID) -> uuid.UUID:
 
 def new_feed(w: World) -> int:
     return add_feed(w.api.context, uuid.uuid4().hex, URL, IntervalPolicy(1.0))
+
+
+def own_webhook(below: str, expect: int, body: Any, w: World) -> Ask:
+    return Ask(f"/v1/webhooks/{w.own_webhook}{below}", body, expect=expect)
+
+
+def others_webhook(below: str, body: Any, w: World) -> Ask:
+    return Ask(f"/v1/webhooks/{w.others_webhook}{below}", body, expect=404)
+
+
+def standing_body(frame_id: int, **params: Any) -> dict[str, Any]:
+    return {"name": "a", "frame_id": frame_id, "roi": BOX, "params": params}
+
+
+def own_standing(below: str, expect: int, w: World) -> Ask:
+    return Ask(f"/v1/standing-queries/{w.own_standing}{below}", expect=expect)
+
+
+def others_standing(below: str, w: World) -> Ask:
+    return Ask(f"/v1/standing-queries/{w.others_standing}{below}", expect=404)
+
+
+def own_alert(below: str, w: World) -> Ask:
+    return Ask(f"/v1/alerts/{w.own_alerts[0]}{below}")
+
+
+def car_alert(below: str, w: World) -> Ask:
+    """Of the own standing query, on a camera that the key does not see."""
+    return Ask(f"/v1/alerts/{w.own_alerts[1]}{below}", expect=404)
+
+
+def others_alert(below: str, w: World) -> Ask:
+    return Ask(f"/v1/alerts/{w.others_alerts[0]}{below}", expect=404)
+
+
+def new_standing(w: World, headers: dict[str, str]) -> tuple[int, tuple[int, int]]:
+    """A standing query of a key, and alerts of it on both cameras."""
+    body = standing_body(w.street_frame)
+    made = w.api.client.post("/v1/standing-queries", json=body, headers=headers)
+    assert made.status_code == 201, made.text
+    standing_id = int(made.json()["standing_query_id"])
+    on_street, on_car = (
+        int(sql(w.api.context, ALERT, standing_id, frame_id)[0][0])
+        for frame_id in (w.street_frame, w.car_frame)
+    )
+    return standing_id, (on_street, on_car)
+
+
+def new_webhook(w: World, headers: dict[str, str]) -> int:
+    """A webhook of a key, with an event on its way."""
+    made = w.api.client.post("/v1/webhooks", json=WEBHOOK, headers=headers)
+    assert made.status_code == 201, made.text
+    sql(w.api.context, "delete from events where id = %s", EVENT)
+    sql(w.api.context, "insert into events (id, kind, data) values (%s, 'x', '{}')", EVENT)
+    webhook_id = int(made.json()["webhook_id"])
+    sql(
+        w.api.context,
+        "insert into deliveries (event_id, webhook_id) values (%s, %s)",
+        EVENT,
+        webhook_id,
+    )
+    return webhook_id
 
 
 def new_key(w: World) -> int:
@@ -272,6 +343,69 @@ RULES: dict[tuple[str, str], Rule] = {
         lambda w: Ask(f"/v1/cameras/{w.street}/gaps"),
         [not_found(lambda w: f"/v1/cameras/{w.car}/gaps")],
     ),
+    ("GET", "/v1/webhooks"): Rule("notify", lambda w: Ask("/v1/webhooks", hides="secret")),
+    ("POST", "/v1/webhooks"): Rule(
+        "notify", lambda w: Ask("/v1/webhooks", WEBHOOK, expect=201), also=("search",)
+    ),
+    **{
+        (method, "/v1/webhooks/{webhook_id}" + below): Rule(
+            "notify",
+            partial(own_webhook, asked, expect, body),
+            [partial(others_webhook, asked, body)],
+            also=("search",),
+        )
+        for method, below, asked, expect, body in (
+            ("GET", "", "", 200, None),
+            ("PATCH", "", "", 200, {"state": "paused"}),
+            ("DELETE", "", "", 204, None),
+            ("POST", "/rotate", "/rotate", 200, None),
+            ("POST", "/test", "/test", 202, None),
+            ("GET", "/deliveries", "/deliveries", 200, None),
+            (
+                "POST",
+                "/deliveries/{event_id}/retry",
+                f"/deliveries/{EVENT}/retry",
+                202,
+                None,
+            ),
+        )
+    },
+    ("GET", "/v1/standing-queries"): Rule(
+        "search", lambda w: Ask("/v1/standing-queries", holds="items")
+    ),
+    ("POST", "/v1/standing-queries"): Rule(
+        "search",
+        lambda w: Ask("/v1/standing-queries", standing_body(w.street_frame), expect=201),
+        [
+            not_found(lambda w: "/v1/standing-queries", lambda w: standing_body(w.car_frame)),
+            not_found(
+                lambda w: "/v1/standing-queries",
+                lambda w: standing_body(w.street_frame, camera_ids=[w.car]),
+            ),
+        ],
+    ),
+    **{
+        (method, "/v1/standing-queries/{standing_query_id}" + below): Rule(
+            "search",
+            partial(own_standing, below, expect),
+            [partial(others_standing, below)],
+        )
+        for method, below, expect in (
+            ("GET", "", 200),
+            ("DELETE", "", 204),
+            ("POST", "/pause", 200),
+            ("POST", "/resume", 200),
+        )
+    },
+    ("GET", "/v1/alerts"): Rule("search", lambda w: Ask("/v1/alerts", holds="items")),
+    **{
+        ("GET", "/v1/alerts/{alert_id}" + below): Rule(
+            "search",
+            partial(own_alert, below),
+            [partial(others_alert, below), partial(car_alert, below)],
+        )
+        for below in ("", "/overlay")
+    },
     ("GET", "/v1/keys"): Rule("admin", lambda w: Ask("/v1/keys", hides="secret")),
     ("POST", "/v1/keys"): Rule(
         "admin", lambda w: Ask("/v1/keys", {"name": "a", "actions": ["view"]}, expect=201)
@@ -362,6 +496,12 @@ def test_an_operation_with_every_kind_of_key(world: World, method: str, path: st
     right = api.key(*(needed or ["view"]))
     if "/queries" in path:
         world.own_query = uuid.UUID(api.answered(right)["query_id"])
+    if "/webhooks/" in path:
+        world.others_webhook = new_webhook(world, api.key("notify", "search"))
+        world.own_webhook = new_webhook(world, right)
+    if "/standing" in path or "/alerts" in path:
+        world.others_standing, world.others_alerts = new_standing(world, api.key("search"))
+        world.own_standing, world.own_alerts = new_standing(world, right)
     wanted = rule.right(world)
 
     for headers in ({}, {"Authorization": "Bearer ris_x"}, {"Authorization": "Basic YTpi"}):
@@ -389,6 +529,11 @@ def test_an_operation_with_every_kind_of_key(world: World, method: str, path: st
         told = api.answered(limited, **asked)
         assert told["params"]["camera_ids"] == [world.street]
         world.own_query = uuid.UUID(told["query_id"])
+    if "/webhooks/" in path:
+        world.others_webhook = world.own_webhook
+        world.own_webhook = new_webhook(world, limited)
+    if "/standing" in path or "/alerts" in path:
+        world.own_standing, world.own_alerts = new_standing(world, limited)
     assert_told(ask(world, method, rule.right(world), limited), rule.right(world))
     for other in rule.others:
         unseen = other(world)

@@ -111,6 +111,8 @@ def test_examples_of_the_document_work(api: Api, admin: dict[str, str], tmp_path
             ("/v1/segments", "SegmentGiven"),
             ("/v1/feeds", "FeedGiven"),
             ("/v1/keys", "KeyGiven"),
+            ("/v1/webhooks", "WebhookGiven"),
+            ("/v1/standing-queries", "StandingGiven"),
         ):
             for example in schemas[schema]["examples"]:
                 reply = client.post(path, json=example, headers=admin)

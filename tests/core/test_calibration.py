@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from worker.core.calibration import MIN_FRAMES, expected_false_matches
+from worker.core.calibration import MIN_FRAMES, expected_false_matches, rare_tail
 from worker.errors import InputInvalid
 
 
@@ -74,3 +74,27 @@ def test_chance_is_that_of_everything_searched_not_of_the_best():
         expected = expected_false_matches(score[-50:], score, cameras(10_000))
         reached.append((expected <= 1).sum())
     assert 0.5 <= np.mean(reached) <= 2
+
+
+def test_a_rare_tail_is_that_of_an_exponential_and_never_rarer_than_the_sample():
+    rng = np.random.default_rng(3)
+    tail = rare_tail(rng.exponential(0.1, 20_000))
+    scores = np.array([0.5, 0.8, 1.2])
+    wanted = np.exp(-scores / 0.1)
+    beyond = scores > tail.sample_m[-1]
+    stated = tail.share_above(scores)
+    assert beyond.tolist() == [False, False, True]
+    assert np.allclose(stated[2], wanted[2], rtol=1.0)
+    assert 0.5 < stated[0] / wanted[0] < 2
+    every = tail.share_above(tail.sample_m)
+    least = np.arange(20_000, 0, -1) / 20_000
+    assert (every >= least).all()
+    assert (np.diff(tail.share_above(np.linspace(-1, 3, 500))) <= 0).all()
+
+
+def test_a_rare_tail_of_equal_scores_has_a_spread_all_the_same():
+    tail = rare_tail(np.full(50, 0.4))
+    assert tail.share_above(np.array([0.4, 0.41])).tolist()[0] == 1.0
+    assert tail.share_above(np.array([0.41]))[0] < 1e-20
+    with pytest.raises(InputInvalid):
+        rare_tail(np.zeros(0))

@@ -139,10 +139,10 @@ def test_a_downgrade_leaves_no_encrypted_address_behind(empty_database: str) -> 
             " select id, 'rtsp://***@h/', 'x', 'rtsp', '{}' from camera"
         )
     with pytest.raises(RuntimeError, match="ris feed rm"):
-        command.downgrade(config, "0013")
+        command.downgrade(config, "0015")
     with psycopg.connect(psycopg_url(empty_database)) as connection:
         connection.execute("update feeds set sealed_url = null")
-    command.downgrade(config, "0013")
+    command.downgrade(config, "0015")
     command.upgrade(config, "head")
 
 

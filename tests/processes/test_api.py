@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.processes.harness import REPO, Ris, clean_env
+from tests.receiver import receiving
 from worker.embedded.state import api_path
 
 pytestmark = pytest.mark.slow
@@ -58,6 +59,33 @@ def test_a_query_is_answered_by_the_workers(ris, two_cameras, first_frame, secre
     assert page["items"][0]["camera_name"] == "street"
     status, picture = call(url, page["items"][0]["overlay"], secret)
     assert (status, picture[:2]) == (200, b"\xff\xd8")
+
+
+def test_a_killed_watch_worker_loses_neither_events_nor_new_frames(
+    ris, footage, first_frame, secret
+):
+    url = url_of(ris)
+    with receiving() as receiver:
+        hook = ris.json("webhook", "add", "test", receiver.url, "--kind", "segment.ingested")
+        asked = {"name": "a", "frame_id": first_frame, "roi": {"box": [0.3, 0.3, 0.7, 0.9]}}
+        status, made = call(url, "/v1/standing-queries", secret, asked)
+        assert status == 201, made
+        standing = f"/v1/standing-queries/{made['standing_query_id']}"
+        pid = ris.kill("worker-watch")
+        said = ris.json("ingest", str(footage["car"]), "--camera", "watched", "--every", "0.5")
+        frames = ris.frames_of(said["jobs"][0]["id"])
+        ris.wait_restarted("worker-watch", pid)
+        ris.eventually(lambda: receiver.got, "the event comes")
+        receiver.got[0].verify(hook["secret"])
+        assert receiver.got[0].told["data"]["frames"] == frames > 5
+
+        def seen() -> bool:
+            told = call(url, standing, secret)[1]
+            return bool(told["judged_frames"] + told["unjudged_frames"] == frames)
+
+        ris.eventually(seen, "every new frame is seen once")
+        assert call(url, standing, secret, method="DELETE")[0] == 204
+        ris.run("webhook", "rm", str(hook["webhook_id"]))
 
 
 def test_the_first_key_is_told_once(ris, tmp_path):

@@ -70,6 +70,7 @@ def test_main_job_on_given_services(given, tmp_path, quick_settings, footage, re
             "worker-ingest",
             "worker-query",
             "worker-feed",
+            "worker-watch",
             "beat",
             "api",
         }

@@ -18,7 +18,7 @@ from worker.accepting.desk import Actor
 from worker.accepting.names import checked_name
 from worker.errors import InputInvalid, NotFound, Unauthenticated
 
-Action = Literal["view", "search", "export", "ingest", "admin"]
+Action = Literal["view", "search", "export", "ingest", "notify", "admin"]
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 SECRET_PREFIX = "ris_"  # noqa: S105 - how a leaked key is recognised
 _SECRET_BYTES = 32

@@ -14,6 +14,7 @@ from models.search import SearchHit, SearchQuery
 from models.session import Session
 from worker.accepting.audit import brief, record_act
 from worker.accepting.desk import COMMAND_LINE, Actor, Desk
+from worker.accepting.events import tell_query
 from worker.core.geometry import validate_roi
 from worker.core.roi_json import roi_to_json
 from worker.core.search_params import SearchParams
@@ -110,7 +111,7 @@ def record_query(
     an upload raises.
     """
     params = order.params
-    _require_known(session, order.frame_id, params, scope)
+    require_known(session, order.frame_id, params, scope)
     if scope is not None and params.camera_ids is None:
         params = replace(params, camera_ids=tuple(sorted(scope)))
     picture_sha256 = None
@@ -142,12 +143,14 @@ def record_query(
     return AcceptedQuery(query_id, job_id)
 
 
-def _require_known(
+def require_known(
     session: Session,
     frame_id: int | None,
     params: SearchParams,
     scope: Collection[int] | None,
 ) -> None:
+    """Raise :class:`NotFound` unless frame, examples and cameras exist within the scope; the frame
+    is kept until the transaction ends."""
     if frame_id is not None and not (
         0 < frame_id < _ID_LIMIT
         and _sees_frame(session, frame_id, scope)
@@ -195,6 +198,7 @@ def cancel_query(session: Session, actor: Actor, query: SearchQuery) -> bool:
         session, query.job_id, Cancelled.code, "whoever asked took the query back"
     ):
         return False
+    tell_query(session, "query.cancelled", query)
     record_act(session, actor, "query.cancel", **details)
     return True
 

@@ -10,6 +10,7 @@ chance itself, and the figure errs towards "no convincing match".
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -58,3 +59,33 @@ def _tail(scores: NDArray[np.float64], sample: NDArray[np.float64]) -> NDArray[n
     spread = max((high - low) / (Z_HIGH - Z_LOW), MIN_SPREAD)
     z = (scores - low) / spread + Z_LOW
     return np.array([0.5 * math.erfc(value / math.sqrt(2.0)) for value in z])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RareTail:
+    """How rare scores are that hardly any of a sample of chance reaches.
+
+    Behind its ``LOW`` quantile an exponential tail goes through the ``HIGH`` one: heavier than the
+    normal one, which states one frame a day where forty come (benchmarks/LOG.md). A score that
+    frames of the sample reach is never rarer than they are: ``sample_m`` float64 (m,), in order.
+    """
+
+    low: float
+    scale: float
+    sample_m: NDArray[np.float64]
+
+    def share_above(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Share of chance frames at or above each score, float64 (n,)."""
+        behind = np.minimum((self.low - scores) / self.scale, 0.0)
+        reached = self.sample_m.size - np.searchsorted(self.sample_m, scores, side="left")
+        return np.maximum((1.0 - LOW) * np.exp(behind), reached / self.sample_m.size)
+
+
+def rare_tail(sample: NDArray[Any]) -> RareTail:
+    """The tail of a sample of chance scores (m,). Raises ``InputInvalid`` for an empty one."""
+    if sample.size == 0:
+        raise InputInvalid("a tail of chance needs scores of chance")
+    sample_m = np.sort(sample.astype(np.float64))
+    low, high = np.quantile(sample_m, (LOW, HIGH))
+    scale = float(high - low) / math.log((1.0 - LOW) / (1.0 - HIGH))
+    return RareTail(float(low), max(scale, MIN_SPREAD), sample_m)

@@ -34,7 +34,8 @@ class ChildSpec:
 
 
 def celery_children(settings: Settings, data_dir: Path) -> tuple[ChildSpec, ...]:
-    """The workers of the ingest, query and feed queues, scan workers where asked for, and beat.
+    """The workers of the ingest, query, feed and watch queues, scan workers where asked for, and
+    beat.
 
     Pools that never fork: a forked child of a process that has touched torch or FAISS hangs.
     """
@@ -47,6 +48,9 @@ def celery_children(settings: Settings, data_dir: Path) -> tuple[ChildSpec, ...]
     slots = ("--pool=threads", f"--concurrency={settings.feed_slots}")
     feed = ("worker", "-Q", "feed", *slots, "-n", "feed@%h", *worker)
     feeds = (ChildSpec("worker-feed", (*celery, *feed), says_ready=True),)
+    behind = ("--pool=threads", f"--concurrency={settings.watch_slots}")
+    watch = ("worker", "-Q", "watch", *behind, "-n", "watch@%h", *worker)
+    watches = (ChildSpec("worker-watch", (*celery, *watch), says_ready=True),)
     beat = ("beat", "--schedule", str(data_dir / "run" / "beat-schedule"), *level)
     queues = ",".join(scan_queue(group) for group in range(settings.scan_groups))
     scanners = (
@@ -61,6 +65,7 @@ def celery_children(settings: Settings, data_dir: Path) -> tuple[ChildSpec, ...]
         ChildSpec("worker-ingest", (*celery, *ingest), says_ready=True),
         ChildSpec("worker-query", (*celery, *query), says_ready=True),
         *(feeds if settings.feed_slots else ()),
+        *(watches if settings.watch_slots else ()),
         *scanners,
         ChildSpec("beat", (*celery, *beat)),
     )

@@ -51,8 +51,12 @@ class StoredPatches:
 def read_chunk(shards: Sequence[PinnedShard], chunk: CandidateChunk) -> StoredPatches:
     """Patches of a chunk. Raises :class:`IndexDamaged` when a shard's file does not hold what
     Postgres says."""
-    shard = shards[chunk.shard_position]
-    return StoredPatches(shard.stored_patches(chunk.block), shard.layout.codec)
+    return patches_of(shards[chunk.shard_position], chunk.block)
+
+
+def patches_of(shard: PinnedShard, blocks: IntArray) -> StoredPatches:
+    """Patches of some blocks. Raises as above."""
+    return StoredPatches(shard.stored_patches(blocks), shard.layout.codec)
 
 
 def reads_at_once(shards: Sequence[PinnedShard], chunks: Iterable[CandidateChunk]) -> int:

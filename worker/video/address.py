@@ -29,15 +29,18 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, slots=True)
 class AddressRules:
-    """What feeds may open.
+    """What may be opened.
 
-    ``hosts``: names, ``*.suffix`` and networks; empty: any but this machine and link-local ones.
-    ``files_dir``: folder below which ``file:`` feeds may lie; None: there are none.
+    ``hosts``: names, ``*.suffix`` and networks; empty: any but this machine and link-local ones,
+    and with ``private`` False none of private networks either. ``files_dir``: folder below which
+    ``file:`` feeds may lie; None: there are none. ``setting``: where hosts are listed.
     """
 
     schemes: Sequence[str]
     hosts: Sequence[str]
     files_dir: Path | None
+    private: bool = True
+    setting: str = "RIS_FEED_HOSTS"
 
 
 def redacted(url: str) -> str:
@@ -82,6 +85,32 @@ class Target:
 
     kind: SourceKind
     url: str
+
+
+@dataclass(frozen=True, slots=True)
+class LookedUp:
+    """An HTTP address and where its host is: ``addresses`` are allowed, and are the ones to connect
+    to. ``path``: with its query. The name is for the ``Host`` header and the certificate."""
+
+    host: str
+    port: int
+    tls: bool
+    path: str
+    addresses: tuple[str, ...]
+
+
+def looked_up(url: str, rules: AddressRules) -> LookedUp:
+    """An HTTP address with its host's addresses looked up now, each of them allowed.
+
+    Raises :class:`AddressRefused`, and :class:`FeedFailed` when the name is not known.
+    """
+    kind, parts = _split(url, rules)
+    if kind != "http":
+        raise AddressRefused(f"addresses of {parts.scheme} kind are not allowed: use http, https")
+    host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    addresses = tuple(dict.fromkeys(str(found) for found in allowed_addresses(host, port, rules)))
+    return LookedUp(host, port, parts.scheme == "https", path, addresses)
 
 
 def resolved(url: str, rules: AddressRules) -> Target:
@@ -176,7 +205,7 @@ def _literal_allowed(parts: SplitResult, rules: AddressRules) -> None:
         names = [name for name in rules.hosts if _network(name) is None]
         networks = len(names) < len(rules.hosts)
         if rules.hosts and not networks and not _named(host, names):
-            raise _refusal(host) from None
+            raise _refusal(host, rules) from None
         return  # looked up when it is opened
     _require_allowed(host, address, rules)
 
@@ -200,8 +229,9 @@ def _require_allowed(host: str, address: _Address, rules: AddressRules) -> None:
         or address in _METADATA
         or _is_own(address)
     )
-    if special or (rules.hosts and not _named(host, rules.hosts)):
-        raise _refusal(host)
+    inside = not rules.private and not address.is_global
+    if special or (not _named(host, rules.hosts) if rules.hosts else inside):
+        raise _refusal(host, rules)
 
 
 def _carried(address: _Address) -> ipaddress.IPv4Address | None:
@@ -238,5 +268,5 @@ def _named(host: str, names: Sequence[str]) -> bool:
     )
 
 
-def _refusal(host: str) -> AddressRefused:
-    return AddressRefused(f"host {host} is not allowed: list it in RIS_FEED_HOSTS")
+def _refusal(host: str, rules: AddressRules) -> AddressRefused:
+    return AddressRefused(f"host {host} is not allowed: list it in {rules.setting}")

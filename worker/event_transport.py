@@ -1,0 +1,179 @@
+"""How an event reaches who is told: a small protocol, and HTTP by Standard Webhooks.
+
+Another way out (MQTT, a queue) is another :class:`EventTransport` under its scheme.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.client import HTTPConnection, HTTPException
+from typing import Final, Protocol
+
+from standardwebhooks import Webhook as Signer
+
+from worker import VERSION
+from worker.errors import AddressRefused, FeedFailed
+from worker.video.address import AddressRules, LookedUp, looked_up
+
+_GONE: Final = 410
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is sent: the same ``event_id`` and ``body`` at each try."""
+
+    event_id: str
+    kind: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """How a try went. ``status``: of an answer, if there was one. ``trouble``: why it does not
+    count as received; None: it does. ``gone``: nothing shall be sent there any more."""
+
+    status: int | None
+    trouble: str | None = None
+    gone: bool = False
+
+
+class EventTransport(Protocol):
+    """A way out for events. Never raises for what the receiver does."""
+
+    def send(self, url: str, message: Message, secrets: Sequence[str]) -> Receipt:
+        """One try, signed with each of the secrets."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HttpTransport:
+    """POST to an address that ``rules`` allow: the host's addresses are looked up and checked, and
+    one of those is connected to. No redirect is followed; all takes ``timeout_s`` at most, and of
+    the answer the head is read, 100 lines of 64 KiB at most."""
+
+    rules: AddressRules
+    timeout_s: float
+    tls: ssl.SSLContext = field(default_factory=ssl.create_default_context)
+
+    def send(self, url: str, message: Message, secrets: Sequence[str]) -> Receipt:
+        """One try."""
+        try:
+            target = looked_up(url, self.rules)
+        except (AddressRefused, FeedFailed) as error:
+            return Receipt(None, str(error))
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": f"RIS/{VERSION}",
+            "Connection": "close",
+            **signature_headers(secrets, message, datetime.now(UTC)),
+        }
+        try:
+            status = self._post(target, message.body, headers)
+        except TimeoutError:
+            return Receipt(None, f"no answer within {self.timeout_s:g} s")
+        except (OSError, HTTPException) as error:
+            return Receipt(None, f"no answer: {_in_words(error)}")
+        if 200 <= status < 300:
+            return Receipt(status)
+        if 300 <= status < 400:
+            return Receipt(status, f"HTTP {status}: redirects are not followed, name its target")
+        return Receipt(status, f"HTTP {status}", gone=status == _GONE)
+
+    def _post(self, target: LookedUp, body: bytes, headers: Mapping[str, str]) -> int:
+        """The status of the answer. Raises ``OSError``, and ``TimeoutError`` once time is up."""
+        connection = _Pinned(target, self.timeout_s, self.tls)
+        try:
+            connection.request("POST", target.path, body=body, headers=dict(headers))
+            status = connection.getresponse().status
+            if connection.time_is_up:  # cut off within its head, which reads like the end of it
+                raise TimeoutError
+            return status
+        except (OSError, HTTPException):
+            if connection.time_is_up:
+                raise TimeoutError from None
+            raise
+        finally:
+            connection.end()
+
+
+def signature_headers(
+    secrets: Sequence[str], message: Message, now_utc: datetime
+) -> dict[str, str]:
+    """The headers of Standard Webhooks, signed with each secret: a receiver that knows one of them
+    believes the message."""
+    text = message.body.decode()
+    signatures = [Signer(secret).sign(message.event_id, now_utc, text) for secret in secrets]
+    return {
+        "webhook-id": message.event_id,
+        "webhook-timestamp": str(int(now_utc.timestamp())),
+        "webhook-signature": " ".join(signatures),
+    }
+
+
+class _Pinned(HTTPConnection):
+    """A connection to an address that was checked, under the name that was asked for.
+
+    A timeout of sockets is one of silence, which a receiver that says a byte a second never
+    breaks: a timer cuts the connection when all time is up.
+    """
+
+    def __init__(self, target: LookedUp, timeout_s: float, tls: ssl.SSLContext) -> None:
+        super().__init__(target.host, target.port, timeout=timeout_s)
+        self._target, self._tls = target, tls
+        self._deadline_s = time.monotonic() + timeout_s
+        self._timer = threading.Timer(timeout_s, self._cut)
+        self._timer.daemon = True
+
+    @property
+    def time_is_up(self) -> bool:
+        """Whether it took as long as it may."""
+        return time.monotonic() >= self._deadline_s
+
+    def connect(self) -> None:
+        """Connect to the first address that answers. Raises ``OSError``."""
+        self._timer.start()
+        trouble: OSError = OSError("the host has no address")
+        for address in self._target.addresses:
+            left_s = self._deadline_s - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError
+            try:
+                self.sock = socket.create_connection((address, self._target.port), left_s)
+                break
+            except OSError as error:
+                trouble = error
+        else:
+            raise trouble
+        if self._target.tls:
+            secure = self._tls.wrap_socket(
+                self.sock, server_hostname=self._target.host, do_handshake_on_connect=False
+            )
+            self.sock = secure
+            secure.do_handshake()
+
+    def end(self) -> None:
+        """Close it."""
+        self._timer.cancel()
+        self.close()
+
+    def _cut(self) -> None:
+        try:
+            if self.sock is not None:
+                self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+
+def _in_words(error: Exception) -> str:
+    """Short, and without what the receiver wrote."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not believed ({error.verify_message})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return type(error).__name__
