@@ -60,15 +60,17 @@ class ShardLayout:
 
     def header(self, kind: FileKind) -> bytes:
         """The header page: magic, JSON, CRC-32 of both, zero-padded."""
-        return _vector_header(kind, self.spec_hash, self.codec.name, self.block_shape(kind))
+        return _vector_header(
+            FORMAT_VERSION, kind, self.spec_hash, self.codec.name, self.block_shape(kind)
+        )
 
 
 @lru_cache(64)  # every read compares one
 def _vector_header(
-    kind: FileKind, spec_hash: str, codec_name: str, block_shape: tuple[int, ...]
+    version: int, kind: FileKind, spec_hash: str, codec_name: str, block_shape: tuple[int, ...]
 ) -> bytes:
     fields = {
-        "version": FORMAT_VERSION,
+        "version": version,
         "kind": kind,
         "spec_hash": spec_hash,
         "codec": codec_name,
