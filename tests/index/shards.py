@@ -32,11 +32,12 @@ def random_descriptors(n: int, seed: int = 0) -> Descriptors:
 
 
 def few_valued(n: int, seed: int) -> Descriptors:
-    """Whole numbers from a small range: sums are exact and ties are many."""
+    """Eighths from a small range: sums are exact, ties are many, and products are those of cosines,
+    -1 to 1."""
     rng = np.random.default_rng(seed)
     return Descriptors(
-        rng.integers(-1, 2, (n, GLOBAL_DIM)).astype(np.float32),
-        rng.integers(-1, 2, (n, CELLS, PATCH_DIM)).astype(np.float32),
+        rng.integers(-1, 2, (n, GLOBAL_DIM)).astype(np.float32) / 8,
+        rng.integers(-1, 2, (n, CELLS, PATCH_DIM)).astype(np.float32) / 8,
     )
 
 
