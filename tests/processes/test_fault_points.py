@@ -12,7 +12,7 @@ import pytest
 
 from tests.processes.harness import REPO
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a busy machine is ten times slower
 
 
 def disturbed(*given: str) -> list[dict[str, Any]]:
@@ -22,7 +22,7 @@ def disturbed(*given: str) -> list[dict[str, Any]]:
         cwd=REPO,
         capture_output=True,
         text=True,
-        timeout=290,
+        timeout=880,
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
