@@ -7,6 +7,7 @@ that share each of them wait for one another busily: beside ingest, a search of 
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -23,6 +24,10 @@ def keep_products_single() -> None:
 def thread_pool(threads: int) -> ThreadPoolExecutor:
     """Threads that stay: starting them for every shard costs more than the scan of a small one."""
     return ThreadPoolExecutor(threads, "search", _keep_own_products_single)
+
+
+# A forked process has the pools of its parent, and none of their threads.
+os.register_at_fork(after_in_child=thread_pool.cache_clear)
 
 
 def _keep_own_products_single() -> None:
