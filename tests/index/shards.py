@@ -36,8 +36,8 @@ def few_valued(n: int, seed: int) -> Descriptors:
     -1 to 1."""
     rng = np.random.default_rng(seed)
     return Descriptors(
-        rng.integers(-1, 2, (n, GLOBAL_DIM)).astype(np.float32) / 8,
-        rng.integers(-1, 2, (n, CELLS, PATCH_DIM)).astype(np.float32) / 8,
+        rng.integers(-1, 2, (n, GLOBAL_DIM)).astype(np.float32) / np.float32(8),
+        rng.integers(-1, 2, (n, CELLS, PATCH_DIM)).astype(np.float32) / np.float32(8),
     )
 
 
