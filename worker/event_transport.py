@@ -10,9 +10,10 @@ import ssl
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPException
 from typing import Final, Protocol
 
 from standardwebhooks import Webhook as Signer
@@ -20,6 +21,7 @@ from standardwebhooks import Webhook as Signer
 from worker import VERSION
 from worker.errors import AddressRefused, FeedFailed
 from worker.video.address import AddressRules, LookedUp, looked_up
+from worker.video.pinned_http import PinnedConnection
 
 _GONE: Final = 410
 
@@ -86,20 +88,35 @@ class HttpTransport:
         return Receipt(status, f"HTTP {status}", gone=status == _GONE)
 
     def _post(self, target: LookedUp, body: bytes, headers: Mapping[str, str]) -> int:
-        """The status of the answer. Raises ``OSError``, and ``TimeoutError`` once time is up."""
-        connection = _Pinned(target, self.timeout_s, self.tls)
+        """The status of the answer. Raises ``OSError``, and ``TimeoutError`` once time is up.
+
+        A timeout of sockets is one of silence, which a receiver that says a byte a second never
+        breaks: a timer cuts the connection when all time is up.
+        """
+        connection = PinnedConnection(target, self.timeout_s, self.tls)
+        until_s = time.monotonic() + self.timeout_s
+        timer = threading.Timer(self.timeout_s, _cut, (connection,))
+        timer.daemon = True
+        timer.start()
         try:
             connection.request("POST", target.path, body=body, headers=dict(headers))
             status = connection.getresponse().status
-            if connection.time_is_up:  # cut off within its head, which reads like the end of it
-                raise TimeoutError
-            return status
         except (OSError, HTTPException):
-            if connection.time_is_up:
+            if time.monotonic() >= until_s:
                 raise TimeoutError from None
             raise
         finally:
-            connection.end()
+            timer.cancel()
+            connection.close()
+        if time.monotonic() >= until_s:  # cut off within its head, which reads like the end of it
+            raise TimeoutError
+        return status
+
+
+def _cut(connection: PinnedConnection) -> None:
+    with suppress(OSError):
+        if connection.sock is not None:
+            connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def signature_headers(
@@ -114,60 +131,6 @@ def signature_headers(
         "webhook-timestamp": str(int(now_utc.timestamp())),
         "webhook-signature": " ".join(signatures),
     }
-
-
-class _Pinned(HTTPConnection):
-    """A connection to an address that was checked, under the name that was asked for.
-
-    A timeout of sockets is one of silence, which a receiver that says a byte a second never
-    breaks: a timer cuts the connection when all time is up.
-    """
-
-    def __init__(self, target: LookedUp, timeout_s: float, tls: ssl.SSLContext) -> None:
-        super().__init__(target.host, target.port, timeout=timeout_s)
-        self._target, self._tls = target, tls
-        self._deadline_s = time.monotonic() + timeout_s
-        self._timer = threading.Timer(timeout_s, self._cut)
-        self._timer.daemon = True
-
-    @property
-    def time_is_up(self) -> bool:
-        """Whether it took as long as it may."""
-        return time.monotonic() >= self._deadline_s
-
-    def connect(self) -> None:
-        """Connect to the first address that answers. Raises ``OSError``."""
-        self._timer.start()
-        trouble: OSError = OSError("the host has no address")
-        for address in self._target.addresses:
-            left_s = self._deadline_s - time.monotonic()
-            if left_s <= 0:
-                raise TimeoutError
-            try:
-                self.sock = socket.create_connection((address, self._target.port), left_s)
-                break
-            except OSError as error:
-                trouble = error
-        else:
-            raise trouble
-        if self._target.tls:
-            secure = self._tls.wrap_socket(
-                self.sock, server_hostname=self._target.host, do_handshake_on_connect=False
-            )
-            self.sock = secure
-            secure.do_handshake()
-
-    def end(self) -> None:
-        """Close it."""
-        self._timer.cancel()
-        self.close()
-
-    def _cut(self) -> None:
-        try:
-            if self.sock is not None:
-                self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
 
 
 def _in_words(error: Exception) -> str:

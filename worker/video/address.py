@@ -148,24 +148,6 @@ def allowed_addresses(host: str, port: int, rules: AddressRules) -> list[_Addres
     return addresses
 
 
-@dataclass(frozen=True, slots=True)
-class Pinned:
-    """A server: the name that it is asked by, and the address that was looked at."""
-
-    host: str
-    port: int
-    address: str
-
-
-def pinned_address(url: str, rules: AddressRules) -> Pinned:
-    """The server of a network address, its host's addresses looked up and all of them allowed: who
-    connects to this one, by whatever protocol, needs no second look-up. Raises as
-    :func:`resolved`."""
-    _, parts = _split(url, rules)
-    host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
-    return Pinned(host, port, str(allowed_addresses(host, port, rules)[0]))
-
-
 def _split(url: str, rules: AddressRules) -> tuple[SourceKind, SplitResult]:
     if len(url) > 4096 or re.search(r"[\x00-\x20\x7f\\]", url):
         raise AddressRefused("the address has spaces or controls, or over 4096 characters")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import http.client
-import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,8 @@ from typing import Final, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from worker.errors import AddressRefused, FeedFailed, FetchFailed
-from worker.video.address import AddressRules, check_address, pinned_address, redacted
+from worker.video.address import AddressRules, check_address, looked_up, redacted
+from worker.video.pinned_http import PinnedConnection
 
 SCHEMES: Final = ("http", "https")
 Made = TypeVar("Made")
@@ -79,9 +79,9 @@ def _by_our_setting(work: Callable[[], Made]) -> Made:
 def open_download(url: str, rules: AddressRules, bounds: DownloadBounds) -> Iterator[Download]:
     """Ask for a recording. Raises :class:`AddressRefused` and :class:`FetchFailed`."""
     until_s, shown = time.monotonic() + bounds.timeout_s, redacted(url)
-    connection = _connection(url, rules, bounds)
+    connection, path = _connection(url, rules, bounds)
     try:
-        answer = _ask(connection, urlsplit(url), shown)
+        answer = _ask(connection, path, urlsplit(url), shown)
         length = int(answer.length or 0)
         if length > bounds.max_bytes:
             raise _too_large(shown, bounds)
@@ -90,38 +90,26 @@ def open_download(url: str, rules: AddressRules, bounds: DownloadBounds) -> Iter
         connection.close()
 
 
-class _Pinned(http.client.HTTPConnection):
-    """A connection to an address, whatever the name says. ``tls``: for that name."""
-
-    def __init__(
-        self, host: str, port: int, address: str, pause_s: float, tls: ssl.SSLContext | None
-    ) -> None:
-        super().__init__(host, port, timeout=pause_s)
-        self._address, self._tls = address, tls
-        self.default_port = 80 if tls is None else 443
-
-    def connect(self) -> None:
-        self.sock = socket.create_connection((self._address, self.port), self.timeout)
-        if self._tls is not None:
-            self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host)
-
-
-def _connection(url: str, rules: AddressRules, bounds: DownloadBounds) -> _Pinned:
+def _connection(
+    url: str, rules: AddressRules, bounds: DownloadBounds
+) -> tuple[PinnedConnection, str]:
+    """And the path to ask for."""
     check_recording_address(url, rules)
     try:
-        found = _by_our_setting(lambda: pinned_address(url, rules))
+        target = _by_our_setting(lambda: looked_up(url, rules))
     except FeedFailed as error:  # the name is not known
         raise FetchFailed(str(error), again=True) from error
-    tls = ssl.create_default_context() if urlsplit_scheme(url) == "https" else None
-    return _Pinned(found.host, found.port, found.address, bounds.pause_s, tls)
+    connection = PinnedConnection(target, bounds.pause_s, ssl.create_default_context())
+    return connection, target.path
 
 
-def _ask(connection: _Pinned, parts: SplitResult, shown: str) -> http.client.HTTPResponse:
+def _ask(
+    connection: PinnedConnection, path: str, parts: SplitResult, shown: str
+) -> http.client.HTTPResponse:
     headers = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "RIS"}
     if parts.username is not None:
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()

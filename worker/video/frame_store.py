@@ -129,14 +129,28 @@ class FrameStore:
 
     def remove(self, sha256: str) -> bool:
         """Delete the picture; False when it was not there. Raises ``StorageFailed``."""
-        path = self.path(sha256)
-        try:
-            path.unlink()
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise storage_error(error, path) from error
-        return True
+        return remove_file(self.path(sha256))
+
+
+def content_names(folder: Path, before_s: float) -> Iterator[str]:
+    """Files named by their content in a flat folder, written before a time (epoch seconds)."""
+    if not folder.exists():
+        return
+    for entry in os.scandir(folder):
+        with suppress(FileNotFoundError):  # removed by someone else while this walks
+            if "." not in entry.name and entry.stat().st_mtime < before_s:
+                yield entry.name
+
+
+def remove_file(path: Path) -> bool:
+    """Delete a file; False when it was not there. Raises ``StorageFailed``."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise storage_error(error, path) from error
+    return True
 
 
 def storage_error(error: OSError, path: Path) -> RisError:

@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from worker.errors import IndexDamaged, NotFound, StorageFull
-from worker.video.frame_store import storage_error, sync_folder
+from worker.video.frame_store import (
+    content_names,
+    remove_file,
+    storage_error,
+    sync_folder,
+)
 
 _CHUNK_BYTES = 1 << 20
 _LOOK_EVERY_BYTES = 16 << 20
@@ -109,23 +114,11 @@ class RecordingStore:
 
     def names(self, before_s: float) -> Iterator[str]:
         """Recordings written before a time (epoch seconds)."""
-        if not self.root.exists():
-            return
-        for entry in os.scandir(self.root):
-            with suppress(FileNotFoundError):  # removed by someone else while this walks
-                if "." not in entry.name and entry.stat().st_mtime < before_s:
-                    yield entry.name
+        return content_names(self.root, before_s)
 
     def remove(self, sha256: str) -> bool:
         """Delete a recording; False when it was not there. Raises ``StorageFailed``."""
-        target = self.path(sha256)
-        try:
-            target.unlink()
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise storage_error(error, target) from error
-        return True
+        return remove_file(self.path(sha256))
 
     def check(self, sha256: str) -> None:
         """Read a whole recording. Raises ``NotFound``, ``IndexDamaged`` or ``StorageFailed``."""

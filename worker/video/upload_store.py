@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worker.errors import IndexDamaged, NotFound, StorageFull
-from worker.video.frame_store import storage_error, sync_folder
+from worker.video.frame_store import (
+    content_names,
+    remove_file,
+    storage_error,
+    sync_folder,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +63,11 @@ class UploadStore:
 
     def names(self, before_s: float) -> Iterator[str]:
         """Uploads written before a time (epoch seconds)."""
-        if not self.root.exists():
-            return
-        for entry in os.scandir(self.root):
-            with suppress(FileNotFoundError):  # removed by someone else while this walks
-                if "." not in entry.name and entry.stat().st_mtime < before_s:
-                    yield entry.name
+        return content_names(self.root, before_s)
 
     def remove(self, sha256: str) -> bool:
         """Delete an upload; False when it was not there. Raises ``StorageFailed``."""
-        target = self.root / sha256
-        try:
-            target.unlink()
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise storage_error(error, target) from error
-        return True
+        return remove_file(self.root / sha256)
 
     def load(self, sha256: str) -> bytes:
         """The bytes of an upload, for whoever asked with it: errors do not tell where it lies.
