@@ -24,7 +24,7 @@ from worker.video.decode import sample_video
 
 REPO = Path(__file__).resolve().parents[2]
 CLI = (sys.executable, "-P", "-m", "worker.admin")
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
 _POLL_S = 0.02
 
 Found = TypeVar("Found")

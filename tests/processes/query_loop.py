@@ -16,7 +16,7 @@ from worker.runtime import process_context
 def main(frame_id: int) -> None:
     context = process_context()
     roi = roi_from_xyxy([0.25, 0.25, 0.75, 0.75])
-    while not select.select([sys.stdin], [], [], 0)[0]:
+    while not select.select([sys.stdin], [], [], 0.2)[0]:
         query_id = submit_query(context, roi, SearchParams(), frame_id=frame_id)
         answer = wait_for_query(context, query_id, timeout_s=60)
         line = {"generation": answer.query.generation_id, "hits": len(answer.hits)}

@@ -107,9 +107,9 @@ def spawn(
         # A change of user clears the death signal, so setpriv sets it after the change.
         command = without_root(command, run_as, death_signal=death_signal)
     elif death_signal is not None:
-        before_exec = _dying_with_parent(death_signal)
+        before_exec = dying_with_parent(death_signal)
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    _rotate(log_path)
+    rotate_log(log_path)
     with log_path.open("ab") as log:
         try:
             return subprocess.Popen(  # noqa: S603 - our own command lists, no shell
@@ -211,7 +211,8 @@ def _gone_within(process: psutil.Process, wait_s: float) -> bool:
     return False
 
 
-def _dying_with_parent(death_signal: signal.Signals) -> Callable[[], None]:
+def dying_with_parent(death_signal: signal.Signals) -> Callable[[], None]:
+    """What a child of this thread calls first, to be sent ``death_signal`` when we end."""
     libc = ctypes.CDLL(None)  # loaded before the fork: the child only makes the call
     parent = os.getpid()
 
@@ -230,6 +231,7 @@ def _own_traverse_capability() -> str | None:
     return next((name for name, bit in _TRAVERSE_CAPABILITIES if bits >> bit & 1), None)
 
 
-def _rotate(log_path: Path) -> None:
+def rotate_log(log_path: Path) -> None:
+    """Put a log that has grown long aside; the one before it is gone."""
     if log_path.exists() and log_path.stat().st_size > MAX_LOG_BYTES:
         log_path.replace(log_path.with_suffix(".log.1"))

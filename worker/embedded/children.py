@@ -11,6 +11,7 @@ from pathlib import Path
 
 from worker.config import Settings
 from worker.embedded.child_process import kill_group
+from worker.embedded.forking import OF_API, OF_WORKERS, ForkedProcess
 from worker.messages import INGEST_QUEUES, scan_queue
 
 REPO_ROOT = Path(__file__).resolve().parents[2]
@@ -19,6 +20,8 @@ MIGRATE_COMMAND = (
 )  # fmt: skip
 READY_FILE_VARIABLE = "WORKER_READY_FILE"
 
+ChildProcess = subprocess.Popen[bytes] | ForkedProcess
+
 _FIRST_RETRY_S = 0.25
 _LONGEST_RETRY_S = 30.0
 _HEALTHY_AFTER_S = 30.0
@@ -26,18 +29,20 @@ _HEALTHY_AFTER_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """A process to keep running. ``says_ready``: it touches the file WORKER_READY_FILE names."""
+    """A process to keep running. ``says_ready``: it touches the file WORKER_READY_FILE names.
+    ``preloads``: what it imports that others may share."""
 
     name: str
     command: tuple[str, ...]
     says_ready: bool = False
+    preloads: tuple[str, ...] = ()
 
 
 def celery_children(settings: Settings, data_dir: Path) -> tuple[ChildSpec, ...]:
     """The workers of the ingest, query, feed and watch queues, scan workers where asked for, and
     beat.
 
-    Pools that never fork: a forked child of a process that has touched torch or FAISS hangs.
+    Pools that never fork: a forked child of a process that has computed with torch or FAISS hangs.
     """
     celery = (sys.executable, "-m", "celery", "-A", "worker.app")
     level = ("--loglevel", settings.log_level)
@@ -47,10 +52,10 @@ def celery_children(settings: Settings, data_dir: Path) -> tuple[ChildSpec, ...]
     query = ("worker", "-Q", "query,admin", *threads, "-n", "query@%h", *worker)
     slots = ("--pool=threads", f"--concurrency={settings.feed_slots}")
     feed = ("worker", "-Q", "feed", *slots, "-n", "feed@%h", *worker)
-    feeds = (ChildSpec("worker-feed", (*celery, *feed), says_ready=True),)
+    feeds = (ChildSpec("worker-feed", (*celery, *feed), True, OF_WORKERS),)
     behind = ("--pool=threads", f"--concurrency={settings.watch_slots}")
     watch = ("worker", "-Q", "watch", *behind, "-n", "watch@%h", *worker)
-    watches = (ChildSpec("worker-watch", (*celery, *watch), says_ready=True),)
+    watches = (ChildSpec("worker-watch", (*celery, *watch), True, OF_WORKERS),)
     beat = ("beat", "--schedule", str(data_dir / "run" / "beat-schedule"), *level)
     queues = ",".join(scan_queue(group) for group in range(settings.scan_groups))
     scanners = (
@@ -58,12 +63,13 @@ def celery_children(settings: Settings, data_dir: Path) -> tuple[ChildSpec, ...]
             f"worker-scan-{number}",
             (*celery, "worker", "-Q", queues, "--pool=solo", "-n", f"scan{number}@%h", *worker),
             says_ready=True,
+            preloads=OF_WORKERS,
         )
         for number in range(1, 1 + settings.scan_workers if queues else 1)
     )
     return (
-        ChildSpec("worker-ingest", (*celery, *ingest), says_ready=True),
-        ChildSpec("worker-query", (*celery, *query), says_ready=True),
+        ChildSpec("worker-ingest", (*celery, *ingest), True, OF_WORKERS),
+        ChildSpec("worker-query", (*celery, *query), True, OF_WORKERS),
         *(feeds if settings.feed_slots else ()),
         *(watches if settings.watch_slots else ()),
         *scanners,
@@ -80,7 +86,7 @@ def listener_children(settings: Settings) -> tuple[ChildSpec, ...]:
 
 def api_child() -> ChildSpec:
     """The HTTP API; it says where it listens in the file ``run/api.json``."""
-    return ChildSpec("api", (sys.executable, "-m", "api"), says_ready=True)
+    return ChildSpec("api", (sys.executable, "-m", "api"), says_ready=True, preloads=OF_API)
 
 
 @dataclass(slots=True)
@@ -91,9 +97,9 @@ class Supervised:
     """
 
     name: str
-    start: Callable[[], subprocess.Popen[bytes]]
+    start: Callable[[], ChildProcess]
     leads_group: bool = False
-    process: subprocess.Popen[bytes] | None = None
+    process: ChildProcess | None = None
     deaths: int = 0
     started_at: float = 0.0
     retry_at: float = 0.0

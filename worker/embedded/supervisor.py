@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import TypedDict
 
 import psutil
 
@@ -33,12 +34,14 @@ from worker.embedded.children import (
     MIGRATE_COMMAND,
     READY_FILE_VARIABLE,
     REPO_ROOT,
+    ChildProcess,
     ChildSpec,
     Supervised,
     api_child,
     celery_children,
     listener_children,
 )
+from worker.embedded.forking import fork_module, module_of, preload
 from worker.embedded.postgres import start_postgres, stop_postgres
 from worker.embedded.redis_server import start_redis, stop_redis
 from worker.embedded.schema import migrate
@@ -116,6 +119,15 @@ def supervise(plan: Plan) -> None:
             supervisor.tear_down()
 
 
+class _Start(TypedDict):
+    """How a child is started, by whichever way."""
+
+    log_path: Path
+    cwd: Path
+    env: Mapping[str, str]
+    death_signal: signal.Signals
+
+
 @dataclass(slots=True)
 class _Supervisor:
     plan: Plan
@@ -126,6 +138,7 @@ class _Supervisor:
     services: dict[str, Supervised] = field(default_factory=dict)
     children: dict[str, Supervised] = field(default_factory=dict)
     stopping: bool = False
+    preloaded: bool = False
 
     def request_stop(self, number: int, frame: FrameType | None) -> None:
         self.stopping = True
@@ -139,6 +152,7 @@ class _Supervisor:
         if self.broker_url is None:
             self._begin("redis", "starting Redis", self._start_redis, self.services)
         self._migrate()
+        self._preload()
         for spec in self.plan.children:
             self._begin(spec.name, f"starting {spec.name}", self._starter(spec), self.children)
         self._wait_until_ready()
@@ -167,7 +181,7 @@ class _Supervisor:
         self,
         name: str,
         step: str,
-        start: Callable[[], subprocess.Popen[bytes]],
+        start: Callable[[], ChildProcess],
         group: dict[str, Supervised],
     ) -> None:
         if self.stopping:
@@ -194,19 +208,29 @@ class _Supervisor:
             log.warning("the port of a service changed to %d: restarting workers", handle.port)
             _end_all([child.process for child in self.children.values() if child.process], 0.0)
 
-    def _starter(self, spec: ChildSpec) -> Callable[[], subprocess.Popen[bytes]]:
-        def start() -> subprocess.Popen[bytes]:
+    def _starter(self, spec: ChildSpec) -> Callable[[], ChildProcess]:
+        module = module_of(spec.command)
+
+        def start() -> ChildProcess:
             ready_file = _ready_file(self.plan.data_dir, spec)
             ready_file.unlink(missing_ok=True)
-            return spawn(
-                spec.command,
-                log_path=self.plan.data_dir / "logs" / f"{spec.name}.log",
-                cwd=REPO_ROOT,
-                env=self._child_env() | {READY_FILE_VARIABLE: str(ready_file)},
-                death_signal=signal.SIGKILL,
-            )
+            log_path = self.plan.data_dir / "logs" / f"{spec.name}.log"
+            env = self._child_env() | {READY_FILE_VARIABLE: str(ready_file)}
+            given = _Start(log_path=log_path, cwd=REPO_ROOT, env=env, death_signal=signal.SIGKILL)
+            if self.preloaded and module is not None:
+                return fork_module(module, title=f"ris {spec.name}", **given)
+            return spawn(spec.command, **given)
 
         return start
+
+    def _preload(self) -> None:
+        """Import what several children use, once for all."""
+        modules = [name for spec in self.plan.children for name in spec.preloads]
+        if modules and not self.stopping:
+            self._publish("loading libraries")
+            if self.plan.threads:  # libraries look at these when they are imported
+                os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(self.plan.threads)))
+            self.preloaded = preload(modules)
 
     def _child_env(self) -> dict[str, str]:
         env = dict(os.environ) | {
@@ -292,7 +316,7 @@ def _ready_file(data_dir: Path, spec: ChildSpec) -> Path:
     return data_dir / "run" / f"{spec.name}.ready"
 
 
-def _end_all(processes: Sequence[subprocess.Popen[bytes]], grace_s: float) -> None:
+def _end_all(processes: Sequence[ChildProcess], grace_s: float) -> None:
     """TERM all at once, KILL what is left after ``grace_s``, and whatever they had started."""
     for process in processes:
         process.terminate()
