@@ -17,6 +17,7 @@ import structlog
 from fastapi import Depends, Request
 
 from api.metrics import RequestMetrics
+from api.notices import QueryNotices
 from models.session import Database, connect
 from worker.bell import ring
 from worker.config import Settings
@@ -162,6 +163,7 @@ class ApiDesk:
     pace: Pace
     streams: Streams
     uploading: Streams
+    notices: QueryNotices
     decoding: Few = field(default_factory=lambda: Few("pictures", _WAIT_S))
     hashing: Few = field(default_factory=lambda: Few("recordings"))
     receiving: Few = field(default_factory=lambda: Few("uploads"))
@@ -176,6 +178,7 @@ class ApiDesk:
         self.hashing.close()
         self.receiving.close()
         self.following.close()
+        self.notices.close()
         self.db.close()
 
 
@@ -187,18 +190,19 @@ def open_desk(
     Raises :class:`ServiceUnavailable` when no database is configured or running.
     """
     folder = configured.data_dir.resolve()
+    db = connect(
+        database_url(configured),
+        application_name="ris api",
+        statement_timeout_ms=min(STATEMENT_TIMEOUT_MS, configured.statement_timeout_ms),
+        lock_timeout_ms=configured.lock_timeout_ms,
+        pool_size=CONNECTIONS,
+        connect_timeout_s=2,
+        pool_timeout_s=2.0,
+        idle_in_transaction_timeout_ms=IDLE_IN_TRANSACTION_MS,
+    )
     return ApiDesk(
         settings=configured,
-        db=connect(
-            database_url(configured),
-            application_name="ris api",
-            statement_timeout_ms=min(STATEMENT_TIMEOUT_MS, configured.statement_timeout_ms),
-            lock_timeout_ms=configured.lock_timeout_ms,
-            pool_size=CONNECTIONS,
-            connect_timeout_s=2,
-            pool_timeout_s=2.0,
-            idle_in_transaction_timeout_ms=IDLE_IN_TRANSACTION_MS,
-        ),
+        db=db,
         pictures=FrameStore(folder / "pictures", configured.picture_quality),
         uploads=UploadStore(folder / "uploads"),
         recordings=RecordingStore(folder / "recordings"),
@@ -206,6 +210,7 @@ def open_desk(
         pace=Pace(configured.api_requests_per_s),
         streams=Streams(configured.api_open_queries),
         uploading=Streams(configured.api_open_uploads, "uploads", "RIS_API_OPEN_UPLOADS"),
+        notices=QueryNotices(db),
     )
 
 

@@ -18,6 +18,7 @@ from worker.core.types import GridSize
 
 Row = TypeVar("Row")
 JobState = Literal["queued", "running", "done", "failed"]
+AnswerStep = Literal["none", "early", "ranked", "final"]
 
 
 class Page(BaseModel, Generic[Row]):
@@ -142,6 +143,10 @@ class QueryTold(BaseModel):
         description="Frames were not searched: vectors are damaged, or on storage that is away."
     )
     hits: int
+    answer: AnswerStep = Field(
+        description="What the hits are: `none` yet; those of the footage nearest to the query"
+        " (`early`); those of all footage, whose boxes may become finer (`ranked`); `final`."
+    )
     waiting: Failure | None
     error: Failure | None
     created_at: datetime
@@ -163,7 +168,8 @@ class QueryTold(BaseModel):
             generation_id=query.generation_id,
             stats=query.stats,
             degraded=stats.get("frames_lost", 0) + stats.get("frames_away", 0) > 0,
-            hits=view.hits if job.state == "done" else 0,
+            hits=view.hits,
+            answer=query.answer_step,
             waiting=failure(job.retry_code, job.retry_detail),
             error=failure(job.error_code, job.error_detail),
             created_at=query.created_at,

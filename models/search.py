@@ -13,6 +13,9 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from models.base import Base, created_at_column
 from models.video import Frame
 
+QUERY_CHANNEL = "ris_queries"
+"""Where Postgres notifies, with the job's id, that a query changed."""
+
 
 class SearchQuery(Base):
     """An ROI query: on an uploaded picture (by content hash) or on an indexed frame.
@@ -21,11 +24,17 @@ class SearchQuery(Base):
     where the command line did. ``terms_sha256``: of the file among the uploads that says what the
     search knew beside the frames it compared, with descriptors of the frames ``terms_frame_ids``;
     null before it is done, of older versions, and once one of these frames was erased.
+    ``answer_step``: what its hits are: ``none`` yet; those of the footage nearest to the query
+    (``early``); those of all footage, whose boxes may become finer (``ranked``); the ``final``
+    ones.
     """
 
     __tablename__ = "search_queries"
     __table_args__ = (
         CheckConstraint("num_nonnulls(frame_id, picture_sha256) = 1", name="one_source"),
+        CheckConstraint(
+            "answer_step in ('none', 'early', 'ranked', 'final')", name="answer_step_known"
+        ),
         Index(None, "frame_id"),
         Index(None, "key_id", "created_at", "id"),
         Index(None, "terms_frame_ids", postgresql_using="gin"),
@@ -40,6 +49,7 @@ class SearchQuery(Base):
     key_id: Mapped[int | None] = mapped_column(ForeignKey("api_keys.id"))
     generation_id: Mapped[int | None] = mapped_column(ForeignKey("index_generations.id"))
     stats: Mapped[dict[str, Any] | None]
+    answer_step: Mapped[str] = mapped_column(server_default="none")
     terms_sha256: Mapped[str | None]
     terms_frame_ids: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))
     created_at: Mapped[datetime] = created_at_column()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -60,6 +61,27 @@ class Database:
                 }
             )
             yield session
+
+    @contextmanager
+    def listening(self, channel: str) -> Iterator[Callable[[float], list[str]]]:
+        """A connection of the pool that hears a channel: the function waits for at most so many
+        seconds and returns what was notified meanwhile. Raises :class:`DatabaseUnavailable`."""
+        try:
+            pooled = self.engine.raw_connection()
+            try:
+                driver = cast(Any, pooled.driver_connection)
+                driver.set_autocommit(True)
+                driver.execute(f'listen "{channel}"')
+
+                def heard(wait_s: float) -> list[str]:
+                    told = driver.notifies(timeout=wait_s, stop_after=1)
+                    return [notice.payload for notice in told]
+
+                yield heard
+            finally:
+                pooled.invalidate()  # nobody else is to get one that listens
+        except (self.engine.dialect.loaded_dbapi.Error, DBAPIError, PoolExhausted) as error:
+            raise DatabaseUnavailable(str(error)) from error
 
     def ping(self) -> str:
         """Server version. Raises :class:`DatabaseUnavailable`."""

@@ -322,6 +322,11 @@ class Settings(BaseSettings):
     api_requests_per_s: float = Field(
         100.0, gt=0, le=100_000, description="Requests a second of one API key, on average."
     )
+    early_over_frames: int = Field(
+        100_000,
+        ge=0,
+        description="A query of more frames than this tells hits of the nearest footage first.",
+    )
     api_open_queries: int = Field(
         32, ge=1, le=100_000, description="Queries of one API key that are not answered yet."
     )

@@ -61,6 +61,12 @@ class Lease:
         if not job_record.record_progress(session, self.job.id, self.job.token, progress, lease_s):
             raise LeaseLost(f"job {self.job.id} was taken over by another worker")
 
+    def hold(self, session: Session) -> None:
+        """Fence this transaction's results. Unlike progress, that keeps the count of attempts."""
+        lease_s = self.context.settings.job_lease_s
+        if not job_record.extend(session, self.job.id, self.job.token, lease_s):
+            raise LeaseLost(f"job {self.job.id} was taken over by another worker")
+
     def finish(self, session: Session, progress: dict[str, Any]) -> None:
         """Fence this transaction's results and end the job."""
         if not job_record.finish(session, self.job.id, self.job.token, progress):

@@ -12,7 +12,7 @@ import numpy as np
 
 from models.index import IndexGeneration, Shard
 from models.repositories import index as index_record
-from models.repositories.index import NO_RUNS, ShardRuns
+from models.repositories.index import NO_RUNS, ShardFilter, ShardRuns
 from models.session import Session
 from models.video import Frame
 from worker.core.backbone_spec import BackboneSpec, spec_from_json
@@ -171,13 +171,8 @@ def pin_shards(
     Frames of known ``damage`` are left out, and with ``local_only`` those whose patches lie on
     object storage; a shard of which nothing is left is still listed.
     """
-    shards = index_record.select_shards(
-        session,
-        generation.id,
-        camera_ids=params.camera_ids,
-        t_from_utc=params.t_from_utc,
-        t_to_utc=params.t_to_utc,
-    )
+    within = ShardFilter(params.camera_ids, params.t_from_utc, params.t_to_utc)
+    shards = index_record.select_shards(session, generation.id, within)
     cache.fetch(session, shards)
     given = (session, store, cache, generation)
     return [pin_shard(*given, shard, damage, local_only=local_only) for shard in shards]
@@ -195,13 +190,8 @@ def pin_scene(
 ) -> list[PinnedShard]:
     """Shards of a frame's camera around its time, to learn from and to follow through only."""
     around = timedelta(seconds=SCENE_S)
-    shards = index_record.select_shards(
-        session,
-        generation.id,
-        camera_ids=[frame.camera_id],
-        t_from_utc=frame.t_utc - around,
-        t_to_utc=frame.t_utc + around,
-    )
+    within = ShardFilter([frame.camera_id], frame.t_utc - around, frame.t_utc + around)
+    shards = index_record.select_shards(session, generation.id, within)
     cache.fetch(session, shards)
     given = (session, store, cache, generation)
     pinned = [pin_shard(*given, shard, damage, local_only=local_only) for shard in shards]

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import Any
 
-import numpy as np
 import structlog
 
 from models.index import IndexGeneration
@@ -17,31 +14,22 @@ from models.repositories import index as index_record
 from models.repositories import search as search_record
 from models.repositories import videos as video_record
 from models.repositories.jobs import ClaimedJob
-from models.search import SearchQuery
 from models.session import Session
 from worker.accepting.events import tell_query
-from worker.bundle.terms import hit_to_bytes, terms_to_bytes
+from worker.answers import Answer, Shown, grouped
 from worker.closer_look import look_closer
 from worker.compacting import learn_basis
 from worker.context import Context
-from worker.core.appearances import join_appearances
-from worker.core.geometry import cells_box, roi_box
+from worker.core.geometry import roi_box
 from worker.core.roi_json import roi_from_json
 from worker.core.search_params import SearchParams, search_params_from_json
-from worker.core.types import GridSize
 from worker.describe import describe_query
-from worker.errors import (
-    GenerationSwitched,
-    IndexDamaged,
-    NotFound,
-    ObjectStoreUnavailable,
-    StorageFailed,
-    StorageFull,
-)
+from worker.errors import GenerationSwitched, IndexDamaged, NotFound, ObjectStoreUnavailable
 from worker.fan_out import FannedScan
 from worker.generations import require_live_generation
 from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
+from worker.near_footage import near_footage
 from worker.pinning import pin_scene, pin_shards, spec_of
 from worker.ranked_frame import QueryDescriptors, RankedFrame
 from worker.shard_scan import LocalScan, ShardScan
@@ -54,7 +42,8 @@ MAX_PROOFS = 1000
 
 
 def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
-    """Run one recorded query on the live generation and record its hits."""
+    """Run one recorded query on the live generation and record its hits, the first of them before
+    all footage was searched."""
     with context.db.transaction() as session:
         query = search_record.query_of_job(session, job.id)
     if query is None:
@@ -72,6 +61,11 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         picture_sha256=query.picture_sha256,
     )
     described_s = time.perf_counter()
+    query_patches = int(descriptors.patches_qd.shape[0])
+    grid = spec_of(generation).grid
+    answer = Answer(context, lease, query, generation, grid, query_patches)
+    early = _record_early_hits(answer, descriptors, params)
+    early_s = time.perf_counter()
     searched = search_generation(
         context,
         generation,
@@ -80,37 +74,54 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         exclude_frame_id=query.frame_id,
         regions_for=MAX_PROOFS,
     )
-    hits = _grouped(proven(searched.ranked)[: params.limit], params)
+    hits = grouped(proven(searched.ranked)[: params.limit], params)
     searched_s = time.perf_counter()
-    hits = _looked_at(context, generation, hits, params, query)
+    looks = 0 if params.strategy.is_paper else params.close_looks
+    if looks and hits:
+        answer.record_first("ranked", hits)
+        hits = _looked_at(answer, hits, looks)
     stats = {
         "describe_ms": round(1000 * (described_s - started_s), 3),
-        "search_ms": round(1000 * (searched_s - described_s), 3),
+        **({"early_ms": round(1000 * (early_s - described_s), 3)} if early else {}),
+        "search_ms": round(1000 * (searched_s - early_s), 3),
         "look_ms": round(1000 * (time.perf_counter() - searched_s), 3),
         "frames_searched": searched.frames,
         "frames_lost": searched.frames_lost,
         "frames_away": searched.frames_away,
         "candidates": len(searched.ranked),
-        "query_patches": int(descriptors.patches_qd.shape[0]),
     }
-    grid = spec_of(generation).grid
-    with context.db.transaction() as session:
-        if not search_record.lock_query(session, query.id):
-            raise NotFound(f"query {query.id} was erased with the footage it shows")
-        kept = search_record.frames_kept(session, [shown.hit.frame_id for shown in hits])
-        hits = [shown for shown in hits if shown.hit.frame_id in kept]  # others were just erased
-        rows = [_hit_row(place, shown, grid) for place, shown in enumerate(hits, start=1)]
-        terms = _stored_terms(context, session, hits)
-        search_record.record_hits(session, query.id, generation.id, stats, rows, terms)
-        tell_query(session, "query.done", query, hits=len(hits))
-        lease.finish(session, {"hits": len(hits)})
+    answer.record(hits, stats)
     return "finished"
+
+
+def _record_early_hits(answer: Answer, descriptors: QueryDescriptors, params: SearchParams) -> bool:
+    """Where there is much footage, look through what lies nearest to the query's frame first;
+    whether that brought hits."""
+    query = answer.query
+    context, generation = answer.context, answer.generation
+    with context.db.transaction() as session:
+        near = near_footage(session, generation, query, params, context.settings.early_over_frames)
+    if near is None:
+        return False
+    searched = search_generation(
+        context,
+        generation,
+        descriptors,
+        near,
+        exclude_frame_id=query.frame_id,
+        regions_for=MAX_PROOFS,
+    )
+    hits = grouped(proven(searched.ranked)[: params.limit], params)
+    if hits:
+        answer.record_first("early", hits)
+    return bool(hits)
 
 
 def fail_query(session: Session, job: ClaimedJob, code: str) -> None:
     """Tell that a query was not answered."""
     query = search_record.query_of_job(session, job.id)
     if query is not None and search_record.lock_query(session, query.id):
+        search_record.drop_hits(session, query.id)
         tell_query(session, "query.failed", query, code=code)
 
 
@@ -120,18 +131,12 @@ def proven(ranked: list[RankedFrame]) -> list[RankedFrame]:
     return [hit for hit in ranked if hit.region is not None]
 
 
-def _looked_at(
-    context: Context,
-    generation: IndexGeneration,
-    hits: list[_Shown],
-    params: SearchParams,
-    query: SearchQuery,
-) -> list[_Shown]:
-    """The first ``close_looks`` hits with finer boxes, and the others as they are."""
-    looks = 0 if params.strategy.is_paper else params.close_looks
+def _looked_at(answer: Answer, hits: list[Shown], looks: int) -> list[Shown]:
+    """The first ``looks`` hits with finer boxes, and the others as they are."""
+    query = answer.query
     finer = look_closer(
-        context,
-        generation,
+        answer.context,
+        answer.generation,
         [shown.hit for shown in hits[:looks]],
         roi_box(roi_from_json(query.roi)),
         frame_id=query.frame_id,
@@ -139,73 +144,6 @@ def _looked_at(
     )
     first = [replace(shown, hit=hit) for shown, hit in zip(hits[:looks], finer, strict=True)]
     return [*first, *hits[looks:]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """A hit of the answer: the frame shown, and the span and number of frames it stands for."""
-
-    hit: RankedFrame
-    from_epoch_s: float
-    to_epoch_s: float
-    frames: int
-
-
-def _grouped(hits: list[RankedFrame], params: SearchParams) -> list[_Shown]:
-    """The best frames as they are, or joined. Only these: with every frame that matches anywhere,
-    a camera's whole day would hang together."""
-    if params.group == "frame":
-        return [_Shown(hit, hit.t_epoch_s, hit.t_epoch_s, 1) for hit in hits]
-    joined = join_appearances(
-        np.array([hit.camera_id for hit in hits], dtype=np.int64),
-        np.array([hit.t_epoch_s for hit in hits], dtype=np.float64),
-        params.appearance_gap_s,
-    )
-    return [
-        _Shown(hits[one.best], one.from_epoch_s, one.to_epoch_s, len(one.members)) for one in joined
-    ]
-
-
-def _hit_row(place: int, shown: _Shown, grid: GridSize) -> dict[str, Any]:
-    hit = shown.hit
-    region = hit.region
-    assert region is not None  # a frame without one is no hit
-    box = hit.box or cells_box(region.cell_index, grid)
-    return {
-        "rank": place,
-        "frame_id": hit.frame_id,
-        "score": hit.score,
-        "similarity": hit.similarity,
-        "coverage": hit.coverage,
-        "grid_h": grid.h,
-        "grid_w": grid.w,
-        "region_query_index": region.query_index.tolist(),
-        "region_cell_index": region.cell_index.tolist(),
-        "box": [box.x0, box.y0, box.x1, box.y1],
-        "on_trail": hit.on_trail,
-        "false_matches": hit.false_matches,
-        "appearance_from_utc": datetime.fromtimestamp(shown.from_epoch_s, UTC),
-        "appearance_to_utc": datetime.fromtimestamp(shown.to_epoch_s, UTC),
-        "appearance_frames": shown.frames,
-        "terms": None if hit.terms is None else hit_to_bytes(hit.terms),
-    }
-
-
-def _stored_terms(
-    context: Context, session: Session, hits: list[_Shown]
-) -> tuple[str, list[int]] | None:
-    """Keep what the search knew beside the frames: name of the file, and the frames whose
-    descriptors are in it."""
-    if not hits or hits[0].hit.terms is None:
-        return None
-    terms = hits[0].hit.terms.search
-    search_record.lock_uploads(session, exclusive=False)
-    try:
-        name = context.uploads.put(terms_to_bytes(terms))
-    except (StorageFull, StorageFailed) as error:  # a full disk is no reason not to answer
-        log.warning("terms_not_kept", detail=str(error))
-        return None
-    return name, sorted({one.frame_id for one in terms.exemplars})
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from models.index import IndexGeneration
 from models.repositories import index as index_record
 from models.repositories import standing as standing_record
 from models.repositories import videos as video_record
+from models.repositories.index import ShardFilter
 from models.session import Session
 from models.standing import StandingQuery
 from worker.context import LONGEST_SEARCH_S, Context, LastErasure
@@ -220,13 +221,8 @@ def shards_between(
     """Shards that hold frames from the first to the last time, pinned as they are now. What lies on
     object storage is old, and left out: a live camera must not wait for it."""
     with context.db.snapshot() as session:
-        found = index_record.select_shards(
-            session,
-            generation.id,
-            camera_ids=camera_ids,
-            t_from_utc=span_utc[0],
-            t_to_utc=span_utc[1] + timedelta(microseconds=1),
-        )[:most]
+        within = ShardFilter(camera_ids, span_utc[0], span_utc[1] + timedelta(microseconds=1))
+        found = index_record.select_shards(session, generation.id, within)[:most]
         context.f_maps.fetch(session, found)
         given = (session, context.index, context.f_maps, generation)
         pinned = [pin_shard(*given, shard, context.damage, local_only=True) for shard in found]

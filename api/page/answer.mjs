@@ -1,11 +1,12 @@
 // The answer to one search, from "waiting" to its hits.
 
 import { isAbort, pause, Unreachable, wordsOf } from "./api.mjs";
+import { howToRead, noHits, soFarWords, sumWords, waiting } from "./answer_parts.mjs";
 import { appearancesView } from "./appearances.mjs";
 import { button, el, notice, say } from "./dom.mjs";
 import { HitList } from "./hits.mjs";
 import { canWatch, watchRow } from "./watching.mjs";
-import { convinces, count, spanWords } from "./words.mjs";
+import { convinces, count } from "./words.mjs";
 
 const AGAIN_MS = 2000;
 
@@ -33,7 +34,7 @@ export class Answer {
 
   /** A hit by rank, null where there is none; waits for the answer. */
   async hit(rank) {
-    await this.#ready;
+    if (!this.#list) await this.#ready;
     return (await this.#list?.hit(rank)) ?? null;
   }
 
@@ -99,11 +100,16 @@ export class Answer {
         this.#query = await this.#desk.api.json(where, { signal });
         if (first) await this.#actions.known(this.#query);
         if (["done", "failed"].includes(this.#query.state)) break;
-        this.#showOpen(begun, signal);
+        await this.#showSoFar(begun, signal);
         for await (const event of this.#desk.api.events(`${where}/events`, signal)) {
-          this.#query = { ...this.#query, state: event.state };
-          if (event.state === "running") this.#query.waiting = null;
-          this.#showOpen(begun, signal);
+          const { state, answer } = event;
+          if (state === this.#query.state && answer === this.#query.answer) continue;
+          if (["done", "failed"].includes(state)) break;
+          this.#query = answer === this.#query.answer
+            ? { ...this.#query, state, waiting: state === "running" ? null : this.#query.waiting }
+            : await this.#desk.api.json(where, { signal });
+          if (["done", "failed"].includes(this.#query.state)) break;
+          await this.#showSoFar(begun, signal);
         }
       } catch (error) {
         if (!(error instanceof Unreachable)) throw error;
@@ -115,6 +121,12 @@ export class Answer {
     }
     if (this.#query.state === "failed") this.#showFailed();
     else await this.#showDone(signal);
+  }
+
+  /** What there is while the search goes on. */
+  async #showSoFar(begun, signal) {
+    if (this.#query.hits) await this.#showHits(signal);
+    else this.#showOpen(begun, signal);
   }
 
   #showOpen(begun, signal) {
@@ -165,10 +177,33 @@ export class Answer {
       say("No hits.");
       return;
     }
-    const list = new HitList(this.#desk, query, (rank) => this.#actions.open(rank));
-    const shown = await list.start(signal);
+    await this.#showHits(signal);
+  }
+
+  /** The hits, final or not; where one had the focus, its place has it again. */
+  async #showHits(signal) {
+    const query = this.#query;
+    let list = this.#list;
+    if (!(await list?.renew(query, signal))) {
+      list = new HitList(this.#desk, query, (rank) => this.#actions.open(rank));
+      await list.start(signal);
+    }
+    const focused = this.#root.querySelector(".card:focus-within")?.dataset.rank;
+    const { scrollX, scrollY } = window;
+    if (list !== this.#list) this.#list?.stop();
     this.#list = list;
-    const body = el("div", {}, shown);
+    if (query.state !== "done") {
+      const cancel = button("Cancel the search", () => this.#cancel());
+      const sum = el("p", { class: "sum" }, el("strong", {}, count(query.hits, "hit")), " so far");
+      this.#root.replaceChildren(waiting(...soFarWords(query), cancel), sum, this.#desk.bar, list.shown);
+      say(`${count(query.hits, "hit")} so far.`);
+    } else this.#showFinal(query, list, signal);
+    if (focused) this.#root.querySelector(`.card[data-rank="${focused}"] .shown`)?.focus({ preventScroll: true });
+    scrollTo(scrollX, scrollY);
+  }
+
+  #showFinal(query, list, signal) {
+    const body = el("div", {}, list.shown);
     const cameras = new Set(list.hits.map((hit) => hit.camera_id)).size;
     this.#root.replaceChildren(
       el("p", { class: "sum" }, el("strong", {}, count(query.hits, "hit")), sumWords(query, cameras, list.hits)),
@@ -176,7 +211,7 @@ export class Answer {
       this.#desk.bar,
       this.#desk.evidence.bar,
       ...this.#warnings(list.hits),
-      this.#tabs(shown, body, signal),
+      this.#tabs(list.shown, body, signal),
       howToRead(),
       body,
     );
@@ -241,56 +276,4 @@ export class Answer {
     }
     return found;
   }
-}
-
-function sumWords(query, cameras, loaded) {
-  const searched = query.stats?.frames_searched;
-  const on = loaded.length === query.hits ? ` on ${count(cameras, "camera")}` : "";
-  return searched === undefined ? on : `${on}; ${count(searched, "frame")} searched in ${took(query.stats)}`;
-}
-
-function took(stats) {
-  const ms = (stats.describe_ms ?? 0) + (stats.search_ms ?? 0) + (stats.look_ms ?? 0);
-  return ms < 10_000 ? `${(ms / 1000).toFixed(1)} s` : spanWords(ms);
-}
-
-function waiting(title, words = "", ...more) {
-  const made = notice("wait", title, words ? [words] : [], []);
-  made.prepend(el("span", { class: "spinner", "aria-hidden": "true" }));
-  made.append(...more);
-  return made;
-}
-
-function noHits(query) {
-  const limited = query.params.camera_ids || query.params.t_from_utc || query.params.t_to_utc || query.params.zone;
-  const searched = query.stats?.frames_searched ?? 0;
-  if (searched === 0) {
-    return notice("", "There was nothing to search", [
-      "No frame of these cameras and times is indexed: nothing was compared, so this says nothing of the subject.",
-      el("ul", {}, el("li", {}, "Search all cameras and times.")),
-    ]);
-  }
-  return notice("", "Nothing that looks alike was found", [
-    `${count(searched, "frame")} were searched. Nothing found means little: the subject may be too small, or look different elsewhere.`,
-    el(
-      "ul",
-      {},
-      limited ? el("li", {}, "Search all cameras and times.") : null,
-      el("li", {}, "Draw the box tighter, around what is particular."),
-      el("li", {}, "Take a frame where the subject is nearer to the camera."),
-      el("li", {}, "Try the strategy “Shape may bend or scale”."),
-    ),
-  ]);
-}
-
-function howToRead() {
-  return el(
-    "details",
-    { class: "how" },
-    el("summary", {}, "How to read a hit"),
-    el("p", {}, "Green cells matched; the white box says where the subject should be. A region on the background is no lead, whatever the numbers."),
-    el("p", {}, "The score gives the order within this answer. It is no probability and no degree of identity, and there is no value above which a hit is right."),
-    el("ul", {}, el("li", {}, "Followed: traced from frame to frame from your region."), el("li", {}, "Stands out: unlike everything else that was searched."), el("li", {}, "May be chance, no more than chance: other frames look as alike without showing the subject.")),
-    el("p", {}, "A person decides, from the footage. A hit is no evidence of identity."),
-  );
 }

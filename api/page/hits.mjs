@@ -19,6 +19,7 @@ export class HitList {
   #list = el("ol", { class: "hits", "aria-label": "Hits by rank" });
   #more = button("Show more hits", () => this.#append());
   #foot = el("div", { class: "foot" });
+  #shown = el("div", {});
   #seen;
 
   /** `desk`: {api, pictures, marks, evidence}. `open(rank)` shows a hit large. */
@@ -41,7 +42,31 @@ export class HitList {
   async start(signal) {
     await this.#load(signal);
     this.#seen.observe(this.#foot);
-    return el("div", {}, this.#list, this.#foot);
+    this.#shown.replaceChildren(this.#list, this.#foot);
+  }
+
+  /** Take over what the same hits have become; false where they are others by now. */
+  async renew(query, signal) {
+    const loaded = this.#hits.length;
+    const where = address(`/v1/queries/${query.query_id}/hits`, { limit: Math.max(1, loaded) });
+    const { items, next_cursor: next } = await this.#desk.api.json(where, { signal });
+    const same = items.length === loaded && items.every((hit, at) => hit.frame_id === this.#hits[at].frame_id);
+    if (!same) return false;
+    this.#query = query;
+    this.#hits = items;
+    this.#cursor = next;
+    this.#ended = !next || loaded >= query.hits;
+    for (const [at, card] of [...this.#list.children].entries()) {
+      const frame = card.querySelector(".card-frame");
+      frame.replaceChildren(frame.firstElementChild, hitOverlay(items[at]));
+    }
+    this.#showFoot();
+    return true;
+  }
+
+  /** All of it. */
+  get shown() {
+    return this.#shown;
   }
 
   stop() {

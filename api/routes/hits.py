@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -43,7 +44,8 @@ _GapS = Annotated[
 def list_hits(
     caller: Searcher, desk: Here, query_id: uuid.UUID, limit: Limit = 50, cursor: Cursor = None
 ) -> Page[HitTold]:
-    """Hits by rank; none while the query is not done."""
+    """Hits by rank. Of a query that runs, the first ones, if any: `answer` of the query says what
+    they are, and they are to be read again once it is `final`."""
     after = read_cursor(cursor, whole) or (0,)
     with desk.db.transaction() as session:
         known_query(session, caller, query_id)
@@ -67,7 +69,8 @@ async def get_overlay(
     """The hit's picture with the matched region tinted and the subject's box drawn."""
     hit = await run_in_threadpool(_known_hit, desk, caller, query_id, rank)
     sha256, kind = hit.frame.picture_sha256, _KINDS[form]
-    etag = f"{sha256}-{query_id}-{rank}-{form}-{max_side_px}"
+    drawn = f"{hit.region_cell_index}{hit.box}{hit.score}"  # others, until the query is done
+    etag = hashlib.sha256(f"{sha256}{drawn}-{rank}-{form}-{max_side_px}".encode()).hexdigest()
     if answer := unchanged(request, etag):
         return answer
     content = await desk.decoding.run(

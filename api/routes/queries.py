@@ -192,12 +192,11 @@ def cancel(caller: Searcher, desk: Here, query_id: uuid.UUID) -> QueryTold:
 async def follow(caller: Searcher, desk: Here, query_id: uuid.UUID) -> StreamingResponse:
     """Server-sent events: `state` now and at each change, until done or failed."""
 
-    def check() -> None:
+    def job_id() -> uuid.UUID:
         with desk.db.transaction() as session:
-            known_query(session, caller, query_id)
+            return known_query(session, caller, query_id).job.id
 
-    await run_in_threadpool(check)
-    return EventStream(desk, caller.key_id, query_id)
+    return EventStream(desk, caller.key_id, query_id, await run_in_threadpool(job_id))
 
 
 def owner(caller: Caller) -> int | None:

@@ -182,14 +182,23 @@ def list_queries(
     return [QueryView(row[0], row[1], int(row[2])) for row in session.execute(query)]
 
 
-def query_state(session: Session, query_id: uuid.UUID) -> tuple[str, str | None] | None:
-    """State and error code of a query's job; None once it was erased."""
+@dataclass(frozen=True, slots=True)
+class QueryState:
+    """How a query stands: state of its job, and what its hits are."""
+
+    state: str
+    error_code: str | None
+    answer_step: str
+
+
+def query_state(session: Session, query_id: uuid.UUID) -> QueryState | None:
+    """How a query stands; None once it was erased."""
     row = session.execute(
-        select(Job.state, Job.error_code)
+        select(Job.state, Job.error_code, SearchQuery.answer_step)
         .join(SearchQuery, SearchQuery.job_id == Job.id)
         .where(SearchQuery.id == query_id)
     ).one_or_none()
-    return None if row is None else (row[0], row[1])
+    return None if row is None else QueryState(*row)
 
 
 def count_open_queries(session: Session, key_id: int) -> int:

@@ -300,24 +300,45 @@ def indexed_frames(session: Session, generation_id: int, frame_ids: Sequence[int
     return set(rows)
 
 
+@dataclass(frozen=True, slots=True)
+class ShardFilter:
+    """Frames of these cameras in ``[t_from_utc, t_to_utc)``; None does not filter."""
+
+    camera_ids: Sequence[int] | None = None
+    t_from_utc: datetime | None = None
+    t_to_utc: datetime | None = None
+
+    def conditions(self, generation_id: int) -> list[ColumnElement[bool]]:
+        """Of shards with valid rows that can hold such frames."""
+        found = [Shard.generation_id == generation_id, Shard.frame_count > 0]
+        if self.camera_ids is not None:
+            found.append(Shard.camera_id.in_(self.camera_ids))
+        if self.t_to_utc is not None:
+            found.append(Shard.bucket_utc < self.t_to_utc)
+        if self.t_from_utc is not None:
+            found.append(Shard.last_utc >= self.t_from_utc)
+        return found
+
+
+ALL_FRAMES = ShardFilter()
+
+
 def select_shards(
-    session: Session,
-    generation_id: int,
-    *,
-    camera_ids: Sequence[int] | None = None,
-    t_from_utc: datetime | None = None,
-    t_to_utc: datetime | None = None,
-    span_s: int | None = None,
+    session: Session, generation_id: int, within: ShardFilter = ALL_FRAMES
 ) -> list[Shard]:
-    """Shards with valid rows that can hold frames of these cameras in [t_from, t_to)."""
-    query = select(Shard).where(Shard.generation_id == generation_id, Shard.frame_count > 0)
-    if camera_ids is not None:
-        query = query.where(Shard.camera_id.in_(camera_ids))
-    if t_to_utc is not None:
-        query = query.where(Shard.bucket_utc < t_to_utc)
-    if t_from_utc is not None:
-        query = query.where(Shard.last_utc >= t_from_utc)
+    """Shards with valid rows that can hold frames that a filter lets in."""
+    query = select(Shard).where(*within.conditions(generation_id))
     return list(session.scalars(query.order_by(Shard.camera_id, Shard.bucket_utc)))
+
+
+def extent(
+    session: Session, generation_id: int, within: ShardFilter
+) -> tuple[int, datetime | None]:
+    """How many frames these shards hold, some of which a filter by time may not let in, and the
+    time of the last one."""
+    query = select(func.coalesce(func.sum(Shard.frame_count), 0), func.max(Shard.last_utc))
+    frames, last_utc = session.execute(query.where(*within.conditions(generation_id))).one()
+    return int(frames), last_utc
 
 
 def read_runs(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import Select, and_, delete, not_, select, text, update
+from sqlalchemy import Select, and_, delete, func, not_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload
 
 from models.jobs import Job
-from models.search import EvidenceExport, SearchHit, SearchQuery
+from models.search import QUERY_CHANNEL, EvidenceExport, SearchHit, SearchQuery
 from models.standing import StandingQuery
 from models.video import Frame
 
@@ -138,22 +138,56 @@ def record_hits(
     hits: Sequence[dict[str, Any]],
     terms: tuple[str, Sequence[int]] | None = None,
 ) -> None:
-    """Replace a query's hits; a repeated run leaves one set. ``terms``: name of the file that says
-    what the search knew, and the frames whose descriptors are in it."""
+    """Replace a query's hits by the final ones; a repeated run leaves one set. ``terms``: name of
+    the file that says what the search knew, and the frames whose descriptors are in it."""
+    _replace_hits(session, query_id, hits)
+    _update_query(
+        session,
+        query_id,
+        answer_step="final",
+        generation_id=generation_id,
+        stats=stats,
+        terms_sha256=None if terms is None else terms[0],
+        terms_frame_ids=None if terms is None else sorted(terms[1]),
+    )
+
+
+def record_first_hits(
+    session: Session,
+    query: SearchQuery,
+    step: Literal["early", "ranked"],
+    hits: Sequence[dict[str, Any]],
+    stats: dict[str, Any],
+) -> None:
+    """Replace a running query's hits by others that are not final yet, and tell who follows it.
+
+    Not waited for on the disk: after a crash the query runs again.
+    """
+    session.execute(text("set local synchronous_commit = off"))
+    _replace_hits(session, query.id, hits)
+    _update_query(session, query.id, answer_step=step, stats=stats)
+    session.execute(select(func.pg_notify(QUERY_CHANNEL, str(query.job_id))))
+
+
+def _replace_hits(session: Session, query_id: uuid.UUID, hits: Sequence[dict[str, Any]]) -> None:
     session.execute(delete(SearchHit).where(SearchHit.query_id == query_id))
     if hits:
         session.execute(insert(SearchHit), [{"query_id": query_id, **hit} for hit in hits])
+
+
+def _update_query(session: Session, query_id: uuid.UUID, **values: Any) -> None:
     session.execute(
         update(SearchQuery)
         .where(SearchQuery.id == query_id)
-        .values(
-            generation_id=generation_id,
-            stats=stats,
-            terms_sha256=None if terms is None else terms[0],
-            terms_frame_ids=None if terms is None else sorted(terms[1]),
-        )
+        .values(**values)
         .execution_options(synchronize_session=False)
     )
+
+
+def drop_hits(session: Session, query_id: uuid.UUID) -> None:
+    """Forget the hits of a query that was not answered."""
+    _replace_hits(session, query_id, [])
+    _update_query(session, query_id, answer_step="none", stats=None)
 
 
 def list_hits(session: Session, query_id: uuid.UUID) -> list[SearchHit]:

@@ -98,4 +98,4 @@ def api(
         desk = open_desk(context.settings, lambda _job_id, _kind: None)
         with serving(replace(desk, pace=Pace(100_000.0))) as client:
             yield Api(context, desk, client, recordings)
-        desk.db.close()
+        desk.close()

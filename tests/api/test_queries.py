@@ -7,15 +7,20 @@ import json
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
 from PIL import Image
 
+import api.events as api_events
+import api.notices as api_notices
+from api.desk import ApiDesk
 from api.given import ParamsGiven
+from api.notices import QueryNotices
 from models.repositories.jobs import ClaimedJob
-from tests.api.conftest import BOX, Api
+from tests.api.conftest import BOX, Api, serving
 from tests.conftest import psycopg_url
 from tests.parts import run_jobs, sql
 from worker.context import Context
@@ -24,6 +29,8 @@ from worker.jobs import Handler, Lease, Outcome, run_job
 from worker.search import run_query
 from worker.verify import verify_index
 
+LISTENERS = """select pid from pg_stat_activity
+    where datname = current_database() and query ilike 'listen %%'"""
 LATER, EARLIER = "2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z"
 
 
@@ -242,8 +249,58 @@ def test_events_tell_each_state_and_end(api: Api):
     events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
     states = [event["state"] for event in events]
     assert states[-1] == "done"
-    assert states == [state for state in ("queued", "running", "done") if state in states]
+    assert states == sorted(states, key=["queued", "running", "done"].index)
+    told = [(event["state"], event["answer"]) for event in events]
+    assert len(set(told)) == len(told)  # only changes are told
     assert {event["query_id"] for event in events} == {asked.json()["query_id"]}
+
+
+def events_of(api: Api, key: dict[str, str], desk: ApiDesk) -> list[str]:
+    """What events say of a query that is run once its stream is open."""
+    with serving(desk) as client:
+        asked = client.post("/v1/queries", json=body(api), headers=key)
+        with ThreadPoolExecutor(1) as threads:
+            where = asked.headers["Location"] + "/events"
+            stream = threads.submit(client.get, where, headers=key)
+            while not sql(api.context, LISTENERS):
+                time.sleep(0.02)
+            run_jobs(api.context)
+            text = stream.result(timeout=60).text
+    events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
+    return [f"{event['state']} {event['answer']}" for event in events]
+
+
+def test_events_come_without_looking_again_and_again(api: Api, monkeypatch):
+    """Postgres tells of changes; looking by the clock would be too late here."""
+    for name in ("_FIRST_POLL_S", "_SLOWEST_POLL_S"):
+        monkeypatch.setattr(api_events, name, 300.0)
+    desk = replace(api.desk, notices=QueryNotices(api.desk.db))
+    told = events_of(api, api.key("search"), desk)
+    desk.notices.close()
+    assert told[0] in ("queued none", "running none")
+    assert told[-1] == "done final"
+
+
+def test_events_come_where_notices_are_lost(api: Api, monkeypatch):
+    monkeypatch.setattr(QueryNotices, "_wake", lambda *_: None)
+    desk = replace(api.desk, notices=QueryNotices(api.desk.db))
+    assert events_of(api, api.key("search"), desk)[-1] == "done final"
+    desk.notices.close()
+
+
+def test_notices_are_heard_again_behind_a_lost_connection(api: Api, monkeypatch):
+    for name in ("_FIRST_POLL_S", "_SLOWEST_POLL_S"):
+        monkeypatch.setattr(api_events, name, 300.0)
+    monkeypatch.setattr(api_notices, "_AGAIN_S", 0.05)
+    desk = replace(api.desk, notices=QueryNotices(api.desk.db))
+    before = set(sql(api.context, LISTENERS))
+    events_of(api, api.key("search"), desk)
+    (lost,) = set(sql(api.context, LISTENERS)) - before
+    sql(api.context, "select pg_terminate_backend(%s)", *lost)
+    while lost in sql(api.context, LISTENERS):
+        time.sleep(0.02)
+    assert events_of(api, api.key("search"), desk)[-1] == "done final"
+    desk.notices.close()
 
 
 def test_events_end_by_themselves(api: Api):

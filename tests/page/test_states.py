@@ -17,12 +17,14 @@ import uvicorn
 from fastapi.testclient import TestClient
 from playwright.sync_api import expect
 
+import worker.search as search_module
 from api.app import make_app
 from api.desk import ApiDesk, open_desk
 from tests.api.conftest import CAR_START, STREET_START, Api
 from tests.conftest import Services
 from tests.page.conftest import Visit, Visits, offline
 from tests.parts import fresh_context, ingested, run_jobs, sql
+from worker.closer_look import look_closer
 from worker.core.geometry import roi_cells
 from worker.core.roi_json import roi_from_json
 from worker.core.types import GridSize
@@ -56,7 +58,7 @@ def served(
         desk = open_desk(context.settings, lambda _job_id, _kind: None)
         with listening(desk) as url:
             yield Api(context, desk, TestClient(make_app(desk)), footage["car"].parent), url
-        desk.db.close()
+        desk.close()
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +222,36 @@ def test_a_search_is_followed_from_waiting_to_its_hits(visit, api):
     assert (told["params"]["strategy"], told["params"]["group"]) == ("max-sim", "frame")
     assert told["params"]["t_to_utc"].startswith("2026-01-01T13:00:0")
     assert page.locator(".card").count() == told["hits"] > 1
+
+
+def test_first_hits_are_shown_while_the_search_goes_on(visit, api, monkeypatch):
+    page = visit.open(STREET + "&box=0.2,0.2,0.8,0.8")
+    page.wait_for_selector(".stage:not([aria-busy]) img[src]")
+    goes_on = threading.Event()
+
+    def wait_and_look(*given: Any, **named: Any) -> Any:
+        assert goes_on.wait(60)
+        return look_closer(*given, **named)
+
+    monkeypatch.setattr(search_module, "look_closer", wait_and_look)
+    page.get_by_role("button", name="Search", exact=True).click()
+    visit.wait_place("query")
+    worker = threading.Thread(target=run_jobs, args=[api.context])
+    worker.start()
+    try:
+        expect(visit.text("Still looking closer")).to_be_visible()
+        expect(page.locator(".card").first).to_be_visible()
+        visit.assert_accessible("first hits")
+        page.locator(".card .shown").nth(1).focus()
+        scrolled = page.evaluate("window.scrollY")
+    finally:
+        goes_on.set()
+        worker.join()
+    expect(page.get_by_text("How to read a hit")).to_be_visible()
+    expect(visit.text("Still looking closer")).to_be_hidden()
+    focused = "document.activeElement.closest('.card')?.dataset.rank"
+    assert page.evaluate(focused) == "2"  # whoever was there still is
+    assert page.evaluate("window.scrollY") == scrolled
 
 
 def test_a_search_taken_back(visit, api):

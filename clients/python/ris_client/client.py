@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -31,6 +32,8 @@ _AGAIN = (429, 503)
 _PAGE = 200
 _PIECE_BYTES = 1 << 20
 _FIRST_POLL_S, _SLOWEST_POLL_S = 0.05, 1.0
+_SILENCE_S = 30.0
+"""A stream of events says something every 10 seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,7 @@ class RisClient:
         ``TimeoutError`` after ``timeout_s``: it is still worked on."""
         until_s, poll_s = time.monotonic() + timeout_s, _FIRST_POLL_S
         while True:
+            self._follow(query_id, until_s)
             query = self.query(query_id)
             if query.state == "done":
                 return query
@@ -123,8 +127,26 @@ class RisClient:
                 raise RisApiError(error["code"], error["detail"], 200)
             if time.monotonic() > until_s:
                 raise TimeoutError(f"query {query_id} is {query.state} after {timeout_s:g} s")
-            time.sleep(poll_s)
+            time.sleep(poll_s)  # the stream ended early, or there is none to be had
             poll_s = min(_SLOWEST_POLL_S, poll_s * 1.3)
+
+    def _follow(self, query_id: str, until_s: float) -> None:
+        """Read the events of a query until it has ended, for as long as they come."""
+        request = urllib.request.Request(  # noqa: S310 - the address is the caller's
+            f"{self.url.rstrip('/')}/v1/queries/{query_id}/events",
+            headers={"Authorization": f"Bearer {self.key}"},
+        )
+        left_s = max(_FIRST_POLL_S, until_s - time.monotonic())
+        try:
+            with urllib.request.urlopen(  # noqa: S310
+                request, timeout=min(left_s, _SILENCE_S)
+            ) as reply:
+                for line in reply:
+                    told = json.loads(line[6:]) if line.startswith(b"data: ") else {}
+                    if told.get("state") in ("done", "failed") or time.monotonic() > until_s:
+                        return
+        except (OSError, HTTPException, ValueError):
+            return  # whoever waits asks for the query itself
 
     def search_and_wait(self, *, wait_s: float = 120.0, **asked: Any) -> Answer:
         """:meth:`search`, :meth:`wait` and :meth:`hits` in one."""

@@ -95,18 +95,27 @@ class Hit:
 @dataclass(frozen=True, slots=True)
 class Query:
     """A query as it stands: ``queued``, ``running``, ``done`` or ``failed``. ``degraded``: frames
-    were not searched, as their vectors are damaged or on storage that is away."""
+    were not searched, as their vectors are damaged or on storage that is away. ``answer``: what its
+    hits are, ``none``, ``early``, ``ranked`` or ``final``."""
 
     query_id: str
     state: str
     hits: int
+    answer: str
     degraded: bool
     told: Mapping[str, Any]
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Query:
         """From JSON."""
-        return cls(told["query_id"], told["state"], told["hits"], told["degraded"], told)
+        return cls(
+            told["query_id"],
+            told["state"],
+            told["hits"],
+            told["answer"],
+            told["degraded"],
+            told,
+        )
 
 
 @dataclass(frozen=True, slots=True)
