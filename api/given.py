@@ -332,7 +332,7 @@ class FeedGiven(Given):
 
 Kinds = Annotated[list[EventKind], Field(max_length=32)]
 WebhookUrl = Annotated[
-    SecretStr, Field(min_length=1, max_length=4096, description="http or https.")
+    SecretStr, Field(min_length=1, max_length=4096, description="http, https, or mqtt:TOPIC.")
 ]
 
 

@@ -110,7 +110,7 @@ def measured(url: str, load: dict[str, Any], users: int, seconds: float) -> list
         if "No module named locust" in done.stderr:
             raise SystemExit("locust is not installed: .venv/bin/python -m pip install locust")
         if done.returncode != 0:
-            raise SystemExit(done.stderr + done.stdout)
+            raise SystemExit(done.stderr[-4000:] + done.stdout[-4000:])
         told = [json.loads(line) for line in notes.read_text().splitlines()]
     begun_s = min(one["begun_s"] for one in told) + WARM_S
     return [one for one in told if one["begun_s"] >= begun_s]

@@ -20,7 +20,7 @@ _HEADERS = {"Authorization": f"Bearer {_GIVEN['key']}"}
 _NOTES = Path(_GIVEN["notes"])
 
 
-class Investigator(_locust.FastHttpUser):  # type: ignore[misc]
+class Investigator(_locust.HttpUser):  # type: ignore[misc]
     """Asks again as soon as the last answer is read."""
 
     wait_time = _locust.constant(0)
@@ -60,7 +60,7 @@ class Investigator(_locust.FastHttpUser):  # type: ignore[misc]
         with self.client.get(
             f"{where}/events", headers=_HEADERS, name="events", stream=True, catch_response=True
         ) as reply:
-            for line in reply.iter_lines():
+            for line in reply.iter_lines(decode_unicode=True):
                 if not line.startswith("data: "):
                     continue
                 event = json.loads(line[6:])

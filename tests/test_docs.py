@@ -25,6 +25,7 @@ DOCS = ROOT / "docs"
 PAGES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "SECURITY.md",
     ROOT / "benchmarks" / "LOG.md",
     *sorted(DOCS.rglob("*.md")),
 ]
@@ -177,6 +178,19 @@ def test_links_inside_the_documentation_resolve(page: Path):
         if not linked.is_file() or (anchor and anchor not in anchors(linked)):
             broken.append(target)
     assert not broken
+
+
+def test_every_promise_names_tests_that_exist():
+    text = (ROOT / "SECURITY.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+    rows = re.findall(r"^\| (?!Promise|-)(.*) \|$", text, re.MULTILINE)
+    missing = [
+        f"{path}::{name}"
+        for path, name in named
+        if not re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.MULTILINE)
+    ]
+    assert not missing
+    assert rows and all("::" in row for row in rows)
 
 
 @pytest.fixture(scope="module")

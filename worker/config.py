@@ -288,6 +288,13 @@ class Settings(BaseSettings):
     mqtt_client_id: str = Field(
         "ris", min_length=1, max_length=23, description="Name of this RIS at the broker."
     )
+    mqtt_out_prefix: str = Field(
+        "ris/",
+        min_length=2,
+        max_length=200,
+        pattern=r"^[^+#\s]+/$",
+        description="Webhooks may tell topics of the broker that begin with this.",
+    )
     mqtt_ca_file: Path | None = Field(
         None, description="Certificates that the broker is trusted by; unset: the system's."
     )

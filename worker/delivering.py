@@ -21,7 +21,9 @@ from models.repositories import events as event_record
 from worker.accepting.webhooks import signing_secrets, webhook_rules
 from worker.context import Context
 from worker.core.backoff import retry_delay_s
-from worker.event_transport import EventTransport, HttpTransport, Message, Receipt
+from worker.event_transport import EventTransport, HttpTransport, Message, MqttTransport, Receipt
+from worker.mqtt.publishing import Publisher
+from worker.mqtt.subscription import broker_address
 
 log = structlog.get_logger()
 
@@ -42,7 +44,11 @@ def transports_of(context: Context) -> Transports:
     """The ways out that there are."""
     settings = context.settings
     http = HttpTransport(webhook_rules(settings), settings.webhook_timeout_s)
-    return {"http": http, "https": http}
+    publisher = None
+    if settings.mqtt_url is not None:
+        address = broker_address(settings.mqtt_url.get_secret_value())
+        publisher = Publisher(address, settings.mqtt_ca_file, settings.webhook_timeout_s)
+    return {"http": http, "https": http, "mqtt": MqttTransport(publisher)}
 
 
 def deliver_due(context: Context, transports: Transports | None = None) -> int:
@@ -97,7 +103,7 @@ def _record(context: Context, webhook: Webhook, delivery: Delivery, receipt: Rec
     settings, place = context.settings, (webhook.id, delivery.event_id)
     if receipt.trouble is None:
         with context.db.transaction() as session:
-            event_record.record_delivered(session, *place, receipt.status or 0)
+            event_record.record_delivered(session, *place, receipt.status)
         return
     attempts = delivery.attempts + 1
     delay_s = retry_delay_s(

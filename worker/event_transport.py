@@ -1,10 +1,11 @@
-"""How an event reaches who is told: a small protocol, and HTTP by Standard Webhooks.
+"""How an event reaches who is told: a small protocol; HTTP by Standard Webhooks, and MQTT.
 
-Another way out (MQTT, a queue) is another :class:`EventTransport` under its scheme.
+Another way out is another :class:`EventTransport` under its scheme.
 """
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 import threading
@@ -20,6 +21,7 @@ from standardwebhooks import Webhook as Signer
 
 from worker import VERSION
 from worker.errors import AddressRefused, FeedFailed
+from worker.mqtt.publishing import NotPublished, Publisher
 from worker.video.address import AddressRules, LookedUp, looked_up
 from worker.video.pinned_http import PinnedConnection
 
@@ -111,6 +113,29 @@ class HttpTransport:
         if time.monotonic() >= until_s:  # cut off within its head, which reads like the end of it
             raise TimeoutError
         return status
+
+
+@dataclass(frozen=True, slots=True)
+class MqttTransport:
+    """``mqtt:TOPIC``: to that topic of the one broker of the settings, which knows us by its own
+    means. ``publisher`` None: there is no broker any more."""
+
+    publisher: Publisher | None
+
+    def send(self, url: str, message: Message, secrets: Sequence[str]) -> Receipt:
+        """One try. The body says its ``id`` too: MQTT has no headers, nor signatures."""
+        if self.publisher is None:
+            return Receipt(None, "RIS_MQTT_URL is not set: there is no broker to tell")
+        body = json.dumps(
+            {"id": message.event_id, **json.loads(message.body)},
+            sort_keys=True,
+            separators=(",", ":"),
+        )
+        try:
+            self.publisher.publish(url.partition(":")[2], body.encode())
+        except NotPublished as error:
+            return Receipt(None, f"the broker did not take it: {error}")
+        return Receipt(None)
 
 
 def _cut(connection: PinnedConnection) -> None:

@@ -262,8 +262,10 @@ def signing_secrets(session: Session, webhook_id: int) -> list[str]:
     return [] if row is None else [secret for secret in row if secret is not None]
 
 
-def record_delivered(session: Session, webhook_id: int, event_id: uuid.UUID, status: int) -> None:
-    """Note that the receiver has it."""
+def record_delivered(
+    session: Session, webhook_id: int, event_id: uuid.UUID, status: int | None
+) -> None:
+    """Note that the receiver has it; ``status`` of its answer, where there is one."""
     values = {"state": "delivered", "status": status, "detail": None, "finished_at": func.now()}
     _end(session, webhook_id, event_id, values)
     change_webhook(

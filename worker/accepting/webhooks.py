@@ -22,7 +22,7 @@ from worker.accepting.kept_secrets import as_given, to_keep
 from worker.accepting.keys import Caller
 from worker.accepting.names import checked_name
 from worker.config import Settings
-from worker.errors import FeedFailed, Forbidden, InputInvalid, NotFound
+from worker.errors import AddressRefused, FeedFailed, Forbidden, InputInvalid, NotFound
 from worker.video.address import AddressRules, looked_up, redacted
 
 OVERLAP_S: Final = 24 * 3600.0
@@ -30,6 +30,8 @@ OVERLAP_S: Final = 24 * 3600.0
 
 
 _SECRET_BYTES: Final = 32
+_MQTT: Final = "mqtt:"
+_MAX_TOPIC_BYTES: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +64,30 @@ def webhook_rules(settings: Settings) -> AddressRules:
 def checked_url(settings: Settings, url: str) -> str:
     """The address, if it may be told now. Asks the network for its name; one that is not known yet
     is let through, for it is looked up at each delivery. Raises :class:`AddressRefused`, and
-    :class:`InputInvalid` for one with a user or password."""
+    :class:`InputInvalid` for one with a user or password, or a topic that cannot be told."""
+    if url.lower().startswith(_MQTT):
+        return _MQTT + _checked_topic(settings, url[len(_MQTT) :])
     with contextlib.suppress(FeedFailed):
         looked_up(url, webhook_rules(settings))
     if "@" in url.split("/")[2]:
         raise InputInvalid("the address has a user or password: receivers check the signature")
     return url
+
+
+def _checked_topic(settings: Settings, topic: str) -> str:
+    """A topic below the prefix: a key that may be told is not to write to a home's doors."""
+    if settings.mqtt_url is None:
+        raise AddressRefused("mqtt: needs a broker: RIS_MQTT_URL is not set")
+    prefix = settings.mqtt_out_prefix
+    if not topic.startswith(prefix) or topic == prefix:
+        raise AddressRefused(
+            f"mqtt: only topics below {prefix!r} may be told (RIS_MQTT_OUT_PREFIX)"
+        )
+    if len(topic.encode()) > _MAX_TOPIC_BYTES or not topic.isprintable() or set("+#") & set(topic):
+        raise InputInvalid(
+            f"a topic has at most {_MAX_TOPIC_BYTES} bytes that can be printed, and no + or #"
+        )
+    return topic
 
 
 def create_webhook(
@@ -90,7 +110,7 @@ def create_webhook(
         key_id=None if maker.caller is None else maker.caller.key_id,
         secret=to_keep(secret),
     )
-    told = {"url": redacted(url), "kinds": webhook.kinds}
+    told = {"url": shown_url(url), "kinds": webhook.kinds}
     record_act(session, maker.actor, "webhook.create", webhook_id=webhook.id, **told)
     return webhook, secret
 
@@ -142,7 +162,7 @@ def change_webhook(
         field: changes[field] for field in ("kinds", "state") if field in changes
     }
     if "url" in changes:
-        told["url"] = redacted(changes["url"])
+        told["url"] = shown_url(changes["url"])
     session.refresh(webhook)
     record_act(session, maker.actor, "webhook.change", webhook_id=webhook_id, **told)
     return webhook
@@ -184,7 +204,7 @@ def signing_secrets(session: Session, webhook_id: int) -> list[str]:
 
 def shown_url(url: str) -> str:
     """The address as it may be shown: without what is secret in it."""
-    return redacted(url)
+    return url if url.startswith(_MQTT) else redacted(url)
 
 
 def _new_secret() -> str:
