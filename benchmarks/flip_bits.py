@@ -4,7 +4,7 @@
 
 An index of two short clips with the default backbone. Half of its shards are sealed and took more
 frames afterwards; all have their codes. Each trial harms one file of one kind at a random place
-(every fifth cuts it): vectors, sealed ones, codes, kept pictures, uploads. Then a new reader
+(every fifth cuts it): vectors, sealed ones, codes, kept pictures, uploads, terms. Then a new reader
 searches, and `ris verify` looks. Found means that verify names the file, and besides: for vectors,
 that a MaxSim over all frames says it is degraded, and gives no hit that the sound index does not
 give with the same score; for codes, that the default search gives the sound index's answer; for an
@@ -30,6 +30,7 @@ from pathlib import Path
 from benchmarks.disturbed import START, compact, seal, small_limits
 from benchmarks.machine import machine
 from benchmarks.scratch import reader, scratch_context
+from models.repositories import search as search_record
 from models.repositories import videos as video_record
 from worker.accepting.queries import QueryState, query_state, submit_query
 from worker.admin.demo import packaged_footage
@@ -119,6 +120,10 @@ def of_pictures(_context: Context, _sound: Sound, _path: Path) -> Found:
     return True, 0  # no search looks at them, or closer at boxes only
 
 
+def of_terms(_context: Context, _sound: Sound, _path: Path) -> Found:
+    return True, 0  # only evidence is made of what a search knew, and says so where it is harmed
+
+
 def of_uploads(context: Context, sound: Sound, path: Path) -> Found:
     """The query was accepted before the harm, and is carried out after it."""
     content = path.read_bytes()
@@ -148,6 +153,7 @@ CHECKS: dict[str, Callable[[Context, Sound, Path], Found]] = {
     "codes.runs": of_codes,
     "picture": of_pictures,
     "upload": of_uploads,
+    "terms": of_terms,
 }
 
 
@@ -163,7 +169,12 @@ def measure(context: Context, trials: int, seed: int, end_s: float) -> dict[str,
     sound = Sound(picture, whole, default)
     files = {name: sorted(context.index.root.rglob(name)) for name in CHECKS}
     files["picture"] = [context.pictures.path(sha256) for sha256 in hashes]
-    files["upload"] = sorted(context.uploads.root.iterdir())
+    with context.db.transaction() as session:
+        for query_id in search_record.recent_queries(session, 2):
+            query = search_record.find_query(session, query_id)
+            assert query is not None
+            files["upload"] = [context.uploads.root / str(query.picture_sha256)]
+            files["terms"].append(context.uploads.root / str(query.terms_sha256))
     assert all(files.values()), "every kind of file is there"
     done: Counter[str] = Counter()
     missed: Counter[str] = Counter()

@@ -91,12 +91,12 @@ class Load:
             if told is not None:
                 with self.lock:
                     self.queries.append(told["query_id"])
-            self.over.wait(0.2)
+            self.over.wait(1.0)
 
     def send(self) -> None:
         """Have recordings ingested until it is over."""
         for number in range(10_000):
-            if self.over.wait(1.0):
+            if self.over.wait(2.0):
                 return
             start_utc = f"2026-05-{1 + number // 24 % 28:02d}T{number % 24:02d}:00:00Z"
             asked = {"path": CLIP.name, "camera": "sent", "start_utc": start_utc, "every_s": 1.0}
@@ -119,9 +119,19 @@ def strike(data_dir: Path, blow: str) -> None:
 
 def lost(data_dir: Path, load: Load) -> dict[str, int]:
     """What was accepted and did not come to its end, once it had the time."""
-    open_jobs = "select count(*) from jobs where state in ('queued', 'running') and kind = any(%s)"
-    kinds = ["query", "ingest"]
-    wait_until(lambda: rows(data_dir, open_jobs, kinds)[0][0] == 0, "all jobs to end")
+    open_jobs = """select kind, state, count(*), max(retry_code) from jobs
+        where state in ('queued', 'running') and kind in ('query', 'ingest') group by 1, 2"""
+    told_s = 0.0
+
+    def all_ended() -> bool:
+        nonlocal told_s
+        left = rows(data_dir, open_jobs)
+        if left and time.monotonic() - told_s > 10:
+            told_s = time.monotonic()
+            sys.stderr.write(f"not ended yet: {left}\n")
+        return not left
+
+    wait_until(all_ended, "all jobs to end")
     answered = """select q.id::text from search_queries q join jobs j on j.id = q.job_id
         where j.state = 'done'"""
     ended = """select s.id from video_segments s join jobs j on j.id = s.job_id
