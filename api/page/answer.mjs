@@ -17,6 +17,7 @@ export class Answer {
   #following = null;
   #query = null;
   #list = null;
+  #marked = null; // the search that marks were taken up for
   #view = "hits";
 
   /**
@@ -170,9 +171,8 @@ export class Answer {
 
   async #showDone(signal) {
     const query = this.#query;
-    this.#desk.marks.take(query.params);
-    this.#desk.evidence.take(query);
     if (!query.hits) {
+      this.#takeUp(query);
       this.#root.replaceChildren(this.#desk.bar, ...this.#warnings([]), noHits(query), ...this.#watch(query));
       say("No hits.");
       return;
@@ -185,6 +185,7 @@ export class Answer {
     const query = this.#query;
     let list = this.#list;
     if (!(await list?.renew(query, signal))) {
+      this.#takeUp(query);
       list = new HitList(this.#desk, query, (rank) => this.#actions.open(rank));
       await list.start(signal);
     }
@@ -200,6 +201,13 @@ export class Answer {
     } else this.#showFinal(query, list, signal);
     if (focused) this.#root.querySelector(`.card[data-rank="${focused}"] .shown`)?.focus({ preventScroll: true });
     scrollTo(scrollX, scrollY);
+  }
+
+  /** Marks stay while one search goes on; what was chosen as evidence is known by its rank. */
+  #takeUp(query) {
+    if (this.#marked !== query.query_id) this.#desk.marks.take(query.params);
+    this.#marked = query.query_id;
+    this.#desk.evidence.take(query);
   }
 
   #showFinal(query, list, signal) {

@@ -242,6 +242,8 @@ def test_first_hits_are_shown_while_the_search_goes_on(visit, api, monkeypatch):
         expect(visit.text("Still looking closer")).to_be_visible()
         expect(page.locator(".card").first).to_be_visible()
         visit.assert_accessible("first hits")
+        expect(page.get_by_role("region", name="Marked hits")).to_be_hidden()
+        page.get_by_role("button", name="More like this").first.click()
         page.locator(".card .shown").nth(1).focus()
         scrolled = page.evaluate("window.scrollY")
     finally:
@@ -252,6 +254,11 @@ def test_first_hits_are_shown_while_the_search_goes_on(visit, api, monkeypatch):
     focused = "document.activeElement.closest('.card')?.dataset.rank"
     assert page.evaluate(focused) == "2"  # whoever was there still is
     assert page.evaluate("window.scrollY") == scrolled
+    marked = page.get_by_role("button", name="More like this").first
+    expect(marked).to_have_attribute("aria-pressed", "true")  # and is still
+    expect(page.get_by_role("region", name="Marked hits")).to_be_visible()
+    marked.click()
+    expect(marked).to_have_attribute("aria-pressed", "false")
 
 
 def test_a_search_taken_back(visit, api):
