@@ -61,6 +61,46 @@ def test_feeds(api: Api, client: RisClient):
     assert refused.value.code == "not_found"
 
 
+def test_webhooks(client: RisClient):
+    made, secret = client.add_webhook("vms", "https://vms.example/ris?token=1", ["query.done"])
+    assert secret.startswith("whsec_")
+    assert secret not in repr(made)
+    assert (made.name, made.kinds, made.state) == ("vms", ("query.done",), "active")
+    assert made.url == "https://vms.example/ris?..."
+    assert client.webhooks() == [made]
+    client.remove_webhook(made.webhook_id)
+    assert client.webhooks() == []
+    with pytest.raises(RisApiError) as refused:
+        client.add_webhook("vms", "http://169.254.169.254/")
+    assert refused.value.code == "address_refused"
+
+
+def test_standing_queries_and_their_alerts(api: Api, client: RisClient):
+    frame_id, other_id = api.frame("car", 0), api.frame("car", 1)
+    made = client.watch_for("a bow tie", frame_id, (0.4, 0.6, 0.7, 0.9), camera_ids=[1, 2])
+    assert (made.name, made.state, made.alerts) == ("a bow tie", "running", 0)
+    assert made.told["params"]["camera_ids"] == [1, 2]
+    assert [one.standing_query_id for one in client.standing_queries()] == [made.standing_query_id]
+    sql(
+        api.context,
+        """insert into alerts (standing_query_id, frame_id, camera_id, t_utc, generation_id,
+             likeness, false_per_day, similarity, coverage, grid_h, grid_w, region_query_index,
+             region_cell_index)
+           select %s, id, camera_id, t_utc, 1, 3.0, 0.25, 0.8, 0.5, 4, 4, '{0}', '{5}'
+           from frames where id = %s""",
+        made.standing_query_id,
+        other_id,
+    )
+    (alert,) = client.alerts()
+    assert (alert.standing_query_id, alert.frame_id) == (made.standing_query_id, other_id)
+    assert (alert.camera_name, alert.false_per_day) == ("car", 0.25)
+    assert alert.t_utc.tzinfo is not None
+    assert client.overlay(alert)[:2] == b"\xff\xd8"
+    client.remove_standing_query(made.standing_query_id)
+    assert client.standing_queries() == []
+    assert list(client.alerts()) == []
+
+
 def test_masks(client: RisClient):
     camera_id = client.camera("street").camera_id
     area = {"box": [0.0, 0.0, 0.25, 0.5]}

@@ -2,6 +2,7 @@
 
 from ris_client.client import RisClient
 from ris_client.values import (
+    Alert,
     Answer,
     Camera,
     Feed,
@@ -11,9 +12,12 @@ from ris_client.values import (
     Query,
     RisApiError,
     Segment,
+    StandingQuery,
+    Webhook,
 )
 
 __all__ = [
+    "Alert",
     "Answer",
     "Camera",
     "Feed",
@@ -24,4 +28,6 @@ __all__ = [
     "RisApiError",
     "RisClient",
     "Segment",
+    "StandingQuery",
+    "Webhook",
 ]

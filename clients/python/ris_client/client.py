@@ -13,9 +13,11 @@ from datetime import datetime
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
+from ris_client.forms import FileForm, picture_form
 from ris_client.values import (
+    Alert,
     Answer,
     Box,
     Camera,
@@ -26,11 +28,12 @@ from ris_client.values import (
     Query,
     RisApiError,
     Segment,
+    StandingQuery,
+    Webhook,
 )
 
 _AGAIN = (429, 503)
 _PAGE = 200
-_PIECE_BYTES = 1 << 20
 _FIRST_POLL_S, _SLOWEST_POLL_S = 0.05, 1.0
 _SILENCE_S = 30.0
 """A stream of events says something every 10 seconds."""
@@ -70,8 +73,8 @@ class RisClient:
         """The kept picture of a frame, JPEG."""
         return self._send("GET", f"/v1/frames/{frame_id}/picture")
 
-    def overlay(self, hit: Hit) -> bytes:
-        """The picture of a hit with the matched region drawn, JPEG."""
+    def overlay(self, hit: Hit | Alert) -> bytes:
+        """The picture of a hit or an alert with the matched region drawn, JPEG."""
         return self._send("GET", hit.overlay)
 
     def search(
@@ -95,10 +98,10 @@ class RisClient:
         }
         if frame_id is not None:
             asked["frame_id"] = frame_id
-        named = {"Idempotency-Key": uuid.uuid4().hex}
+        named = _once()
         if picture is None:
             return Query.of(self._json("POST", "/v1/queries", asked, named))
-        body, kind = _form(picture, json.dumps(asked))
+        body, kind = picture_form(picture, json.dumps(asked))
         return Query.of(json.loads(self._send("POST", "/v1/queries", body, named | kind)))
 
     def query(self, query_id: str) -> Query:
@@ -148,6 +151,40 @@ class RisClient:
         except (OSError, HTTPException, ValueError):
             return  # whoever waits asks for the query itself
 
+    def webhooks(self) -> list[Webhook]:
+        """Addresses that this key has told of events; of all keys for an admin's."""
+        return [Webhook.of(told) for told in self._rows("/v1/webhooks")]
+
+    def add_webhook(self, name: str, url: str, kinds: Sequence[str] = ()) -> tuple[Webhook, str]:
+        """Have an address told of events of these kinds, or of all that the key may read. With it
+        comes the secret that checks signatures, this once."""
+        asked = {"name": name, "url": url, "kinds": list(kinds)}
+        told = self._json("POST", "/v1/webhooks", asked)
+        return Webhook.of(told), str(told["secret"])
+
+    def remove_webhook(self, webhook_id: int) -> None:
+        """Have it told nothing more."""
+        self._send("DELETE", f"/v1/webhooks/{webhook_id}")
+
+    def watch_for(self, name: str, frame_id: int, box: Box, **params: Any) -> StandingQuery:
+        """Compare every new frame with a box of an indexed frame (docs/search.md). ``params``: as
+        for :meth:`search`."""
+        plain = {key: _plain(value) for key, value in params.items()}
+        asked = {"name": name, "frame_id": frame_id, "roi": {"box": box}, "params": plain}
+        return StandingQuery.of(self._json("POST", "/v1/standing-queries", asked, _once()))
+
+    def standing_queries(self) -> list[StandingQuery]:
+        """What this key watches for, newest first."""
+        return [StandingQuery.of(told) for told in self._rows("/v1/standing-queries")]
+
+    def remove_standing_query(self, standing_query_id: int) -> None:
+        """Watch for it no more, and forget its alerts."""
+        self._send("DELETE", f"/v1/standing-queries/{standing_query_id}")
+
+    def alerts(self) -> Iterator[Alert]:
+        """Alerts of what this key watches for, newest first, read as they are asked for."""
+        return map(Alert.of, self._rows("/v1/alerts"))
+
     def search_and_wait(self, *, wait_s: float = 120.0, **asked: Any) -> Answer:
         """:meth:`search`, :meth:`wait` and :meth:`hits` in one."""
         query = self.wait(self.search(**asked).query_id, wait_s)
@@ -158,7 +195,7 @@ class RisClient:
 
         Raises :class:`RisApiError` with its code when it failed, and ``TimeoutError``.
         """
-        path, named = f"/v1/queries/{query_id}/evidence", {"Idempotency-Key": uuid.uuid4().hex}
+        path, named = f"/v1/queries/{query_id}/evidence", _once()
         told = self._json("POST", path, {"ranks": list(ranks)}, named)
         until_s, poll_s = time.monotonic() + timeout_s, _FIRST_POLL_S
         while told["bundle"] is None:
@@ -182,7 +219,7 @@ class RisClient:
             "start_utc": start_utc.isoformat(),
             "every_s": every_s,
         }
-        named = {"Idempotency-Key": uuid.uuid4().hex}
+        named = _once()
         return Segment.of(self._json("POST", "/v1/segments", asked, named))
 
     def fetch_segment(
@@ -195,7 +232,7 @@ class RisClient:
             "start_utc": start_utc.isoformat(),
             "every_s": every_s,
         }
-        named = {"Idempotency-Key": uuid.uuid4().hex}
+        named = _once()
         return Segment.of(self._json("POST", "/v1/segments", asked, named))
 
     def send_segment(
@@ -209,8 +246,8 @@ class RisClient:
         """Send a recorded file of a camera that is there, to be ingested. It is read piece by
         piece, and once more where it is sent again."""
         said = {"camera": camera, "start_utc": start_utc.isoformat(), "every_s": every_s}
-        form = _FileForm(recording, json.dumps(said))
-        named = {"Idempotency-Key": uuid.uuid4().hex, **form.headers}
+        form = FileForm(recording, json.dumps(said))
+        named = _once() | form.headers
         return Segment.of(json.loads(self._send("POST", "/v1/segments", form, named, timeout_s)))
 
     def segment(self, segment_id: int) -> Segment:
@@ -275,7 +312,7 @@ class RisClient:
         self,
         method: str,
         path: str,
-        body: bytes | _FileForm | None = None,
+        body: bytes | FileForm | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
     ) -> bytes:
@@ -299,36 +336,14 @@ class RisClient:
                 time.sleep(wait_s)
 
 
-class _FileForm:
-    """A multipart form with a segment's JSON and a file behind it, read while it is sent."""
-
-    def __init__(self, path: Path, said: str) -> None:
-        boundary = uuid.uuid4().hex
-        self._path = path
-        self._head = (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="segment"\r\n\r\n{said}\r\n'
-            f'--{boundary}\r\nContent-Disposition: form-data; name="recording";'
-            f' filename="{quote(path.name)}"\r\nContent-Type: application/octet-stream\r\n\r\n'
-        ).encode()
-        self._tail = f"\r\n--{boundary}--\r\n".encode()
-        byte_count = len(self._head) + path.stat().st_size + len(self._tail)
-        self.headers = {
-            "Content-Type": f"multipart/form-data; boundary={boundary}",
-            "Content-Length": str(byte_count),
-        }
-
-    def pieces(self) -> Iterator[bytes]:
-        """All of it, from the start."""
-        yield self._head
-        with self._path.open("rb") as stream:
-            while piece := stream.read(_PIECE_BYTES):
-                yield piece
-        yield self._tail
-
-
-def _again(body: bytes | _FileForm | None) -> Any:
+def _again(body: bytes | FileForm | None) -> Any:
     """A body that is sent from its beginning, also the second time."""
-    return body.pieces() if isinstance(body, _FileForm) else body
+    return body.pieces() if isinstance(body, FileForm) else body
+
+
+def _once() -> dict[str, str]:
+    """A name for a request that is to be carried out once, however often it is sent."""
+    return {"Idempotency-Key": uuid.uuid4().hex}
 
 
 def _wait_s(retry_after: str) -> float:
@@ -346,16 +361,3 @@ def _refusal(error: urllib.error.HTTPError) -> RisApiError:
 
 def _plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else value
-
-
-def _form(picture: bytes, query: str) -> tuple[bytes, dict[str, str]]:
-    """A multipart form with the picture and the query's JSON, and its Content-Type."""
-    boundary = uuid.uuid4().hex
-    parts = [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="query"\r\n\r\n{query}\r\n'.encode(),
-        f'--{boundary}\r\nContent-Disposition: form-data; name="picture"; filename="picture"\r\n'
-        "Content-Type: application/octet-stream\r\n\r\n".encode(),
-        picture,
-        f"\r\n--{boundary}--\r\n".encode(),
-    ]
-    return b"".join(parts), {"Content-Type": f"multipart/form-data; boundary={boundary}"}

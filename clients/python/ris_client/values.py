@@ -151,6 +151,92 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Webhook:
+    """An address that is told of events. ``state``: ``active``, ``paused``, or ``gone`` where its
+    receiver said so; ``dead``: events that were given up. ``url`` is without its secrets."""
+
+    webhook_id: int
+    name: str
+    url: str
+    kinds: tuple[str, ...]
+    state: str
+    pending: int
+    dead: int
+    told: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Webhook:
+        """From JSON; a secret that comes with it is left out."""
+        kept = {name: value for name, value in told.items() if name != "secret"}
+        return cls(
+            told["webhook_id"],
+            told["name"],
+            told["url"],
+            tuple(told["kinds"]),
+            told["state"],
+            told["pending"],
+            told["dead"],
+            kept,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StandingQuery:
+    """What is watched for. ``state``: ``running``, ``paused`` or ``ended``; ``unjudged_frames``:
+    new frames of which too little was known to judge them."""
+
+    standing_query_id: int
+    name: str
+    state: str
+    judged_frames: int
+    unjudged_frames: int
+    alerts: int
+    told: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> StandingQuery:
+        """From JSON."""
+        return cls(
+            told["standing_query_id"],
+            told["name"],
+            told["state"],
+            told["judged_frames"],
+            told["unjudged_frames"],
+            told["alerts"],
+            told,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A new frame that may show what is watched for. ``false_per_day``: how many frames of this
+    camera's day chance brings to such a likeness; ``overlay``: where the drawn picture is."""
+
+    alert_id: int
+    standing_query_id: int
+    frame_id: int
+    camera_name: str
+    t_utc: datetime
+    false_per_day: float
+    overlay: str
+    told: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Alert:
+        """From JSON."""
+        return cls(
+            told["alert_id"],
+            told["standing_query_id"],
+            told["frame_id"],
+            told["camera_name"],
+            datetime.fromisoformat(told["t_utc"]),
+            told["false_per_day"],
+            told["overlay"],
+            told,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Feed:
     """A camera that is read all the time. ``desired_state``: ``running``, ``paused`` or ``ended``;
     ``phase``: ``waiting``, ``connecting``, ``live`` or ``idle``; ``trouble``: the code of what
