@@ -97,3 +97,27 @@ def test_no_generation_has_an_id_that_large(ris):
     for given in (("generations", "--remove"), ("reindex", "--generation")):
         assert "Invalid value" in ris.run(*given, "9" * 20, expect=2).stderr
         assert ris.json(*given, "999", expect=1)["error"]["code"] == "not_found"
+
+
+def test_standing_queries_on_the_command_line(ris, first_frame):
+    box = ("--frame", str(first_frame), "--roi", "0.2,0.2,0.8,0.8")
+    made = ris.json("standing", "add", "a man", *box, "--camera", "car", "--backfill")
+    name = str(made["standing_query_id"])
+    assert (made["name"], made["state"], made["alerts"]) == ("a man", "running", 0)
+    ris.eventually(
+        lambda: ris.rows(
+            """select 1 from search_queries q join jobs j on j.id = q.job_id
+               where q.id = %s and j.state = 'done'""",
+            made["backfill_query_id"],
+        ),
+        "what is there is searched",
+    )
+    assert f"standing query {name}: paused" in ris.run("standing", "pause", name).stdout
+    (listed,) = ris.json("standing", "ls")
+    assert listed == {key: made[key] for key in listed} | {"state": "paused"}
+    assert ris.json("standing", "alerts", "--standing", name) == []
+    assert "running" in ris.run("standing", "resume", name).stdout
+    ris.run("standing", "rm", name)
+    assert ris.json("standing", "ls") == []
+    gone = ris.json("standing", "alerts", "--standing", name, expect=1)["error"]
+    assert gone["code"] == "not_found"

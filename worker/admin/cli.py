@@ -36,6 +36,7 @@ COMMANDS = {
     "feed": "feed:app",
     "watch": "watch:app",
     "mask": "mask:mask",
+    "standing": "standing:app",
     "webhook": "webhook:app",
     "backbones": "index:backbones",
     "reindex": "index:reindex",

@@ -116,7 +116,7 @@ def query(
             "without": without or [],
             "more": [_example(text) for text in more or []],
             "less": [_example(text) for text in less or []],
-            "camera_ids": _camera_ids(context, camera),
+            "camera_ids": camera_ids_of(context, camera),
             "t_from_utc": from_time,
             "t_to_utc": to_time,
             "zone": None if zone is None else roi_to_json(_zone(zone)),
@@ -331,7 +331,8 @@ def _read_picture(path: Path) -> bytes:
         raise PictureInvalid(f"{path}: {error.strerror or error}") from error
 
 
-def _camera_ids(context: Context, names: list[str] | None) -> list[int] | None:
+def camera_ids_of(context: Context, names: list[str] | None) -> list[int] | None:
+    """Ids of cameras by name, None without names. Raises :class:`NotFound`."""
     if not names:
         return None
     with context.db.transaction() as session:
