@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,13 @@ def ingesting() -> Iterator[None]:
             ingest(clips[number % len(clips)].path, f"busy-{number}", 0.1)
             number += 1
 
-    thread = threading.Thread(target=go_on)
-    thread.start()
-    yield
-    over.set()
-    thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        ingests = pool.submit(go_on)
+        try:
+            yield
+        finally:
+            over.set()
+        ingests.result()
 
 
 def measured(url: str, load: dict[str, Any], users: int, seconds: float) -> list[dict[str, float]]:

@@ -24,6 +24,7 @@ import urllib.request
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Load:
             status = str(error.code)
             if error.code not in (429, 503) or "Retry-After" not in error.headers:
                 lacks = f"{path}: {error.code} {error.read()[:200]!r}"
-        except OSError as error:
+        except (OSError, HTTPException, ValueError) as error:
             status, lacks = "no answer", f"{path}: {error!r}"
         with self.lock:
             self.longest_s = max(self.longest_s, time.monotonic() - begun_s)
@@ -184,7 +185,12 @@ def main() -> int:
                 thread.join()
         found = lost(data_dir, load)
         problems = ris("verify")["problems"]
-    wrong = sum(found.values()) + len(load.wrong) + len(problems)
+    wrong = (
+        (not load.queries or not load.segments)
+        + sum(found.values())
+        + len(load.wrong)
+        + len(problems)
+    )
     told = {
         "name": "services-away-lost",
         "value": wrong,

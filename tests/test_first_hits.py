@@ -172,7 +172,8 @@ def test_first_hits_do_not_make_a_query_try_for_ever(indexed, monkeypatch) -> No
         (8, {"camera_ids": ("street", "car")}, {"camera_ids": ("street",), "from": -3, "to": 3}),
         (4, {"camera_ids": ("car",)}, None),  # the frame's own camera is not asked for
         (0, {"t_from_utc": LATER}, None),  # nor its time
-        (0, {"t_from_utc": START}, {"camera_ids": ("street",), "from": 0, "to": 3}),
+        (8, {"t_from_utc": START}, {"camera_ids": ("street",), "from": 0, "to": 3}),
+        (4, {}, None),  # there are as many on that camera alone, however near
     ],
 )
 def test_what_lies_nearest_to_a_frame(indexed, over_frames, params, near) -> None:

@@ -22,7 +22,7 @@ from worker.context import Context
 from worker.delivering import deliver_due
 from worker.errors import AddressRefused, InputInvalid
 
-TOPIC = "ris/site a/events"
+TOPIC = "ris/events/site a"
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -145,17 +145,34 @@ def test_without_a_broker_any_more_it_waits_and_says_why(context):
     assert "RIS_MQTT_URL is not set" in deliveries(context)[0][3]
 
 
+def test_a_prefix_that_was_changed_holds_for_those_made_before(context, heard):
+    told_at(context, f"mqtt:{TOPIC}")
+    happen(context)
+    deliver_due(with_settings(context, mqtt_out_prefix="other/", webhook_retry_base_s=30.0))
+    assert "not below 'other/'" in deliveries(context)[0][3]
+    assert heard.empty()
+
+
+def test_a_broker_address_that_is_none_does_not_hold_up_others(context):
+    told_at(context, f"mqtt:{TOPIC}")
+    happen(context)
+    wrong = SecretStr("http://broker/")
+    deliver_due(with_settings(context, mqtt_url=wrong, webhook_retry_base_s=30.0))
+    assert "RIS_MQTT_URL is no mqtt:" in deliveries(context)[0][3]
+
+
 @pytest.mark.parametrize(
     ("url", "error", "match"),
     [
-        ("mqtt:home/doors/front", AddressRefused, "below 'ris/'"),
-        ("mqtt:ris/", AddressRefused, "below"),
+        ("mqtt:home/doors/front", AddressRefused, "below 'ris/events/'"),
+        ("mqtt:ris/recordings", AddressRefused, "below"),
+        ("mqtt:ris/events/", AddressRefused, "below"),
         ("mqtt:", AddressRefused, "below"),
         ("mqtt://broker/ris/events", AddressRefused, "below"),
-        ("mqtt:ris/+/events", InputInvalid, "no \\+"),
-        ("mqtt:ris/#", InputInvalid, "no \\+"),
-        ("mqtt:ris/a\0b", InputInvalid, "printed"),
-        ("mqtt:ris/" + "a" * 500, InputInvalid, "500 bytes"),
+        ("mqtt:ris/events/+/a", InputInvalid, "no \\+"),
+        ("mqtt:ris/events/#", InputInvalid, "no \\+"),
+        ("mqtt:ris/events/a\0b", InputInvalid, "printed"),
+        ("mqtt:ris/events/" + "a" * 500, InputInvalid, "500 bytes"),
     ],
 )
 def test_other_topics_are_refused(context, url: str, error: type[Exception], match: str):

@@ -67,15 +67,16 @@ class Answer:
     def record_first(self, step: Literal["early", "ranked"], hits: list[Shown]) -> None:
         """Show hits that are not final yet."""
         with self.context.db.transaction() as session:
+            self.lease.hold(session)  # job, then query: the order of all that lock both
             kept = self._kept(session, hits)
             stats = {"query_patches": self.query_patches}
             rows = self._rows(kept)
             search_record.record_first_hits(session, self.query, step, rows, stats)
-            self.lease.hold(session)
 
     def record(self, hits: list[Shown], stats: dict[str, Any]) -> None:
         """Record the final hits and end the job."""
         with self.context.db.transaction() as session:
+            self.lease.hold(session)
             kept = self._kept(session, hits)
             terms = _stored_terms(self.context, session, kept)
             rows = self._rows(kept)

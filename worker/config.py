@@ -289,7 +289,7 @@ class Settings(BaseSettings):
         "ris", min_length=1, max_length=23, description="Name of this RIS at the broker."
     )
     mqtt_out_prefix: str = Field(
-        "ris/",
+        "ris/events/",
         min_length=2,
         max_length=200,
         pattern=r"^[^+#\s]+/$",

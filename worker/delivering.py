@@ -19,8 +19,10 @@ import structlog
 from models.events import Delivery, Webhook
 from models.repositories import events as event_record
 from worker.accepting.webhooks import signing_secrets, webhook_rules
+from worker.config import Settings
 from worker.context import Context
 from worker.core.backoff import retry_delay_s
+from worker.errors import InputInvalid
 from worker.event_transport import EventTransport, HttpTransport, Message, MqttTransport, Receipt
 from worker.mqtt.publishing import Publisher
 from worker.mqtt.subscription import broker_address
@@ -44,11 +46,19 @@ def transports_of(context: Context) -> Transports:
     """The ways out that there are."""
     settings = context.settings
     http = HttpTransport(webhook_rules(settings), settings.webhook_timeout_s)
-    publisher = None
-    if settings.mqtt_url is not None:
+    return {"http": http, "https": http, "mqtt": _mqtt(settings)}
+
+
+def _mqtt(settings: Settings) -> MqttTransport:
+    prefix = settings.mqtt_out_prefix
+    if settings.mqtt_url is None:
+        return MqttTransport(None, prefix)
+    try:
         address = broker_address(settings.mqtt_url.get_secret_value())
-        publisher = Publisher(address, settings.mqtt_ca_file, settings.webhook_timeout_s)
-    return {"http": http, "https": http, "mqtt": MqttTransport(publisher)}
+    except InputInvalid as error:  # no reason to keep events from others
+        return MqttTransport(None, prefix, str(error))
+    publisher = Publisher(address, settings.mqtt_ca_file, settings.webhook_timeout_s)
+    return MqttTransport(publisher, prefix)
 
 
 def deliver_due(context: Context, transports: Transports | None = None) -> int:

@@ -117,22 +117,27 @@ class HttpTransport:
 
 @dataclass(frozen=True, slots=True)
 class MqttTransport:
-    """``mqtt:TOPIC``: to that topic of the one broker of the settings, which knows us by its own
-    means. ``publisher`` None: there is no broker any more."""
+    """``mqtt:TOPIC``: to that topic, below ``prefix``, of the one broker of the settings, which
+    knows us by its own means. ``publisher`` None: there is none, as ``trouble`` says."""
 
     publisher: Publisher | None
+    prefix: str
+    trouble: str = "RIS_MQTT_URL is not set: there is no broker to tell"
 
     def send(self, url: str, message: Message, secrets: Sequence[str]) -> Receipt:
         """One try. The body says its ``id`` too: MQTT has no headers, nor signatures."""
         if self.publisher is None:
-            return Receipt(None, "RIS_MQTT_URL is not set: there is no broker to tell")
+            return Receipt(None, self.trouble)
+        topic = url.partition(":")[2]
+        if not topic.startswith(self.prefix):
+            return Receipt(None, f"the topic is not below {self.prefix!r} (RIS_MQTT_OUT_PREFIX)")
         body = json.dumps(
             {"id": message.event_id, **json.loads(message.body)},
             sort_keys=True,
             separators=(",", ":"),
         )
         try:
-            self.publisher.publish(url.partition(":")[2], body.encode())
+            self.publisher.publish(topic, body.encode())
         except NotPublished as error:
             return Receipt(None, f"the broker did not take it: {error}")
         return Receipt(None)

@@ -13,8 +13,9 @@ from models.search import SearchQuery
 from models.session import Session
 from worker.core.search_params import SearchParams
 
-_AROUND = timedelta(hours=3)
+_AROUND = (timedelta(hours=3), timedelta(minutes=30), timedelta(minutes=5))
 _NEWEST = (timedelta(hours=6), timedelta(hours=1), timedelta(minutes=10))
+"""Tried in turn, until it is little enough."""
 
 
 def near_footage(
@@ -30,24 +31,26 @@ def near_footage(
     frames, last_utc = index_record.extent(session, generation.id, within)
     if frames <= over_frames or last_utc is None:
         return None
-    if query.frame_id is not None:
-        return _around(session, query.frame_id, params)
-    for length in _NEWEST:
-        near = _narrowed(params, last_utc - length, None)
-        if near is None:
-            return None
-        newest = ShardFilter(near.camera_ids, near.t_from_utc, near.t_to_utc)
-        if 0 < index_record.extent(session, generation.id, newest)[0] <= over_frames:
+    for near in _candidates(session, query, params, last_utc):
+        inside = ShardFilter(near.camera_ids, near.t_from_utc, near.t_to_utc)
+        if 0 < index_record.extent(session, generation.id, inside)[0] <= over_frames:
             return near
     return None
 
 
-def _around(session: Session, frame_id: int, params: SearchParams) -> SearchParams | None:
-    frame = video_record.find_frame(session, frame_id)
+def _candidates(
+    session: Session, query: SearchQuery, params: SearchParams, last_utc: datetime
+) -> list[SearchParams]:
+    """Narrower and narrower."""
+    if query.frame_id is None:
+        end_utc = min(last_utc, params.t_to_utc) if params.t_to_utc else last_utc
+        newest = [_narrowed(params, end_utc - length, None) for length in _NEWEST]
+        return [near for near in newest if near is not None]
+    frame = video_record.find_frame(session, query.frame_id)
     if frame is None or (params.camera_ids and frame.camera_id not in params.camera_ids):
-        return None
-    near = _narrowed(params, frame.t_utc - _AROUND, frame.t_utc + _AROUND)
-    return None if near is None else replace(near, camera_ids=(frame.camera_id,))
+        return []
+    around = [_narrowed(params, frame.t_utc - half, frame.t_utc + half) for half in _AROUND]
+    return [replace(near, camera_ids=(frame.camera_id,)) for near in around if near is not None]
 
 
 def _narrowed(

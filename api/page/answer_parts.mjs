@@ -17,7 +17,7 @@ export function sumWords(query, cameras, loaded) {
 }
 
 function took(stats) {
-  const ms = (stats.describe_ms ?? 0) + (stats.search_ms ?? 0) + (stats.look_ms ?? 0);
+  const ms = (stats.describe_ms ?? 0) + (stats.early_ms ?? 0) + (stats.search_ms ?? 0) + (stats.look_ms ?? 0);
   return ms < 10_000 ? `${(ms / 1000).toFixed(1)} s` : spanWords(ms);
 }
 

@@ -47,9 +47,12 @@ export class HitList {
 
   /** Take over what the same hits have become; false where they are others by now. */
   async renew(query, signal) {
+    if (this.#query.answer === "early") return false; // chance and scores are others with all footage
+    await this.#loading?.catch(() => {});
     const loaded = this.#hits.length;
     const where = address(`/v1/queries/${query.query_id}/hits`, { limit: Math.max(1, loaded) });
     const { items, next_cursor: next } = await this.#desk.api.json(where, { signal });
+    if (this.#hits.length !== loaded) return false;
     const same = items.length === loaded && items.every((hit, at) => hit.frame_id === this.#hits[at].frame_id);
     if (!same) return false;
     this.#query = query;

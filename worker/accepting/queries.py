@@ -194,11 +194,11 @@ def cancel_query(session: Session, actor: Actor, query: SearchQuery) -> bool:
     :func:`discard_uploads`, after the commit.
     """
     details: dict[str, Any] = {"query_id": str(query.id)}
-    search_record.lock_query(session, query.id)  # in the order of those that record hits
     if not job_record.cancel(
         session, query.job_id, Cancelled.code, "whoever asked took the query back"
     ):
         return False
+    search_record.lock_query(session, query.id)
     search_record.drop_hits(session, query.id)
     tell_query(session, "query.cancelled", query)
     record_act(session, actor, "query.cancel", **details)

@@ -136,6 +136,9 @@ def fork_module(
                 for own in (1, 2):
                     os.dup2(out.fileno(), own)
                 _live(module, lambda: _become(begin, title, cwd, env, dies_with_us))
+    except BaseException:
+        os.close(begun)
+        raise
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         os.close(begin)

@@ -118,7 +118,7 @@ class RisClient:
 
     def wait(self, query_id: str, timeout_s: float = 120.0) -> Query:
         """The query once it is done. Raises :class:`RisApiError` with its code when it failed, and
-        ``TimeoutError`` after ``timeout_s``: it is still worked on."""
+        ``TimeoutError`` after ``timeout_s`` and ten seconds at most: it is still worked on."""
         until_s, poll_s = time.monotonic() + timeout_s, _FIRST_POLL_S
         while True:
             self._follow(query_id, until_s)

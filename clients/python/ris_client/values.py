@@ -112,7 +112,7 @@ class Query:
             told["query_id"],
             told["state"],
             told["hits"],
-            told["answer"],
+            told.get("answer", "none"),
             told["degraded"],
             told,
         )
