@@ -66,15 +66,7 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
     answer = Answer(context, lease, query, generation, grid, query_patches)
     early = _record_early_hits(answer, descriptors, params)
     early_s = time.perf_counter()
-    searched = search_generation(
-        context,
-        generation,
-        descriptors,
-        params,
-        exclude_frame_id=query.frame_id,
-        regions_for=MAX_PROOFS,
-    )
-    hits = grouped(proven(searched.ranked)[: params.limit], params)
+    searched, hits = _hits(answer, descriptors, params)
     searched_s = time.perf_counter()
     looks = 0 if params.strategy.is_paper else params.close_looks
     if looks and hits:
@@ -103,18 +95,25 @@ def _record_early_hits(answer: Answer, descriptors: QueryDescriptors, params: Se
         near = near_footage(session, generation, query, params, context.settings.early_over_frames)
     if near is None:
         return False
-    searched = search_generation(
-        context,
-        generation,
-        descriptors,
-        near,
-        exclude_frame_id=query.frame_id,
-        regions_for=MAX_PROOFS,
-    )
-    hits = grouped(proven(searched.ranked)[: params.limit], params)
+    _, hits = _hits(answer, descriptors, near)
     if hits:
         answer.record_first("early", hits)
     return True
+
+
+def _hits(
+    answer: Answer, descriptors: QueryDescriptors, params: SearchParams
+) -> tuple[Searched, list[Shown]]:
+    """Search, and what is shown of it: frames with a proof, best first, ``limit`` at most."""
+    searched = search_generation(
+        answer.context,
+        answer.generation,
+        descriptors,
+        params,
+        exclude_frame_id=answer.query.frame_id,
+        regions_for=MAX_PROOFS,
+    )
+    return searched, grouped(proven(searched.ranked)[: params.limit], params)
 
 
 def fail_query(session: Session, job: ClaimedJob, code: str) -> None:

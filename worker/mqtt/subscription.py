@@ -66,6 +66,20 @@ def require_package() -> None:
         ) from error
 
 
+def broker_client(address: BrokerAddress, ca_file: Path | None, **given: Any) -> Any:
+    """A client of paho, not connected yet, that knows user, password and certificates. Raises
+    ``OSError`` where ``ca_file`` cannot be read."""
+    from paho.mqtt.client import Client, MQTTv311
+    from paho.mqtt.enums import CallbackAPIVersion
+
+    client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv311, **given)
+    if address.user is not None:
+        client.username_pw_set(address.user, address.password)
+    if address.tls:
+        client.tls_set(ca_certs=None if ca_file is None else str(ca_file))
+    return client
+
+
 @dataclass(frozen=True, slots=True)
 class BrokerMessage:
     """A message and the connection that it came by: only that one can acknowledge it."""
@@ -91,20 +105,8 @@ class Subscription:
         self.connected = threading.Event()
 
     def __enter__(self) -> Subscription:
-        from paho.mqtt.client import Client, MQTTv311
-        from paho.mqtt.enums import CallbackAPIVersion
-
-        client = Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=self._client_id,
-            clean_session=False,
-            protocol=MQTTv311,
-            manual_ack=True,
-        )
-        if self._address.user is not None:
-            client.username_pw_set(self._address.user, self._address.password)
-        if self._address.tls:
-            client.tls_set(ca_certs=None if self._ca_file is None else str(self._ca_file))
+        kept = {"client_id": self._client_id, "clean_session": False, "manual_ack": True}
+        client = broker_client(self._address, self._ca_file, **kept)
         client.reconnect_delay_set(_FIRST_RETRY_S, _LONGEST_RETRY_S)
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_subscribe = self._on_subscribe
