@@ -166,7 +166,7 @@ class MaskChanged(ErasedMeanwhile):
 
 
 class AddressRefused(RisError):
-    """A feed's address has a scheme, host or folder that the settings do not allow."""
+    """An address has a scheme, host, topic or folder that the settings do not allow."""
 
     code = "address_refused"
 
