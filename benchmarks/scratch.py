@@ -12,7 +12,7 @@ from typing import Any
 
 from worker.config import Settings
 from worker.context import Context
-from worker.embedded.supervisor import start_supervisor, stop_supervisor
+from worker.embedded.control import start_supervisor, stop_supervisor
 from worker.index.runs_file import let_go_of_runs
 from worker.runtime import make_context
 

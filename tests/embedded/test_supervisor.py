@@ -21,8 +21,8 @@ import redis
 
 from worker.embedded.child_process import is_alive
 from worker.embedded.children import REPO_ROOT
+from worker.embedded.control import start_supervisor, stop_supervisor
 from worker.embedded.state import ServiceState, read_state, state_path
-from worker.embedded.supervisor import start_supervisor, stop_supervisor
 from worker.errors import AlreadyRunning, SetupFailed
 
 PATIENCE_S = 60.0

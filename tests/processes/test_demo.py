@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.processes.harness import PATIENCE_S, Ris, processes_of
-from worker.embedded.supervisor import stop_supervisor
+from worker.embedded.control import stop_supervisor
 
 pytestmark = pytest.mark.slow
 

@@ -25,8 +25,8 @@ from worker.context import Context
 from worker.core.geometry import roi_from_xyxy
 from worker.core.sampling import IntervalPolicy
 from worker.core.search_params import SearchParams
+from worker.embedded.control import stop_supervisor
 from worker.embedded.state import read_state
-from worker.embedded.supervisor import stop_supervisor
 from worker.errors import RoiInvalid, SetupFailed, VideoInvalid
 from worker.ingest import submit_file
 from worker.runtime import make_context

@@ -15,7 +15,7 @@ from worker.admin.output import console, emit_json, notes, table
 from worker.config import Settings, settings
 from worker.context import Context
 from worker.core.search_params import Strategy
-from worker.embedded.supervisor import start_supervisor, stop_supervisor
+from worker.embedded.control import start_supervisor, stop_supervisor
 from worker.errors import InputInvalid, SetupFailed
 from worker.evaluation import PROFILES, evaluate_dataset
 from worker.labelled import read_dataset

@@ -15,8 +15,8 @@ from worker.accepting.keys import create_first_key
 from worker.admin.output import Json, console, emit_json, notes, size, table
 from worker.bundle.signing import own_key
 from worker.config import Settings, settings
+from worker.embedded.control import start_supervisor, stop_supervisor
 from worker.embedded.state import ServiceState, api_path
-from worker.embedded.supervisor import start_supervisor, stop_supervisor
 from worker.errors import RisError
 from worker.mqtt.subscription import broker_address, require_package
 from worker.runtime import make_context, object_store, process_context

@@ -17,6 +17,8 @@ from worker.embedded.service_folder import first_line_as_pid, write_private
 from worker.errors import AlreadyRunning, BackupInvalid
 
 Phase = Literal["starting", "ready", "stopping"]
+EXIT_ALREADY_RUNNING = 3
+"""Exit status of a supervisor that another one on its folder left no room for."""
 
 # A reader holds the lock for an instant to see whether it is free; a starter waits that out.
 _LOCK_TRIES = 20

@@ -19,13 +19,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TypedDict
 
-import psutil
-
 from worker.config import Settings
 from worker.embedded.child_process import (
-    LOG_TAIL_LINES,
     ServiceHandle,
-    end_process,
     kill_group,
     log_tail,
     spawn,
@@ -46,23 +42,20 @@ from worker.embedded.postgres import start_postgres, stop_postgres
 from worker.embedded.redis_server import start_redis, stop_redis
 from worker.embedded.schema import migrate
 from worker.embedded.state import (
+    EXIT_ALREADY_RUNNING,
     Phase,
     ServiceState,
     holding_lock,
-    read_state,
     refuse_unfinished_restore,
-    running_pid,
     write_state,
 )
-from worker.errors import AlreadyRunning, RisError, SetupFailed, error_of_code
+from worker.errors import AlreadyRunning, RisError, SetupFailed
 from worker.secret_keys import ensure_key_file
 
 log = logging.getLogger("ris.supervisor")
 
 EXIT_FAILED = 1
-EXIT_ALREADY_RUNNING = 3
 READY_TIMEOUT_S = 180.0
-STOP_TIMEOUT_S = 60.0
 CHILD_GRACE_S = 10.0
 DEATHS_BEFORE_GIVING_UP = 3
 _TICK_S = 0.1
@@ -328,88 +321,6 @@ def _end_all(processes: Sequence[ChildProcess], grace_s: float) -> None:
             log.warning("killing %d after %.0f s of grace", process.pid, grace_s)
         kill_group(process.pid)
         process.wait()
-
-
-def start_supervisor(
-    data_dir: Path,
-    *,
-    env: Mapping[str, str],
-    detach: bool,
-    on_progress: Callable[[str], None],
-    with_workers: bool = True,
-    with_api: bool = False,
-) -> ServiceState:
-    """Start a supervisor process on ``data_dir`` and wait until it is ready.
-
-    ``env`` is added to this process's environment. Unless ``detach``, the supervisor also stops
-    when the calling process ends. ``on_progress`` gets the steps in words; one
-    that passes quickly may be left out.
-
-    Raises :class:`AlreadyRunning`, and :class:`SetupFailed` with the end of the log. Whatever is
-    raised here, also by ``on_progress`` or Ctrl-C, the supervisor has been stopped before.
-    """
-    data_dir = data_dir.resolve()
-    data_dir.mkdir(parents=True, exist_ok=True)
-    log_path = data_dir / "logs" / "supervisor.log"
-    command = [sys.executable, "-m", "worker.embedded.supervisor", "--data-dir", str(data_dir)]
-    command += [] if with_workers else ["--no-workers"]
-    command += ["--api"] if with_api else []
-    process = spawn(
-        command,
-        log_path=log_path,
-        cwd=REPO_ROOT,
-        env=dict(os.environ) | dict(env),
-        death_signal=None if detach else signal.SIGTERM,
-    )
-    try:
-        return _wait_ready(process, data_dir, log_path, on_progress)
-    except BaseException:
-        if process.poll() is None:
-            end_process(psutil.Process(process.pid), _STOP_STEPS)
-        raise
-
-
-def _wait_ready(
-    process: subprocess.Popen[bytes],
-    data_dir: Path,
-    log_path: Path,
-    on_progress: Callable[[str], None],
-) -> ServiceState:
-    told = ""
-    while process.poll() is None:
-        state = read_state(data_dir)
-        if state is not None and state.supervisor_pid == process.pid:
-            if state.step != told:
-                told = state.step
-                on_progress(told)
-            if state.phase == "ready":
-                return state
-        time.sleep(_TICK_S / 2)
-    said = log_tail(log_path, lines=3 * LOG_TAIL_LINES)
-    if process.returncode == EXIT_ALREADY_RUNNING:
-        raise AlreadyRunning(said.splitlines()[-1])
-    code, _, detail = said.rpartition("\n")[2].partition(": ")
-    refused = error_of_code(code, detail)
-    if type(refused) not in (RisError, SetupFailed):  # those quote a log, this is one line
-        raise refused
-    # Our own last word with the log it quotes; all of the tail after a crash.
-    reason = said.rpartition(f"{SetupFailed.code}: ")[2]
-    raise SetupFailed(f"RIS did not start on {data_dir}: {reason}")
-
-
-_STOP_STEPS = ((signal.SIGTERM, STOP_TIMEOUT_S), (signal.SIGKILL, 5.0))
-
-
-def stop_supervisor(data_dir: Path) -> bool:
-    """Stop the supervisor of ``data_dir`` and wait until it is gone. False when none ran."""
-    pid = running_pid(data_dir)
-    if pid is None:
-        return False
-    try:
-        end_process(psutil.Process(pid), _STOP_STEPS)
-    except psutil.NoSuchProcess:
-        return False
-    return True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
