@@ -14,6 +14,7 @@ import uvicorn
 from api.app import make_app
 from api.desk import BackgroundBell, open_desk
 from api.metrics import serve_metrics
+from worker import tracing
 from worker.bell import ring
 from worker.config import Settings, settings
 from worker.embedded.service_folder import write_private
@@ -48,6 +49,7 @@ def main() -> int:
         app = make_app(desk)
         listening = _bind(configured)
         metrics = serve_metrics(configured, desk.metrics, desk.db)
+        tracing.start("api", configured)
     except RisError as error:
         sys.stderr.write(f"{error.code}: {error}\n")
         return 1
@@ -66,6 +68,7 @@ def main() -> int:
     _Server(serving).run(sockets=[listening])
     if metrics is not None:
         metrics.shutdown()
+    tracing.stop()
     return 0
 
 

@@ -1,7 +1,8 @@
-"""Who asks: the key of a request, and whether it allows the action of its route."""
+"""Who asks: the key or access token of a request, and whether it allows its route's action."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -9,23 +10,44 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.desk import Here
-from worker.accepting.keys import ACTIONS, Action, Caller, caller_of
+from worker.accepting.keys import ACTIONS, Action, Caller, caller_of, caller_of_person, is_token
 from worker.errors import Forbidden, Unauthenticated
 
 _bearer = HTTPBearer(
     auto_error=False,
     scheme_name="key",
-    description="An API key: `Authorization: Bearer ris_...`; made with `ris keys create`.",
+    description="An API key: `Authorization: Bearer ris_...`, made with `ris keys --create`; or,"
+    " where RIS_OIDC_ISSUER is set, an access token (JWT) of that issuer.",
 )
 _Sent = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 
-def _identified(request: Request, desk: Here, sent: _Sent) -> Caller:
-    """Raises :class:`Unauthenticated` or :class:`TooManyRequests`."""
+async def _issuer_asked(desk: Here, sent: _Sent) -> None:
+    """Has the issuer's keys fetched where a token needs them. Waits without a thread: an issuer
+    that is slow must not take those that requests with keys need."""
+    if sent is None or desk.tokens is None or not is_token(sent.credentials):
+        return
+    fetch = desk.tokens.fetch_wanted(sent.credentials)
+    if fetch is not None:
+        await asyncio.wait([asyncio.wrap_future(fetch.done)], timeout=fetch.left_s)
+
+
+def _identified(
+    request: Request, desk: Here, sent: _Sent, _asked: Annotated[None, Depends(_issuer_asked)]
+) -> Caller:
+    """Raises :class:`Unauthenticated`, :class:`IssuerUnavailable`, :class:`Forbidden` for a token
+    whose roles open nothing, and :class:`TooManyRequests`."""
     if sent is None:
-        raise Unauthenticated("no API key: send the header Authorization: Bearer ris_...")
+        text = "no API key: send the header Authorization: Bearer ris_..."
+        raise Unauthenticated(text, presented=False)
+    person = None
+    if desk.tokens is not None and is_token(sent.credentials):
+        person = desk.tokens.person_of(sent.credentials)
     with desk.db.transaction() as session:
-        caller = caller_of(session, sent.credentials)
+        if person is None:
+            caller = caller_of(session, sent.credentials)
+        else:
+            caller = caller_of_person(session, person)
     request.scope["key_id"] = caller.key_id
     desk.pace.take(caller.key_id)
     return caller

@@ -19,12 +19,14 @@ from api.problems import Problem, refuse_fields, refuse_http, refuse_known
 from api.routes import (
     admin,
     cameras,
+    changes,
     evidence,
     feeds,
     frames,
     health,
     hits,
     page,
+    proposals,
     queries,
     segments,
     standing,
@@ -57,11 +59,13 @@ def make_app(desk: ApiDesk) -> FastAPI:
         docs_url=None,  # the pages of FastAPI load their scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
+        # Of its own FastAPI would tell more than is good: queries of addresses, texts of errors.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.desk = desk
     for module in (
-        health, cameras, frames, queries, hits, evidence, segments, standing, feeds, webhooks,
-        admin, page,
+        health, cameras, frames, proposals, queries, hits, evidence, changes, segments, standing,
+        feeds, webhooks, admin, page,
     ):  # fmt: skip
         app.include_router(module.router)
     app.add_middleware(

@@ -21,7 +21,6 @@ from api.given import (
     EvidenceGiven,
     FeedGiven,
     Given,
-    KeyGiven,
     MaskGiven,
     QueryGiven,
     RecordingGiven,
@@ -30,6 +29,8 @@ from api.given import (
     WebhookChange,
     WebhookGiven,
 )
+from api.given_changes import ChangesGiven
+from api.given_keys import KeyGiven
 from api.problems import in_words
 from worker.accepting.repeats import NamedRequest
 from worker.errors import BodyTooLarge, InputInvalid, MediaUnsupported
@@ -152,6 +153,7 @@ def json_body(kind: type[Given]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {JSON_TYPE: {"schema": schema}}}}
 
 
+ChangesBody = Annotated[ChangesGiven, Depends(_reading(ChangesGiven))]
 CameraBody = Annotated[CameraGiven, Depends(_reading(CameraGiven))]
 CameraChangeBody = Annotated[CameraChange, Depends(_reading(CameraChange))]
 MaskBody = Annotated[MaskGiven, Depends(_reading(MaskGiven))]
@@ -163,6 +165,7 @@ WebhookChangeBody = Annotated[WebhookChange, Depends(_reading(WebhookChange))]
 BODIES: tuple[type[Given], ...] = (
     QueryGiven,
     EvidenceGiven,
+    ChangesGiven,
     StandingGiven,
     CameraGiven,
     CameraChange,

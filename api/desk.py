@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import structlog
 from fastapi import Depends, Request
@@ -23,10 +23,14 @@ from worker.bell import ring
 from worker.config import Settings
 from worker.errors import ServiceUnavailable, TooManyRequests
 from worker.messages import JobKind
+from worker.oidc.rules import issuer_rules
 from worker.services import database_url
 from worker.video.frame_store import FrameStore
 from worker.video.recording_store import RecordingStore
 from worker.video.upload_store import UploadStore
+
+if TYPE_CHECKING:  # needs a package that only some have
+    from worker.oidc.tokens import TokenChecker
 
 log = structlog.get_logger()
 
@@ -151,7 +155,8 @@ class ApiDesk:
 
     ``decoding``: few pictures at a time, whatever is asked; ``hashing``: few recordings;
     ``receiving``: pieces of recordings that are being sent, to the disk; ``uploading``: how many
-    are; ``following``: few looks at the state of queries.
+    are; ``following``: few looks at the state of queries; ``tokens``: checks those of an issuer,
+    None where none is set.
     """
 
     settings: Settings
@@ -164,6 +169,7 @@ class ApiDesk:
     streams: Streams
     uploading: Streams
     notices: QueryNotices
+    tokens: TokenChecker | None = None
     decoding: Few = field(default_factory=lambda: Few("pictures", _WAIT_S))
     hashing: Few = field(default_factory=lambda: Few("recordings"))
     receiving: Few = field(default_factory=lambda: Few("uploads"))
@@ -182,13 +188,26 @@ class ApiDesk:
         self.db.close()
 
 
+def open_tokens(configured: Settings) -> TokenChecker | None:
+    """What checks access tokens; None where the settings name no issuer. Raises as
+    :func:`issuer_rules`."""
+    rules = issuer_rules(configured)
+    if rules is None:
+        return None
+    from worker.oidc.tokens import token_checker
+
+    return token_checker(rules)
+
+
 def open_desk(
     configured: Settings, ring_job: Callable[[uuid.UUID, JobKind], object] = ring
 ) -> ApiDesk:
     """A desk on the settings' database; connects to nothing yet.
 
-    Raises :class:`ServiceUnavailable` when no database is configured or running.
+    Raises :class:`ServiceUnavailable` when no database is configured or running, and as
+    :func:`open_tokens`.
     """
+    tokens = open_tokens(configured)
     folder = configured.data_dir.resolve()
     db = connect(
         database_url(configured),
@@ -211,6 +230,7 @@ def open_desk(
         streams=Streams(configured.api_open_queries),
         uploading=Streams(configured.api_open_uploads, "uploads", "RIS_API_OPEN_UPLOADS"),
         notices=QueryNotices(db),
+        tokens=tokens,
     )
 
 

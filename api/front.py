@@ -13,10 +13,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.metrics import RequestMetrics
+from api.metrics import METHODS, RequestMetrics
 from api.problems import problem, problem_of
 from worker.config import Settings
 from worker.errors import BodyTooLarge, BodyTooSlow, RisError
+from worker.tracing import CARRIED, NOTHING, Span, entry, note_failure
 
 log = structlog.get_logger()
 
@@ -78,6 +79,10 @@ class Front:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        with _span(scope) as span:
+            await self._answer(scope, receive, send, span)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, span: Span) -> None:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
         scope["request_id"] = request_id
@@ -110,11 +115,21 @@ class Front:
                 answer = problem("internal", what, request_id)
             if status == 0:  # else the answer is under way and can only be cut off
                 await answer(scope, receive, tell)
-        took_s = time.perf_counter() - began_s
-        self._metrics.note(_template(scope), scope["method"], status, took_s)
+        self._tell(scope, span, status, time.perf_counter() - began_s)
+
+    def _tell(self, scope: Scope, span: Span, status: int, took_s: float) -> None:
+        """That a request was answered: metrics, its span, its line in the log."""
+        route, method = _template(scope), _method(scope)
+        self._metrics.note(route, scope["method"], status, took_s)
+        span.rename(f"{method} {route}")
+        span.note(request_id=scope["request_id"], key_id=scope.get("key_id"))
+        span.note(**{"http.route": route})
+        span.note(**{"http.response.status_code": status})
+        if status >= 500:
+            note_failure(str(status))
         log.info(
             "request",
-            request_id=request_id,
+            request_id=scope["request_id"],
             method=scope["method"],
             path=scope["path"],
             status=status,
@@ -126,6 +141,20 @@ class Front:
         kind = Headers(scope=scope).get("content-type", "").lower()
         sent = scope["path"] == self._recordings_path and kind.startswith("multipart/form-data")
         return self._recordings if sent else self._bounds
+
+
+def _span(scope: Scope) -> Span:
+    """Of a request to the API proper, in the trace of whoever asks, if that is told."""
+    if not scope["path"].startswith("/v1/"):
+        return NOTHING  # asked all day by machines, or files of the page
+    came_from = Headers(scope=scope).get(CARRIED)
+    method = _method(scope)
+    return entry(method, came_from, kind="server", attributes={"http.request.method": method})
+
+
+def _method(scope: Scope) -> str:
+    method = str(scope["method"])
+    return method if method in METHODS else "_OTHER"
 
 
 def _template(scope: Scope) -> str:

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from api.fields import IdField, Number, Time, Whole
 from worker.accepting.events import EventKind
 from worker.accepting.evidence import MAX_HITS
-from worker.accepting.keys import Action
 from worker.accepting.standing import (
     DEFAULT_COOL_DOWN_S,
     DEFAULT_FALSE_PER_DAY,
@@ -372,17 +371,3 @@ class WebhookChange(Given):
         if isinstance(given.get("url"), SecretStr):
             given["url"] = given["url"].get_secret_value()
         return {name: value for name, value in given.items() if value is not None}
-
-
-class KeyGiven(Given):
-    """A new key."""
-
-    name: Name
-    actions: Annotated[list[Action], Field(min_length=1, max_length=5)]
-    camera_ids: Annotated[list[IdField] | None, Field(min_length=1, max_length=MAX_CAMERAS)] = None
-    expires_at: Time | None = None
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={"examples": [{"name": "desk 3", "actions": ["view", "search"]}]},
-    )

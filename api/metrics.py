@@ -31,7 +31,7 @@ log = structlog.get_logger()
 _JOB_STATES: Final = ("queued", "running", "done", "failed")
 _FEED_STATES: Final = ("waiting", "connecting", "live", "idle", "paused", "ended")
 _OUTCOMES: Final = ("accepted", "malformed", "refused")
-_METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a series more for each, for nothing
@@ -58,7 +58,7 @@ class RequestMetrics:
 
     def note(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request. ``route``: its template, so that ids make no series."""
-        method = method if method in _METHODS else "other"
+        method = method if method in METHODS else "other"
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route, method).observe(seconds)
 
@@ -124,6 +124,15 @@ def _families(found: Measures) -> Iterator[Metric]:
     watched.add_metric(["ok"], found.watched_folders - found.watch_troubles)
     watched.add_metric(["trouble"], found.watch_troubles)
     yield watched
+    recall = GaugeMetricFamily(
+        "ris_canary_recall", "Share of stored frames that found themselves in the last check."
+    )
+    age = GaugeMetricFamily("ris_canary_age_seconds", "How long ago the last check was.")
+    if (last := found.canaries) is not None:
+        recall.add_metric([], last.found / last.asked)
+        age.add_metric([], last.age_s)
+    yield recall
+    yield age
     for name, says, value in (
         ("ris_frames", "Frames of the live generation.", found.frames),
         ("ris_shards", "Shards of the live generation.", found.shards),

@@ -15,12 +15,13 @@ from starlette.exceptions import HTTPException
 
 from models.session import DatabaseUnavailable
 from worker import errors
-from worker.errors import RisError
+from worker.errors import Forbidden, RisError, Unauthenticated
 
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
+_RETRY_AFTER_S: Final = {"issuer_unavailable": 5}
 
 STATUS_OF_CODE: Final[Mapping[str, int]] = {
     "internal": 500,
@@ -48,6 +49,8 @@ STATUS_OF_CODE: Final[Mapping[str, int]] = {
     "feed_failed": 503,
     "fetch_failed": 503,
     "object_store_unavailable": 503,
+    "device_failed": 503,
+    "issuer_unavailable": 503,
     "erased_meanwhile": 409,
     "evidence_invalid": 500,
     "lease_lost": 409,
@@ -97,8 +100,8 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 _MEANING = {
-    401: "No key, or one that is unknown, expired or revoked.",
-    403: "The key does not allow this action.",
+    401: "No key or token, or one that is unknown, invalid, expired or revoked.",
+    403: "The key, or that of the token's role, does not allow this action.",
     404: "Not known, or not for this key.",
     408: "The body did not arrive in time.",
     409: "It contradicts what is there already.",
@@ -107,15 +110,22 @@ _MEANING = {
     422: "A field is outside its bounds.",
     429: "The key asks too often, or has too many open queries.",
     500: "A stored file is damaged.",
-    503: "Postgres or the disk is away; try again after Retry-After seconds.",
+    503: "Postgres, the disk or the token's issuer is away; try again after Retry-After seconds.",
 }
 READING = refusals(401, 403, 404, 422, 429, 503)
 WRITING = refusals(401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
 SHOWING = refusals(401, 403, 404, 422, 429, 500, 503)
 
 
-def problem(code: str, detail: str, request_id: str, status: int | None = None) -> Response:
-    """The problem document of a code."""
+def problem(
+    code: str,
+    detail: str,
+    request_id: str,
+    status: int | None = None,
+    challenge: str | None = None,
+) -> Response:
+    """The problem document of a code. ``challenge``: what is wrong with the key or token that was
+    presented, as RFC 6750 names it."""
     status = STATUS_OF_CODE[code] if status is None else status
     kinds = {kind.code: kind for kind in RisError.__subclasses__()}
     title = " ".join((kinds.get(code, RisError).__doc__ or "").split("\n\n")[0].split())
@@ -129,9 +139,10 @@ def problem(code: str, detail: str, request_id: str, status: int | None = None) 
     }
     headers = {"Cache-Control": "no-store"}
     if status in (429, 503):
-        headers["Retry-After"] = str(RETRY_AFTER_S)
-    if status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
+        headers["Retry-After"] = str(_RETRY_AFTER_S.get(code, RETRY_AFTER_S))
+    if status in (401, 403):
+        wrong = "" if challenge is None else f', error="{challenge}"'
+        headers["WWW-Authenticate"] = f'Bearer realm="ris"{wrong}'
     text = json.dumps(body).encode()
     return Response(text, status, headers=headers, media_type=MEDIA_TYPE)
 
@@ -139,13 +150,19 @@ def problem(code: str, detail: str, request_id: str, status: int | None = None) 
 def problem_of(error: Exception, request_id: str) -> Response | None:
     """The answer to an error that we know; None for one that nobody foresaw."""
     if isinstance(error, RisError):
-        return problem(error.code, str(error), request_id)
+        return problem(error.code, str(error), request_id, challenge=_challenge(error))
     if isinstance(error, DatabaseUnavailable):
         # Where it is, and what it says, is for the log: /readyz answers without a key.
         log.warning("database_unavailable", request_id=request_id, detail=str(error))
         code = errors.ServiceUnavailable.code
         return problem(code, "Postgres is away or busy: ask again soon", request_id)
     return None
+
+
+def _challenge(error: RisError) -> str | None:
+    if isinstance(error, Unauthenticated) and error.presented:
+        return "invalid_token"
+    return "insufficient_scope" if isinstance(error, Forbidden) else None
 
 
 async def refuse_known(request: Request, error: Exception) -> Response:

@@ -77,8 +77,15 @@ class KeyTold(BaseModel):
 
     key_id: int
     name: str
+    role: str | None = Field(
+        description="It has no secret, and is for access tokens with this role; null: a secret."
+    )
     actions: list[str]
     camera_ids: list[int] | None = Field(description="null: every camera.")
+    footage_from_utc: datetime | None = Field(
+        description="It sees frames at or after; null: from the first."
+    )
+    footage_to_utc: datetime | None = Field(description="It sees frames before; null: to the last.")
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
@@ -89,8 +96,11 @@ class KeyTold(BaseModel):
         return cls(
             key_id=key.id,
             name=key.name,
+            role=key.role,
             actions=key.actions,
             camera_ids=key.camera_ids,
+            footage_from_utc=key.footage_from_utc,
+            footage_to_utc=key.footage_to_utc,
             created_at=key.created_at,
             expires_at=key.expires_at,
             revoked_at=key.revoked_at,
@@ -100,15 +110,17 @@ class KeyTold(BaseModel):
 class KeyMade(KeyTold):
     """A new key with its secret, which is told this once."""
 
-    secret: str
+    secret: str | None = Field(description="null: of a key with a role.")
 
 
 class CallerTold(BaseModel):
-    """Who asks, and what the key allows."""
+    """Who asks, and what the key allows: that of the secret, or of a role of the token."""
 
     key_id: int
     actions: list[str]
     camera_ids: list[int] | None
+    footage_from_utc: datetime | None
+    footage_to_utc: datetime | None
     expires_at: datetime | None
 
 

@@ -8,8 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from api.told import Failure, failure
-from models.feed import FeedGap
-from models.repositories.feeds import FeedSummary
+from models.repositories.feeds import CameraGap, FeedSummary
 from worker.accepting.feeds import shown_url
 
 
@@ -75,6 +74,6 @@ class FeedGapTold(BaseModel):
     reason: str = Field(description="See docs/operation.md, Gaps.")
 
     @classmethod
-    def of(cls, gap: FeedGap) -> FeedGapTold:
+    def of(cls, gap: CameraGap) -> FeedGapTold:
         """From a row."""
         return cls(from_utc=gap.from_utc, to_utc=gap.to_utc, reason=gap.reason)

@@ -49,7 +49,8 @@ from worker.index.shard import damaged_blocks
 from worker.ingest import fail_ingest, run_ingest, submit_file
 from worker.jobs import Handler, run_job
 from worker.query_picture import frame_picture
-from worker.reindex import fail_reindex, remove_generation, run_reindex, submit_reindex
+from worker.rebuilding import fail_reindex, run_reindex
+from worker.reindex import remove_generation, submit_reindex
 from worker.repair import repair_index
 
 CLIP = next(clip.path for clip in packaged_footage() if clip.camera == "street")

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Index,
     Text,
     event,
+    text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
@@ -23,15 +24,25 @@ from models.base import Base, created_at_column
 
 
 class ApiKey(Base):
-    """A key of the HTTP API: of its secret only the SHA-256 is kept.
+    """A key of the HTTP API: of its secret only the SHA-256 is kept, or, where it has none, the
+    ``role`` of an issuer's access tokens that opens the same.
 
-    ``camera_ids``: null lets it see every camera. A key never changes, but for ``revoked_at``.
+    ``camera_ids``: null lets it see every camera. ``footage_from_utc``, ``footage_to_utc``: it sees
+    frames of this time only, null is no bound. A key never changes, but for ``revoked_at``.
     """
 
     __tablename__ = "api_keys"
     __table_args__ = (
         CheckConstraint("length(name) between 1 and 200", name="name_length"),
         CheckConstraint("length(secret_sha256) = 64", name="secret_sha256_hex"),
+        CheckConstraint("num_nonnulls(secret_sha256, role) = 1", name="secret_or_role"),
+        CheckConstraint("length(role) between 1 and 200", name="role_length"),
+        Index(
+            "uq_api_keys_role_alive",
+            "role",
+            unique=True,
+            postgresql_where=text("revoked_at is null"),
+        ),
         CheckConstraint("cardinality(actions) > 0", name="actions_given"),
         CheckConstraint(
             "actions <@ array['view', 'search', 'export', 'ingest', 'notify', 'admin']",
@@ -40,13 +51,22 @@ class ApiKey(Base):
         CheckConstraint(
             "camera_ids is null or not 'admin' = any (actions)", name="admin_sees_every_camera"
         ),
+        CheckConstraint("footage_from_utc < footage_to_utc", name="window_has_length"),
+        CheckConstraint(
+            "num_nonnulls(footage_from_utc, footage_to_utc) = 0"
+            " or not actions && array['ingest', 'admin']",
+            name="window_is_for_reading",
+        ),
     )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     name: Mapped[str]
-    secret_sha256: Mapped[str] = mapped_column(unique=True)
+    secret_sha256: Mapped[str | None] = mapped_column(unique=True)
+    role: Mapped[str | None]
     actions: Mapped[list[str]] = mapped_column(ARRAY(Text))
     camera_ids: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))
+    footage_from_utc: Mapped[datetime | None]
+    footage_to_utc: Mapped[datetime | None]
     created_at: Mapped[datetime] = created_at_column()
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]

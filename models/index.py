@@ -62,7 +62,8 @@ class Shard(Base):
     ``coded_count``: blocks that have compact codes in the files beside them. ``sealed_count``:
     leading blocks whose patches lie as runs; ``merged_count``: leading blocks made up from runs,
     now or before their files were written anew. ``last_utc``: time of its last frame, None without
-    any. ``changed_at``: of its last append.
+    any. ``changed_at``: of its last append. ``verified_count``: leading blocks that a reindex has
+    read back, in these files, while it built the generation.
 
     ``object_url``: where on object storage the sealed patches lie, ``object_bytes`` of them, with
     the CRC-32 of each part (``object_crc32s``, uint32 little-endian). ``object_only``: they lie
@@ -74,6 +75,7 @@ class Shard(Base):
         UniqueConstraint("generation_id", "camera_id", "bucket_utc"),
         CheckConstraint("frame_count >= 0 and row_count >= 0", name="counts_not_negative"),
         CheckConstraint("coded_count between 0 and frame_count", name="coded_count_valid"),
+        CheckConstraint("verified_count between 0 and frame_count", name="verified_count_valid"),
         CheckConstraint(
             "sealed_count between 0 and merged_count and merged_count <= frame_count",
             name="sealed_count_valid",
@@ -96,6 +98,7 @@ class Shard(Base):
     coded_count: Mapped[int] = mapped_column(server_default="0")
     sealed_count: Mapped[int] = mapped_column(server_default="0")
     merged_count: Mapped[int] = mapped_column(server_default="0")
+    verified_count: Mapped[int] = mapped_column(server_default="0")
     last_utc: Mapped[datetime | None]
     changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
     object_url: Mapped[str | None]
@@ -133,3 +136,20 @@ class FMapRun(Base):
     view: Mapped[int] = mapped_column(server_default="0")
     crc32: Mapped[int]
     global_crc32: Mapped[int | None]
+
+
+class CanaryCheck(Base):
+    """Frames of a generation that were searched for in it, and how many found themselves."""
+
+    __tablename__ = "canary_checks"
+    __table_args__ = (
+        CheckConstraint("asked >= 1", name="asked_some"),
+        CheckConstraint("found between 0 and asked", name="found_of_asked"),
+        Index(None, "generation_id", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    generation_id: Mapped[int] = mapped_column(ForeignKey("index_generations.id"))
+    asked: Mapped[int]
+    found: Mapped[int]
+    created_at: Mapped[datetime] = created_at_column()

@@ -23,7 +23,7 @@ class Job(Base):
     __table_args__ = (
         CheckConstraint(
             "kind in ('ingest', 'backfill', 'fetch', 'watch', 'query', 'reindex', 'erase',"
-            " 'compact', 'seal', 'offload', 'feed', 'evidence')",
+            " 'compact', 'seal', 'offload', 'feed', 'evidence', 'changes')",
             name="kind_known",
         ),
         CheckConstraint("state in ('queued', 'running', 'done', 'failed')", name="state_known"),

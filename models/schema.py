@@ -6,9 +6,9 @@ from models.base import Base
 from models.erasure import Erasure
 from models.events import Delivery, Event, Webhook
 from models.feed import Feed, FeedDrop, FeedGap, FeedStatus
-from models.index import CompactBasis, FMapRun, IndexGeneration, Shard
+from models.index import CanaryCheck, CompactBasis, FMapRun, IndexGeneration, Shard
 from models.jobs import Job
-from models.search import EvidenceExport, SearchHit, SearchQuery
+from models.search import ChangeQuery, EvidenceExport, SearchHit, SearchQuery
 from models.standing import Alert, NewFrames, StandingQuery
 from models.video import Camera, Frame, VideoSegment
 from models.watch import WatchedFile, WatchedFolder
@@ -20,6 +20,8 @@ __all__ = [
     "ApiKey",
     "AuditEntry",
     "Camera",
+    "CanaryCheck",
+    "ChangeQuery",
     "CompactBasis",
     "Delivery",
     "Erasure",

@@ -119,3 +119,41 @@ class EvidenceExport(Base):
     content_bytes: Mapped[int | None]
     signed_by: Mapped[str | None]
     created_at: Mapped[datetime] = created_at_column()
+
+
+class ChangeQuery(Base):
+    """The question when a box of a camera changed: its state is its job's.
+
+    ``from_utc``, ``to_utc``: the span asked about, null where it is open. ``frames``: how many were
+    looked at, null until it is answered; ``first_utc``, ``last_utc``: the first and last of their
+    times, null where there were none. ``level``: the difference that counts. It goes with the first
+    frame of the camera between them. ``key_id``: the API key that asks.
+    """
+
+    __tablename__ = "change_queries"
+    __table_args__ = (
+        Index(None, "camera_id"),
+        Index(None, "key_id", "created_at", "id"),
+        CheckConstraint("hold >= 1", name="hold_from_one"),
+        CheckConstraint("from_utc < to_utc", name="span_has_length"),
+        CheckConstraint("(frames is null) = (states is null)", name="answered_whole"),
+        CheckConstraint("num_nulls(first_utc, last_utc, level) in (0, 3)", name="looked_whole"),
+        CheckConstraint(
+            "(coalesce(frames, 0) > 0) = (first_utc is not null)", name="frames_have_times"
+        ),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    key_id: Mapped[int | None] = mapped_column(ForeignKey("api_keys.id"))
+    camera_id: Mapped[int] = mapped_column(ForeignKey("cameras.id"))
+    roi: Mapped[dict[str, Any]]
+    from_utc: Mapped[datetime | None]
+    to_utc: Mapped[datetime | None]
+    hold: Mapped[int]
+    frames: Mapped[int | None]
+    first_utc: Mapped[datetime | None]
+    last_utc: Mapped[datetime | None]
+    level: Mapped[float | None]
+    states: Mapped[list[dict[str, Any]] | None]
+    created_at: Mapped[datetime] = created_at_column()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +32,27 @@ hypothesis_settings.register_profile(
 )
 hypothesis_settings.load_profile("ris")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background job ignores Ctrl-C, and so would all that tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: several processes then end at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _files_are_let_go() -> Iterator[None]:
+    """Files left open add up over a run, until some library meets one numbered above 1,023."""
+    before = set(Path("/proc/self/fd").iterdir())
+    yield
+    left = set(Path("/proc/self/fd").iterdir()) - before
+    if len(left) > 200:
+        gc.collect()
+        left = set(Path("/proc/self/fd").iterdir()) - before
+    assert len(left) <= 200, f"{len(left)} files were left open"
 
 
 @dataclass(frozen=True)

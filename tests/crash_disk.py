@@ -39,10 +39,15 @@ class CrashDisk:
         root.mkdir()
         self._forget()
 
-    def _forget(self) -> None:
+    def close(self) -> None:
+        """Let go of the files under it."""
         for descriptor in self._kept.values():
             _close(descriptor)
-        self._content, self._entries, self._kept = {}, {}, {}
+        self._kept = {}
+
+    def _forget(self) -> None:
+        self.close()
+        self._content, self._entries = {}, {}
         for path in (self.root, *self.root.rglob("*")):
             self._synced(path)
 

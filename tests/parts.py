@@ -18,6 +18,7 @@ from models.jobs import Job
 from models.repositories import jobs as job_record
 from tests.conftest import psycopg_url, with_database
 from worker.backbones.base import Backbone
+from worker.changes import fail_changes, run_changes
 from worker.compacting import run_compact
 from worker.config import Settings
 from worker.context import Context
@@ -28,7 +29,7 @@ from worker.fetching import fail_fetch, run_fetch
 from worker.ingest import after_failed_ingest, fail_ingest, run_ingest, submit_file
 from worker.jobs import Handler, run_job
 from worker.offloading import run_offload
-from worker.reindex import fail_reindex, run_reindex
+from worker.rebuilding import fail_reindex, run_reindex
 from worker.runtime import BackboneCache, make_context
 from worker.sealing import run_seal
 from worker.search import fail_query, run_query
@@ -47,6 +48,7 @@ HANDLERS: Mapping[str, Handler] = {
     "seal": Handler(run_seal),
     "offload": Handler(run_offload),
     "evidence": Handler(run_evidence),
+    "changes": Handler(run_changes, fail_changes),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any, get_args
 
@@ -115,3 +116,35 @@ def test_image_copies_only_what_the_build_context_has(services):
     assert {s["user"] for s in services.values() if s["image"].startswith("ris:")} == {
         "10001:10001"
     }
+
+
+def test_the_image_has_the_extras_but_those_for_tests_and_gpus():
+    """Pinned as they are tested."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = {
+        re.split("[>=]", line)[0]
+        for extra, lines in extras.items()
+        if extra not in ("cpu", "gpu", "demo", "dev")
+        for line in lines
+    }
+    taken = re.search(r"grep -E '\^\(([^)]+)\)=='", (ROOT / "Dockerfile").read_text())
+    assert taken is not None and set(taken[1].split("|")) == wanted
+    pinned = (ROOT / "requirements-dev.lock").read_text()
+    assert all(re.search(rf"^{name}==", pinned, re.MULTILINE) for name in wanted)
+
+
+def test_the_listener_runs_where_a_broker_is_named(services):
+    listener = services["listener"]
+    assert listener["profiles"] == ["mqtt"]
+    assert listener["command"] == ["python", "-m", "worker.listener"]
+    assert listener["environment"]["RIS_MQTT_URL"] == "${RIS_MQTT_URL:-}"
+
+
+def test_settings_that_belong_together_are_passed_together(services):
+    """Without its endpoint, what is meant for another store would go to Amazon's."""
+    for service in ("worker-query", "listener", "api"):
+        passed = set(services[service]["environment"])
+        assert passed >= {"RIS_S3_URL", "RIS_S3_ENDPOINT", "RIS_S3_REGION", "AWS_REGION"}
+        assert passed >= {"RIS_MQTT_URL", "RIS_MQTT_TOPICS", "RIS_FRIGATE_URL"}
+    assert set(services["api"]["environment"]) >= {"RIS_OIDC_ISSUER", "RIS_OIDC_HOSTS"}

@@ -5,9 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import ValidationError
 
+from worker.admin.services import up
 from worker.config import Settings, settings
+from worker.errors import InputInvalid, SetupFailed
+from worker.index.faiss_report import describe_faiss
+from worker.installed import require_one_faiss
+from worker.video.hardware import describe_hardware_decoding
 
 
 @pytest.fixture(autouse=True)
@@ -99,3 +105,33 @@ def test_every_setting_is_described_and_bounded() -> None:
         assert field.description, name
         if field.annotation in (int, float):
             assert field.metadata, f"{name} has no bounds"
+
+
+def test_packages_that_overwrite_each_other_are_refused() -> None:
+    require_one_faiss()  # here one is installed
+    with pytest.raises(
+        SetupFailed, match=r"faiss-cpu 1\.15\.1 and faiss-gpu 1\.15\.1 are installed"
+    ):
+        require_one_faiss(["faiss-cpu 1.15.1", "faiss-gpu 1.15.1"])
+    require_one_faiss([])  # built by hand: the folder is there
+
+
+def test_what_is_installed_is_told() -> None:
+    works, found = describe_faiss()
+    assert works and ("no GPU part" in found or "GPU" in found)
+    assert "FFmpeg" in describe_hardware_decoding()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_nothing_is_started_for_a_device_that_does_not_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RIS_DEVICE", "cuda")
+    monkeypatch.setenv("RIS_DATA_DIR", str(tmp_path / "ris"))
+    settings.cache_clear()
+    try:
+        with pytest.raises(InputInvalid, match="Device 'cuda' is not usable here"):
+            up()
+    finally:
+        settings.cache_clear()
+    assert not (tmp_path / "ris").exists()

@@ -13,19 +13,23 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.otlp_collector import collecting
 from tests.parts import ingested, loaded, run_jobs, sql, with_settings
 from tests.searching import asked, flip, fresh, lost
-from worker import compacting, sealing
+from worker import compacting, sealing, tracing
 from worker.accepting.queries import QueryState
+from worker.config import Settings
 from worker.context import Context
 from worker.core.coarse import CoarseQuery
 from worker.core.compact import CODE_DIM
 from worker.core.examples import Example
 from worker.core.types import Box
+from worker.device_scan import DeviceScan
 from worker.erasure import camera_span, submit_erasure
 from worker.errors import InputInvalid
 from worker.fan_out import FanOut
 from worker.index.layout import HEADER_BYTES
+from worker.kernels.held_codes import HeldCodes
 from worker.repair import repair_index
 from worker.scan_message import (
     Json,
@@ -132,6 +136,50 @@ def both(context: Context, workers: Workers, **params: object) -> None:
 
 
 @pytest.mark.parametrize("is_sealed", [False, True])
+def test_a_scan_on_a_device_says_what_the_local_one_does(
+    indexed: Context, is_sealed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here on torch's CPU device: codes are read once, and let go with an erasure."""
+    if is_sealed:
+        seal(indexed)
+    compared: list[float] = []
+    on_device = DeviceScan.__call__
+
+    def both_scans(self: DeviceScan, query: Any, shards: Any) -> list[ShardScores]:
+        found, expected = on_device(self, query, shards), self.local(query, shards)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert np.array_equal(ours.global_n, theirs.global_n)
+            assert ours.appearance_n.shape == theirs.appearance_n.shape
+            compared.append(float(np.abs(ours.appearance_n - theirs.appearance_n).max()))
+        return found
+
+    monkeypatch.setattr(DeviceScan, "__call__", both_scans)
+    held = HeldCodes(lambda: ("cpu", 1 << 30))
+    there = replace(fresh(indexed), held_codes=held)
+    given: dict[str, Any] = {"top_n": FEW, "tau": None}
+    for _ in range(2):
+        found = asked(there, **given)
+        assert [hit.frame_id for hit in found.hits] == [
+            hit.frame_id for hit in asked(fresh(indexed), **given).hits
+        ]
+    assert len(compared) == 6 and max(compared) < 1e-3
+    assert len(held._held) == 3
+    there.let_go_since(datetime.now(UTC))
+    assert not held._held
+
+
+def test_what_a_device_cannot_hold_or_do_is_scanned_here(indexed: Context) -> None:
+    def lost() -> tuple[str, int]:
+        raise RuntimeError("CUDA error: told so by a test")
+
+    alone = shown(asked(fresh(indexed), top_n=FEW, tau=None))
+    places: list[Callable[[], tuple[str, int] | None]] = [lambda: None, lambda: ("cpu", 1000), lost]
+    for place in places:
+        there = replace(fresh(indexed), held_codes=HeldCodes(place))
+        assert shown(asked(there, top_n=FEW, tau=None)) == alone
+
+
+@pytest.mark.parametrize("is_sealed", [False, True])
 def test_answers_are_those_of_one_process(indexed: Context, is_sealed: bool) -> None:
     if is_sealed:
         seal(indexed)
@@ -146,6 +194,21 @@ def test_answers_are_those_of_one_process(indexed: Context, is_sealed: bool) -> 
     frame_id = sql(indexed, "select max(id) from frames")[0][0]
     both(indexed, workers, zone=Box(0.1, 0.5, 0.6, 1.0))
     both(indexed, workers, less=(Example(frame_id, Box(0.2, 0.2, 0.8, 0.8)),))
+
+
+def test_scans_are_in_the_trace_of_the_search(indexed: Context) -> None:
+    workers = Workers(fresh(indexed))
+    with collecting() as collector:
+        tracing.start("test", Settings(otlp_endpoint=collector.url))
+        try:
+            asked(fanned(indexed, workers.ask), top_n=FEW, tau=None)
+        finally:
+            tracing.stop()
+    spread, scans = collector.one("scan.spread"), collector.named("scan")
+    assert spread.attributes["ris.groups"] == spread.attributes["ris.answered"] == len(scans) > 1
+    assert {(scan.trace, scan.parent) for scan in scans} == {(spread.trace, spread.id)}
+    assert sum(scan.attributes["ris.shards"] for scan in scans) == workers.served == 3
+    assert "scan.spread" in collector.below(collector.one("job query"))
 
 
 def test_frames_that_came_since_are_not_looked_at(

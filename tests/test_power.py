@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -50,32 +50,37 @@ FREED = """update jobs set state = 'queued', lease_token = null, lease_until = n
     run_after = now() where state = 'running'"""
 
 
+def after_a_cut(disk: CrashDisk) -> tuple[bytes, bool]:
+    """A file whose second write was not synced; whether one is there that was not at all."""
+    folder = disk.root / "a"
+    with disk.watched():
+        folder.mkdir()
+        descriptor = os.open(folder / "kept", os.O_RDWR | os.O_CREAT)
+        os.pwrite(descriptor, b"k" * 2000, 0)
+        os.fsync(descriptor)
+        os.pwrite(descriptor, b"n" * 2000, 0)
+        os.close(descriptor)
+        for synced in (folder, disk.root):
+            descriptor = os.open(synced, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        (folder / "new").write_bytes(b"x" * 2000)
+        with pytest.raises(PowerCut), disk.watched(0):
+            os.sync()
+    disk.cut_power()
+    return (folder / "kept").read_bytes(), (folder / "new").exists()
+
+
 def test_nothing_synced_is_lost_whatever_else_is(tmp_path: Path) -> None:
     """The model itself: it does lose what was not synced, and never what was."""
     lost = torn = entries = 0
     for seed in range(40):
-        disk = CrashDisk(tmp_path / f"d{seed}", seed)
-        folder = disk.root / "a"
-        with disk.watched():
-            folder.mkdir()
-            descriptor = os.open(folder / "kept", os.O_RDWR | os.O_CREAT)
-            os.pwrite(descriptor, b"k" * 2000, 0)
-            os.fsync(descriptor)
-            os.pwrite(descriptor, b"n" * 2000, 0)
-            os.close(descriptor)
-            for synced in (folder, disk.root):
-                descriptor = os.open(synced, os.O_RDONLY)
-                os.fsync(descriptor)
-                os.close(descriptor)
-            (folder / "new").write_bytes(b"x" * 2000)
-            with pytest.raises(PowerCut), disk.watched(0):
-                os.sync()
-        disk.cut_power()
-        kept = (folder / "kept").read_bytes()
+        with closing(CrashDisk(tmp_path / f"d{seed}", seed)) as disk:
+            kept, new_is_there = after_a_cut(disk)
         assert len(kept) == 2000 and set(kept) <= set(b"kn")
         torn += len(set(kept)) == 2
         lost += set(kept) == set(b"k")
-        entries += not (folder / "new").exists()
+        entries += not new_is_there
     assert torn > 10 and lost > 0 and 10 < entries < 30
 
 
@@ -91,7 +96,7 @@ class Power(RuleBasedStateMachine):
     def begin(self, seed: int) -> None:
         self.held = ExitStack()
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.disk = CrashDisk(self.folder, seed)
+        self.disk = self.held.enter_context(closing(CrashDisk(self.folder, seed)))
         self.context = type(self).open_context(self.held, self.folder)
         self.generation = ensure_live_generation(self.context)
         self.frames: set[tuple[str, int]] = set()

@@ -10,10 +10,7 @@ from typing import Any
 
 import pytest
 
-import worker.reindex
-from models.repositories import index as index_record
 from models.repositories import jobs as job_record
-from models.repositories.jobs import ClaimedJob
 from tests.parts import (
     HANDLERS,
     ingested,
@@ -24,6 +21,7 @@ from tests.parts import (
     sql,
     with_settings,
 )
+from worker import rebuilding
 from worker.accepting.queries import query_state, submit_query
 from worker.context import Context
 from worker.core.search_params import SearchParams
@@ -34,15 +32,15 @@ from worker.errors import GenerationSwitched, InputInvalid, NotFound
 from worker.generations import backbone_of, ensure_live_generation, require_live_generation
 from worker.jobs import Lease, run_job
 from worker.reindex import (
+    HowFar,
     ReindexSubmission,
-    _switch,
+    how_far,
     remove_generation,
-    run_reindex,
     submit_reindex,
     submit_return,
 )
 from worker.search import search_generation
-from worker.verify import verify_index
+from worker.verify import tail_problems, verify_index
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 FRAMES = 10
@@ -131,7 +129,7 @@ def test_search_answers_and_ingest_goes_on_all_the_while(
     sliced = with_settings(tiny, job_slice_s=0.0)
     made = submit_reindex(sliced, "tiny-b")
     assert one_slice(sliced, made) == "queued"
-    assert job(sliced, made.job_id).progress == {"frames": 4, "of": FRAMES}
+    assert job(sliced, made.job_id).progress == {"from": 0, "frames": 4, "of": FRAMES}
     assert searched(sliced) == ("tiny-a", FRAMES - 1)
     later = START + timedelta(hours=5)
     ingested(tiny, footage["car"], "call", 1.0, start_utc=later)
@@ -243,23 +241,164 @@ def test_an_interrupted_reindex_goes_on_where_it_was(tiny: Context) -> None:
     assert indexed(tiny, made.generation_id) == FRAMES
 
 
-def test_frames_that_arrive_after_the_verification_prevent_that_switch(
-    tiny: Context, footage: dict[str, Path]
-) -> None:
-    """The switch itself counts again, under the lock that ingest's commits hold shared."""
-    made = submit_reindex(tiny, "tiny-b")
+def built(tiny: Context, made: ReindexSubmission) -> rebuilding._Build:
+    """All of a reindex but its end."""
     with tiny.db.transaction() as session:
         claimed = job_record.claim(session, made.job_id, 30)
-        generation = index_record.find_generation(session, made.generation_id)
     assert claimed is not None
-    assert generation is not None
+    builds: list[rebuilding._Build] = []
+
+    def stop(build: rebuilding._Build) -> bool:
+        builds.append(build)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(rebuilding, "_close", stop)
+        rebuilding.run_reindex(tiny, claimed, Lease(tiny, claimed))
+    return builds[0]
+
+
+def test_the_last_frames_come_with_the_switch(tiny: Context, footage: dict[str, Path]) -> None:
+    made = submit_reindex(tiny, "tiny-b")
+    build = built(tiny, made)
+    assert indexed(tiny, made.generation_id) == FRAMES
     ingested(tiny, footage["car"], "second", 2.0, start_utc=START)
-    lease = Lease(tiny, claimed)
-    assert not _switch(tiny, lease, generation, verified_frames=FRAMES)
+    build.frame_s = 0.1
+    assert rebuilding._close(build)
+    assert generations(tiny) == [("tiny-a", "retired"), ("tiny-b", "live")]
+    assert indexed(tiny, made.generation_id) == FRAMES + 2
+    assert sql(tiny, "select sum(verified_count) from shards where generation_id = 2") == [
+        (FRAMES + 2,)
+    ]
+    assert verify_index(tiny).problems == ()
+
+
+def test_ingest_does_not_wait_for_more_than_a_few(tiny: Context, footage: dict[str, Path]) -> None:
+    made = submit_reindex(tiny, "tiny-b")
+    build = built(tiny, made)
+    ingested(tiny, footage["car"], "second", 2.0, start_utc=START)
+    build.frame_s, build.shard_s = rebuilding.CLOSING_S * 0.8, 0.0
+    assert not rebuilding._close(build), "two would take too long"
+    assert build.refused == 1
+    assert build.at_most() == 2, "next time it may take longer"
+    build.refused = 9
+    assert build.at_most() == 3, "half of a lock's patience"
+    build.refused = 0
     assert generations(tiny) == [("tiny-a", "live"), ("tiny-b", "building")]
     assert job(tiny, made.job_id).state == "running"
-    assert run_reindex(tiny, claimed, lease) == "finished"
+    assert rebuilding.run_reindex(tiny, build.lease.job, build.lease) == "finished"
     assert indexed(tiny, made.generation_id) == FRAMES + 2
+
+
+def test_cameras_that_never_pause_hold_up_no_switch(
+    tiny: Context, footage: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames come between any two steps."""
+    real, came = rebuilding._close, list[int]()
+
+    def after_more(build: rebuilding._Build) -> bool:
+        came.append(len(came))
+        ingested(tiny, footage["car"], f"camera {len(came)}", 2.0, start_utc=START)
+        return real(build)
+
+    monkeypatch.setattr(rebuilding, "_close", after_more)
+    made = submit_reindex(tiny, "tiny-b")
+    run_jobs(tiny)
+    assert job(tiny, made.job_id).state == "done"
+    assert len(came) <= 3
+    assert indexed(tiny, made.generation_id) == FRAMES + 2 * len(came)
+    assert verify_index(tiny).problems == ()
+
+
+def test_a_read_that_fails_once_as_it_switches_does_not_cost_the_build(
+    tiny: Context, footage: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = submit_reindex(tiny, "tiny-b")
+    build = built(tiny, made)
+    ingested(tiny, footage["car"], "second", 2.0, start_utc=START)
+    build.frame_s, told = 0.1, [["damaged"]]
+
+    def once(*given: Any) -> list[str]:
+        return told.pop() if told else tail_problems(*given)
+
+    monkeypatch.setattr(rebuilding, "tail_problems", once)
+    assert rebuilding._close(build)
+    assert indexed(tiny, made.generation_id) == FRAMES + 2
+
+
+def test_what_was_written_anew_is_read_back_before_ingest_waits(tiny: Context) -> None:
+    made = submit_reindex(tiny, "tiny-b")
+    build = built(tiny, made)
+    sql(tiny, "update shards set verified_count = 0 where generation_id = 2")
+    assert not rebuilding._close(build)
+    assert rebuilding.run_reindex(tiny, build.lease.job, build.lease) == "finished"
+
+
+def test_an_old_frame_that_is_missing_is_looked_for(
+    tiny: Context, footage: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose rows went after all frames were looked through, far below the newest ids."""
+    monkeypatch.setattr(rebuilding, "_IDS_BEFORE", 0)
+    made = submit_reindex(tiny, "tiny-b")
+    build = built(tiny, made)
+    shard, rows = sql(
+        tiny, "select s.id, row_count / frame_count from shards s where generation_id = 2"
+    )[0]
+    sql(tiny, "delete from f_map_runs where shard_id = %s and start_row = %s", shard, 9 * rows)
+    sql(
+        tiny,
+        "update shards set frame_count = 9, verified_count = 9, row_count = %s where id = %s",
+        9 * rows,
+        shard,
+    )
+    assert not rebuilding._close(build)
+    assert rebuilding.run_reindex(tiny, build.lease.job, build.lease) == "finished"
+    assert indexed(tiny, made.generation_id) == FRAMES
+    assert verify_index(tiny).problems == ()
+
+
+def test_each_block_is_read_back_once_slice_by_slice(
+    tiny: Context, footage: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hour in range(1, 4):
+        later = START + timedelta(hours=hour)
+        ingested(tiny, footage["car"], "call", 2.0, start_utc=later)
+    read: list[tuple[int, int, int]] = []
+
+    def noted(context: Context, generation: Any, shard: Any, pinned: Any, first: int) -> Any:
+        read.append((shard.id, first, shard.frame_count))
+        return tail_problems(context, generation, shard, pinned, first)
+
+    monkeypatch.setattr(rebuilding, "tail_problems", noted)
+    made = submit_reindex(tiny, "tiny-b", compare=False)
+    sliced, seen = with_settings(tiny, job_slice_s=0.0), list[int]()
+    while one_slice(sliced, made) == "queued":
+        seen.append(len(read))
+    assert seen[-4:] == [1, 2, 3, 4]
+    assert [(first, count) for _, first, count in read] == [(0, FRAMES), (0, 2), (0, 2), (0, 2)]
+    read.clear()
+    submit_return(tiny, 1)
+    run_jobs(tiny)
+    assert sorted(count for _, _, count in read) == [2, 2, 2, FRAMES], "all of what was retired"
+
+
+def test_it_tells_how_far_it_is_and_where_it_began(tiny: Context) -> None:
+    made = submit_reindex(tiny, "tiny-b")
+    sliced = with_settings(tiny, job_slice_s=0.0)
+    assert how_far(tiny) == {made.generation_id: HowFar(0, 0, 0, None)}
+    for frames in (4, 8, 10):
+        assert one_slice(sliced, made) == "queued"
+        assert job(tiny, made.job_id).progress == {"from": 0, "frames": frames, "of": FRAMES}
+        sql(tiny, "update jobs set started_at = now() - interval '40 s' where kind = 'reindex'")
+        far = how_far(tiny)[made.generation_id]
+        assert (far.frames, far.of, far.verified) == (frames, FRAMES, 0)
+        assert far.left_s == pytest.approx(40 / frames * (FRAMES - frames), abs=5)
+    assert one_slice(sliced, made) == "queued"
+    told = {"from": 0, "frames": FRAMES, "of": FRAMES, "verified": FRAMES}
+    assert job(tiny, made.job_id).progress == told
+    run_jobs(tiny)
+    assert job(tiny, made.job_id).progress == {"frames": FRAMES, "of": FRAMES}
+    assert how_far(tiny) == {}
 
 
 def test_the_former_generation_comes_back_with_what_it_missed(
@@ -334,33 +473,15 @@ def test_a_search_whose_generation_is_removed_is_redone(tiny: Context) -> None:
 def test_as_many_erased_as_came_is_no_reason_to_switch(
     tiny: Context, footage: dict[str, Path]
 ) -> None:
-    """Counts alone are equal; the frames are others."""
+    """Frames are as many as were verified; they are others."""
     made = submit_reindex(tiny, "tiny-b")
-    with tiny.db.transaction() as session:
-        claimed = job_record.claim(session, made.job_id, 30)
-        generation = index_record.find_generation(session, made.generation_id)
-    assert claimed is not None and generation is not None
-    lease = Lease(tiny, claimed)
-    assert run_reindex_until_verified(tiny, claimed, lease) == FRAMES
+    build = built(tiny, made)
+    build.frame_s = rebuilding.CLOSING_S
     span, _ = camera_span(tiny, "call", START, START + timedelta(seconds=0.5))
     run_job(tiny, submit_erasure(tiny, span), HANDLERS)
     ingested(tiny, footage["car"], "second", 2.0, start_utc=START)
     assert sql(tiny, "select count(*) from frames") == [(FRAMES,)]
-    assert not _switch(tiny, lease, generation, verified_frames=FRAMES)
-    assert run_reindex(tiny, claimed, lease) == "finished"
+    assert not rebuilding._close(build)
+    assert generations(tiny) == [("tiny-a", "live"), ("tiny-b", "building")]
+    assert rebuilding.run_reindex(tiny, build.lease.job, build.lease) == "finished"
     assert verify_index(tiny).problems == ()
-
-
-def run_reindex_until_verified(tiny: Context, claimed: ClaimedJob, lease: Lease) -> int:
-    """Everything but the switch; frames verified."""
-    with pytest.MonkeyPatch.context() as patched:
-        seen = []
-
-        def stop(*given: Any) -> bool:
-            seen.append(given[-1])
-            raise KeyboardInterrupt
-
-        patched.setattr(worker.reindex, "_switch", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run_reindex(tiny, claimed, lease)
-    return int(seen[0])

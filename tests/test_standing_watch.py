@@ -300,6 +300,8 @@ def test_filters_are_those_of_a_search(context: Context):
     record(context, "yard", [100, 101], {100, 101})
     Watcher().watch(context)
     assert [(row[0], row[1]) for row in alerts(context)] == [(3, 100)]
+    counted = "select judged_frames + unjudged_frames from standing_queries order by id"
+    assert sql(context, counted) == [(0,), (2,), (1,)]  # what is outside is not even counted
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,7 @@ def deliver_all(context: Context) -> None:
 def key_maker(context: Context, *actions: str, **given: Any) -> tuple[WebhookMaker, Actor]:
     with context.db.transaction() as session:
         _, secret = create_key(session, COMMAND_LINE, name="k", actions=actions, **given)
+        assert secret is not None
         caller = caller_of(session, secret)
     return WebhookMaker(caller.actor, caller), caller.actor
 

@@ -11,6 +11,7 @@ import structlog
 
 from models.index import IndexGeneration
 from models.repositories import search as search_record
+from models.repositories.scope import FootageScope
 from models.search import SearchQuery
 from models.session import Session
 from worker.accepting.events import tell_query
@@ -54,8 +55,9 @@ def grouped(hits: list[RankedFrame], params: SearchParams) -> list[Shown]:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Where the hits of a running query go. Recording raises :class:`LeaseLost` when the query is
-    another worker's by now, and :class:`NotFound` when it was erased."""
+    """Where the hits of a running query go; ``scope``: the footage that exists for who asked.
+    Recording raises :class:`LeaseLost` when the query is another worker's by now, and
+    :class:`NotFound` when it was erased."""
 
     context: Context
     lease: Lease
@@ -63,6 +65,7 @@ class Answer:
     generation: IndexGeneration
     grid: GridSize
     query_patches: int
+    scope: FootageScope
 
     def record_first(self, step: Literal["early", "ranked"], hits: list[Shown]) -> None:
         """Show hits that are not final yet."""

@@ -9,15 +9,18 @@ from typing import Any
 
 import structlog
 from celery import Celery, bootsteps
-from celery.signals import celeryd_after_setup, setup_logging
+from celery.signals import celeryd_after_setup, setup_logging, worker_shutdown
 from celery.worker import state
 from kombu.entity import Exchange, Queue
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from worker import tracing
 from worker.config import Settings, settings
+from worker.errors import SetupFailed
 from worker.logs import configure_logging
 from worker.messages import (
     ADMIN_QUEUE,
+    CANARY_TASK,
     COMPACT_TASK,
     DELIVER_TASK,
     FEED_QUEUE,
@@ -41,6 +44,7 @@ VISIBILITY_TIMEOUT_S = 1200
 
 
 ACK_WATCH_S = 3.0
+CANARY_RING_S = 300.0
 RESULTS_KEPT_S = 30.0
 
 
@@ -140,7 +144,10 @@ def make_app() -> Celery:
                 (OFFLOAD_TASK, configured.s3_every_s, ADMIN_QUEUE),
                 (DELIVER_TASK, configured.deliver_every_s, WATCH_QUEUE),
                 (WATCH_TASK, configured.standing_every_s, WATCH_QUEUE),
+                # More often than it is due: it gives way to queries, and tries again.
+                (CANARY_TASK, min(CANARY_RING_S, configured.canary_every_s), ADMIN_QUEUE),
             )
+            if every_s > 0
         },
         timezone="UTC",
     )
@@ -153,6 +160,20 @@ def _archives_last(instance: Any = None, **_: Any) -> None:
     """An ingest worker looks into its queues in their order, not in turn."""
     if INGEST_QUEUE in instance.app.amqp.queues.consume_from:
         instance.app.conf.broker_transport_options["queue_order_strategy"] = "priority"
+
+
+@celeryd_after_setup.connect  # type: ignore[untyped-decorator]
+def _start_tracing(sender: str = "worker", **_: Any) -> None:
+    """``sender`` is called query@host. No pool of ours forks: a thread of this process sends."""
+    try:
+        tracing.start(sender.partition("@")[0], settings())
+    except SetupFailed as error:  # the signal keeps other errors to itself
+        raise SystemExit(f"{error.code}: {error}") from error
+
+
+@worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _stop_tracing(**_: Any) -> None:
+    tracing.stop()
 
 
 @setup_logging.connect  # type: ignore[untyped-decorator]

@@ -79,6 +79,7 @@ def ingest_folder(
         except (InputInvalid, VideoUnreadable) as error:
             how_far.failed.append((str(folder / path), error.code, str(error)))
             _count(how_far, state[0])
+            tell(how_far)
         else:
             waiting[job_id] = _Open(str(folder / path), state[0])
         while wait and len(waiting) >= MOST_OPEN:

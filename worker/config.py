@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from worker.oidc_settings import OidcSettings
 
 
 def split_keys(text: str) -> list[str]:
@@ -33,7 +35,7 @@ def split_keys(text: str) -> list[str]:
     return keys
 
 
-class Settings(BaseSettings):
+class Settings(OidcSettings):
     """Process settings. Units are in the names; defaults suit one small box."""
 
     model_config = SettingsConfigDict(
@@ -64,7 +66,13 @@ class Settings(BaseSettings):
     backbones_dir: Path | None = Field(
         None, description="Folder with one sub-folder of transformers weights per backbone."
     )
-    device: str = Field("cpu", description="torch device: cpu, cuda, cuda:1.")
+    device: str = Field(
+        "cpu",
+        description="torch device: cpu, cuda, cuda:1; auto: cuda where one works, else cpu.",
+    )
+    device_share: float = Field(
+        0.2, gt=0, le=1, description="Share of a GPU's memory that one process may take."
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Floating point type of the backbone's forward pass."
     )
@@ -72,6 +80,15 @@ class Settings(BaseSettings):
         0, ge=0, le=256, description="Threads per process for torch and FAISS; 0: all cores."
     )
     embed_batch: int = Field(8, ge=1, le=512, description="Frames per backbone call.")
+    embed_wait_s: float = Field(
+        0.005,
+        ge=0,
+        le=1,
+        description="How long a frame waits on a GPU's worker for others to be embedded with.",
+    )
+    compile: bool = Field(
+        False, description="Whether vision transformers are compiled for a GPU (a minute at start)."
+    )
     commit_batch: int = Field(32, ge=1, le=4096, description="Frames per append and commit.")
     codec: Literal["fp32", "fp16", "int8"] = Field(
         "int8", description="Number type of stored descriptors."
@@ -119,6 +136,12 @@ class Settings(BaseSettings):
     )
     retain_every_s: float = Field(
         900.0, ge=0.2, le=86_400, description="How often beat looks for footage to erase."
+    )
+    canary_every_s: float = Field(
+        3600.0,
+        ge=0,
+        le=86_400,
+        description="How often stored frames must find themselves; 0: never.",
     )
     feed_slots: int = Field(
         64, ge=0, le=1000, description="Cameras one feed worker serves; 0: `ris up` starts none."
@@ -348,6 +371,12 @@ class Settings(BaseSettings):
         ge=0,
         le=65_535,
         description="Port that the API serves metrics on, 0: any free one; unset: it serves none.",
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^@]+$",
+        description="Address of an OpenTelemetry collector (OTLP over HTTP) that traces are sent"
+        " to; unset: as OTEL_EXPORTER_OTLP_ENDPOINT says, else nowhere.",
     )
     statement_timeout_ms: int = Field(60_000, ge=100, description="Postgres statement timeout.")
     lock_timeout_ms: int = Field(10_000, ge=100, description="Postgres lock timeout.")

@@ -26,6 +26,7 @@ from worker.video.upload_store import UploadStore
 
 if TYPE_CHECKING:  # compiles kernels
     from worker.fan_out import FanOut
+    from worker.kernels.held_codes import HeldCodes
 
 LONGEST_SEARCH_S = 120.0
 """A search that began before an erasure ended has let go of what it read by then."""
@@ -63,6 +64,7 @@ class Context:
     ``ring(job_id, kind)`` wakes a worker and never raises: the sweeper rings again. False when it
     reached nobody, as far as it is known.
     ``fan_out``: how searches are spread over scan workers; None: they are not.
+    ``held_codes``: compact codes that lie on this process's GPU; None: it searches on the CPU.
     ``objects``: where old shards are moved to, if anywhere.
     """
 
@@ -82,12 +84,15 @@ class Context:
     erased: LastErasure = field(default_factory=lambda: LastErasure(LONGEST_SEARCH_S))
     swept: LastErasure = field(default_factory=LastErasure)
     fan_out: FanOut | None = None
+    held_codes: HeldCodes | None = None
 
     def let_go_since(self, erased_utc: datetime | None) -> None:
         """Forget what this process read before footage was last erased."""
         if self.erased.is_news(erased_utc):
             for cache in (self.f_maps, self.index, self.backgrounds, self.compact):
                 cache.let_go()
+            if self.held_codes is not None:
+                self.held_codes.let_go()
 
     def with_own_caches(self) -> Context:
         """The same adapters with nothing read yet: what is read through this is let go with it."""
@@ -99,5 +104,6 @@ class Context:
             backgrounds=BackgroundCache(),
             compact=CompactCache(compact.max_bytes, compact.threads, compact.max_mapped),
             damage=KnownDamage(),
+            held_codes=None,
             erased=LastErasure(LONGEST_SEARCH_S),
         )

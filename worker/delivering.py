@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -26,6 +26,7 @@ from worker.errors import InputInvalid
 from worker.event_transport import EventTransport, HttpTransport, Message, MqttTransport, Receipt
 from worker.mqtt.publishing import Publisher
 from worker.mqtt.subscription import broker_address
+from worker.tracing import Value, entry, note, note_failure
 
 log = structlog.get_logger()
 
@@ -86,19 +87,42 @@ def _turn(context: Context, webhook: Webhook, ways: Transports, until_s: float) 
             if delivery is None or not secrets:
                 break
             tries += 1
-            way = ways.get(urlsplit(webhook.url).scheme.lower())
-            receipt = (
-                Receipt(None, "addresses of this kind are not served")
-                if way is None
-                else way.send(webhook.url, message_of(delivery), secrets)
-            )
-            _record(context, webhook, delivery, receipt)
+            receipt = _try(context, webhook, delivery, ways, secrets)
             if receipt.trouble is not None:
                 break
     finally:
         with context.db.transaction() as session:
             event_record.change_webhook(session, webhook.id, {"held_until": None})
     return tries
+
+
+def _try(
+    context: Context,
+    webhook: Webhook,
+    delivery: Delivery,
+    ways: Transports,
+    secrets: Sequence[str],
+) -> Receipt:
+    """Send an event once, and record how that went. A trace of its own, which the receiver is not
+    told of."""
+    about: dict[str, Value] = {
+        "webhook_id": webhook.id,
+        "event_id": delivery.event_id,
+        "event_kind": delivery.event.kind,
+        "attempt": delivery.attempts + 1,
+    }
+    with entry("webhook.delivery", kind="producer", attributes=about):
+        way = ways.get(urlsplit(webhook.url).scheme.lower())
+        receipt = (
+            Receipt(None, "addresses of this kind are not served")
+            if way is None
+            else way.send(webhook.url, message_of(delivery), secrets)
+        )
+        note(**{"http.response.status_code": receipt.status})
+        if receipt.trouble is not None:
+            note_failure("not_delivered")
+        _record(context, webhook, delivery, receipt)
+    return receipt
 
 
 def message_of(delivery: Delivery) -> Message:

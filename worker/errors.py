@@ -85,6 +85,13 @@ class DescriptorInvalid(RisError):
     code = "descriptor_invalid"
 
 
+class DeviceFailed(RisError):
+    """The accelerator was lost, or has no memory for a single picture; retried later."""
+
+    code = "device_failed"
+    retryable = True
+
+
 class IndexDamaged(RisError):
     """A shard file is missing, shorter than Postgres says, or fails its checksum."""
 
@@ -137,6 +144,12 @@ class ObjectStoreUnavailable(RisError):
 
     code = "object_store_unavailable"
     retryable = True
+
+
+class IssuerUnavailable(RisError):
+    """The issuer of access tokens does not tell the keys that they are checked by."""
+
+    code = "issuer_unavailable"
 
 
 class GenerationSwitched(RisError):
@@ -236,13 +249,21 @@ class Cancelled(RisError):
 
 
 class Unauthenticated(RisError):
-    """A request of the API has no key, or one that is unknown, expired or revoked."""
+    """A request of the API has no key, or one that is unknown, expired or revoked; or an access
+    token that is not valid.
+
+    ``presented``: there was a key or token.
+    """
 
     code = "unauthenticated"
 
+    def __init__(self, message: str, *, presented: bool = True) -> None:
+        super().__init__(message)
+        self.presented = presented
+
 
 class Forbidden(RisError):
-    """The API key does not allow this action."""
+    """The API key does not allow this action, or no role of the access token opens anything."""
 
     code = "forbidden"
 

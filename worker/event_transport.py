@@ -6,12 +6,8 @@ Another way out is another :class:`EventTransport` under its scheme.
 from __future__ import annotations
 
 import json
-import socket
 import ssl
-import threading
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.client import HTTPException
@@ -23,7 +19,7 @@ from worker import VERSION
 from worker.errors import AddressRefused, FeedFailed
 from worker.mqtt.publishing import NotPublished, Publisher
 from worker.video.address import AddressRules, LookedUp, looked_up
-from worker.video.pinned_http import PinnedConnection
+from worker.video.pinned_http import PinnedConnection, cut_off_after
 
 _GONE: Final = 410
 
@@ -90,29 +86,11 @@ class HttpTransport:
         return Receipt(status, f"HTTP {status}", gone=status == _GONE)
 
     def _post(self, target: LookedUp, body: bytes, headers: Mapping[str, str]) -> int:
-        """The status of the answer. Raises ``OSError``, and ``TimeoutError`` once time is up.
-
-        A timeout of sockets is one of silence, which a receiver that says a byte a second never
-        breaks: a timer cuts the connection when all time is up.
-        """
+        """The status of the answer. Raises ``OSError``, and ``TimeoutError`` once time is up."""
         connection = PinnedConnection(target, self.timeout_s, self.tls)
-        until_s = time.monotonic() + self.timeout_s
-        timer = threading.Timer(self.timeout_s, _cut, (connection,))
-        timer.daemon = True
-        timer.start()
-        try:
+        with cut_off_after(connection, self.timeout_s):
             connection.request("POST", target.path, body=body, headers=dict(headers))
-            status = connection.getresponse().status
-        except (OSError, HTTPException):
-            if time.monotonic() >= until_s:
-                raise TimeoutError from None
-            raise
-        finally:
-            timer.cancel()
-            connection.close()
-        if time.monotonic() >= until_s:  # cut off within its head, which reads like the end of it
-            raise TimeoutError
-        return status
+            return connection.getresponse().status
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +119,6 @@ class MqttTransport:
         except NotPublished as error:
             return Receipt(None, f"the broker did not take it: {error}")
         return Receipt(None)
-
-
-def _cut(connection: PinnedConnection) -> None:
-    with suppress(OSError):
-        if connection.sock is not None:
-            connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def signature_headers(

@@ -16,6 +16,7 @@ from worker.index.store import PinnedShard
 from worker.messages import scan_queue
 from worker.scan_message import Json, ScanAnswer, answer_from_json, request_of
 from worker.shard_scan import ScanQuery, ShardScan, ShardScores
+from worker.tracing import carried, note, span
 
 log = structlog.get_logger()
 
@@ -97,15 +98,19 @@ class FannedScan:
         by_id = {shard.shard_id: shard for shard in shards}
         members = spread({one: shard.blocks for one, shard in by_id.items()}, fan_out.groups)
         parts = [(slot, [by_id[one] for one in ids]) for slot, ids in enumerate(members) if ids]
-        messages = [
-            (scan_queue(slot), request_of(self.generation_id, query, part).to_json())
-            for slot, part in parts
-        ]
         scored: dict[int, ShardScores] = {}
         answered = 0
-        for position, answer in fan_out.ask(messages, fan_out.wait_s):
-            scored |= _usable(answer, parts[position][1])
-            answered += 1
+        with span("scan.spread", groups=len(parts)):
+            messages = [
+                (scan_queue(slot), request_of(self.generation_id, query, part).to_json())
+                for slot, part in parts
+            ]
+            along = carried()
+            sent = [(name, message | along) for name, message in messages]
+            for position, answer in fan_out.ask(sent, fan_out.wait_s):
+                scored |= _usable(answer, parts[position][1])
+                answered += 1
+            note(answered=answered)
         if not answered:
             fan_out.pause.begin()
         tell = log.info if answered == len(parts) else log.warning

@@ -28,6 +28,7 @@ from worker.generations import backbone_of, ensure_live_generation
 from worker.held_feeds import HeldFeeds
 from worker.jobs import Lease, Outcome
 from worker.secret_keys import secret_keys
+from worker.tracing import note
 
 _TRY_ELSEWHERE_S: Final = 0.05
 
@@ -98,6 +99,12 @@ class FeedHost:
             self._held.forget(feed_id)
             raise
         finally:
+            note(
+                feed_id=feed_id,
+                camera_id=feed.camera_id,
+                pictures=this_slice.pictures,
+                sampled=this_slice.sampled,
+            )
             with self._held.changed:
                 feed_session.lease = None
                 feed_session.idle_since_s = time.monotonic()

@@ -176,6 +176,7 @@ class FeedRecorder:
                 imgs_input_hwc=[frame.img_input_hwc for frame in frames],
                 imgs_picture_hwc=[frame.img_picture_hwc for frame in frames],
                 masks=[masks.get(part.session.camera_id) for part in parts for _ in part.frames],
+                codec=None if self._generation is None else self._generation.codec,
             ),
         )
         batches, at = [], 0

@@ -48,6 +48,8 @@ class FeedSlice:
     next_status_s: float = 0.0
     recorded_status: bool = True
     wanted: str = "running"
+    pictures: int = 0
+    sampled: int = 0
 
     def run(self) -> Outcome:
         """Until the slice is over, or the feed shall not run, or the process ends."""
@@ -132,6 +134,8 @@ class FeedSlice:
             log.info("feed_live", camera=feed.name)
         feed.last_seen_utc, feed.time_source = t_utc, timed.source
         chosen = feed.sampler.keep(timed.sample_s, live.keyframe, live.gray_hw)
+        self.pictures += 1
+        self.sampled += chosen
         with self.held.changed:
             feed.decoded += 1
             feed.decode_errors += live.damaged + live.decode_errors

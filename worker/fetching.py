@@ -25,6 +25,7 @@ from worker.context import Context
 from worker.errors import AddressRefused, InputInvalid, NotFound
 from worker.jobs import Handler, Lease, Outcome, run_job
 from worker.messages import INGEST_QUEUE
+from worker.tracing import carried
 from worker.video.download import DownloadBounds, open_download
 from worker.video.recording_store import IncomingRecording
 
@@ -128,7 +129,7 @@ def _record(
         recording_record.lock_recordings(session, exclusive=False)  # nobody sweeps it meanwhile
         lease.finish(session, {"bytes": incoming.byte_count})
         context.recordings.keep(incoming)
-        payload = {"segment_id": segment.id, "file": state}
+        payload = {"segment_id": segment.id, "file": state, **carried()}
         job_id = job_record.submit(session, "ingest", INGEST_QUEUE, payload)
         video_record.set_segment(
             session,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +29,10 @@ from worker.index.compact_cache import CompactCache
 from worker.index.store import IndexStore
 from worker.kernels.directions import direction_cosines
 from worker.ranked_frame import QueryDescriptors, RankedFrame
-from worker.scenes import CameraScenes
+from worker.scenes import CameraScenes, Place
 from worker.shard_scan import ShardScan
 from worker.shortlist import Shortlist, shortlist
+from worker.tracing import span
 
 GROWTH_OF: dict[Strategy, GrowthMode | None] = {
     Strategy.FUSED: None,
@@ -58,34 +60,28 @@ def search_fused(search: FusedSearch, exclude_frame_id: int | None) -> list[Rank
     """Rank by fused evidence; stage 1 looks at the cells of every frame where memory allows."""
     query, scenes = search.query, search.scenes
     origin = scenes.find(exclude_frame_id)
-    subject = describe_subject(
-        scenes,
-        query.patches_qd,
-        query.cells,
-        search.grid,
-        query.box,
-        origin,
-        search.params.without,
-    )
-    subject = with_examples(subject, query.more, query.less)
-    subject = limited_to(subject, zone_cells(search.params.zone, search.grid))
+    with span("search.follow"):
+        subject = _subject(search, origin)
     inside = [in_time(shard, **search.span) for shard in scenes.shards]
     # The query's own frame takes part as a neighbour in time, and is no answer.
     own_inside = origin is not None and bool(inside[origin.shard_position][origin.block])
     top_n = search.params.top_n + own_inside
-    if sum(int(kept.sum()) for kept in inside) > top_n and search.compact.fits(scenes.shards):
-        chosen = shortlist(search.scan, search.compact, subject, query.global_d, inside, top_n)
-    else:
-        chosen = _by_global_descriptor(search, subject, inside)
+    frames = sum(int(kept.sum()) for kept in inside)
+    with span("search.stage1", shards=len(scenes.shards), frames=frames):
+        if frames > top_n and search.compact.fits(scenes.shards):
+            chosen = shortlist(search.scan, search.compact, subject, query.global_d, inside, top_n)
+        else:
+            chosen = _by_global_descriptor(search, subject, inside)
     if chosen.candidates.count == 0:
         return []
-    evidence = gather_evidence(
-        subject,
-        chosen.candidates,
-        GROWTH_OF[search.params.strategy],
-        chosen.coarse,
-        search.compact.threads,
-    )
+    with span("search.stage2", candidates=chosen.candidates.count):
+        evidence = gather_evidence(
+            subject,
+            chosen.candidates,
+            GROWTH_OF[search.params.strategy],
+            chosen.coarse,
+            search.compact.threads,
+        )
     false_matches_n = _false_matches(search, chosen, evidence, inside)
     order = rank(evidence.score_n, chosen.candidates.score_n)
     terms = _terms(search, subject, evidence)
@@ -94,6 +90,22 @@ def search_fused(search: FusedSearch, exclude_frame_id: int | None) -> list[Rank
         for p in order
         if chosen.candidates.frame_id[p] != exclude_frame_id
     ]
+
+
+def _subject(search: FusedSearch, origin: Place | None) -> Subject:
+    """What is searched for, followed from the query's own frame if that is indexed."""
+    query = search.query
+    subject = describe_subject(
+        search.scenes,
+        query.patches_qd,
+        query.cells,
+        search.grid,
+        query.box,
+        origin,
+        search.params.without,
+    )
+    subject = with_examples(subject, query.more, query.less)
+    return limited_to(subject, zone_cells(search.params.zone, search.grid))
 
 
 def _false_matches(
@@ -119,8 +131,9 @@ def _by_global_descriptor(
     """The paper's stage 1 (eq. 4), and the frames on the subject's trail."""
     shards, global_d = search.scenes.shards, search.query.global_d
     top_n = search.params.top_n + (subject.origin is not None)
+    cosines = partial(direction_cosines, threads=search.compact.threads)
     passed = global_candidates(
-        search.store, shards, global_d, top_n, int8_cosines=direction_cosines, **search.span
+        search.store, shards, global_d, top_n, int8_cosines=cosines, **search.span
     )
     known = passed.frame_id
     if subject.trail is not None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 
 from models.index import IndexGeneration
@@ -60,6 +61,7 @@ from worker.recording import (
     prepare_batch,
     record_batch,
 )
+from worker.tracing import note, span
 from worker.video.decoding import SampledApart, probe_apart, sample_apart
 from worker.video.values import DecodeReport, SampledFrame, VideoInfo
 
@@ -190,6 +192,7 @@ def run_ingest(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
     with _told_by_name(path, segment):
         _require_unchanged(path, segment, job.payload.get("file"))
         generation = ensure_live_generation(context)
+        note(segment_id=segment_id, camera_id=segment.camera_id, generation_id=generation.id)
         run = _Run(context, lease, segment, generation, backbone_of(context, generation))
         outcome = _ingest(run, path)
     if outcome == "finished":
@@ -223,22 +226,25 @@ def _take_frames(run: _Run, video: SampledApart) -> bool:
     What a decoder gave before its file killed it is recorded too.
     """
     pending: list[SampledFrame] = []
-    try:
-        for sampled in video:
-            pending.append(sampled)
-            if len(pending) >= run.context.settings.commit_batch:
+    batch = run.context.settings.commit_batch
+    while True:
+        try:
+            with span("ingest.decode"):
+                for sampled in islice(video, batch):
+                    pending.append(sampled)
+                note(frames=len(pending))
+        except _DECODER_ENDED:
+            if pending:
                 _commit(run, pending, video.report)
-                pending.clear()
-                if run.lease.slice_over() or _waited_for(run):
-                    return True
-                _give_way(run.context)
-    except _DECODER_ENDED:
+            raise
         if pending:
             _commit(run, pending, video.report)
-        raise
-    if pending:
-        _commit(run, pending, video.report)
-    return False
+        if len(pending) < batch:
+            return False
+        pending.clear()
+        if run.lease.slice_over() or _waited_for(run):
+            return True
+        _give_way(run.context)
 
 
 def _waited_for(run: _Run) -> bool:
@@ -298,8 +304,10 @@ def _commit(run: _Run, sampled: Sequence[SampledFrame], report: DecodeReport) ->
         imgs_input_hwc=[sampled[position].img_input_hwc for position in kept],
         imgs_picture_hwc=[sampled[position].img_picture_hwc for position in kept],
         masks=[mask] * len(kept),
+        codec=run.generation.codec,
     )
-    prepared = prepare_batch(run.context, run.backbone, batch) if kept else None
+    with span("ingest.embed", frames=len(kept)):
+        prepared = prepare_batch(run.context, run.backbone, batch) if kept else None
     frame_count = run.segment.frame_count + len(kept)
     try:
         _record(run, prepared, (times[-1], sampled[-1].pts, frame_count), report)
@@ -318,7 +326,7 @@ def _record(
 ) -> None:
     """One transaction; ``so_far``: time and pts of the batch's last frame, frames until then."""
     t_utc, pts, frame_count = so_far
-    with ExitStack() as held, run.context.db.transaction() as session:
+    with span("ingest.commit"), ExitStack() as held, run.context.db.transaction() as session:
         progress = {"frames": frame_count, "t_utc": t_utc.isoformat()}
         run.lease.record_progress(session, progress)
         if prepared is not None:

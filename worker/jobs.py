@@ -12,11 +12,13 @@ from typing import Any, Literal
 import structlog
 
 from models.repositories import jobs as job_record
+from models.repositories import search as search_record
 from models.repositories.jobs import ClaimedJob
 from models.session import DatabaseUnavailable, Session
 from worker.context import Context
 from worker.errors import LeaseLost, NotFound, RisError, ServiceUnavailable
 from worker.messages import INGEST_QUEUES
+from worker.tracing import CARRIED, entry, note, note_failure
 
 log = structlog.get_logger()
 
@@ -25,6 +27,10 @@ Outcome = Literal["finished", "yield", "rest"]
 MAX_RETRY_DELAY_S = 60.0
 UNEXPECTED = "internal"
 WORKER_LOST = "worker_lost"
+_MOST_AT_ONCE = 64
+"""Workers that may take a query at the same moment: who comes late takes the next one."""
+_OWN_TRACES = frozenset({"feed", "watch", "reindex"})
+"""Kinds that go on for days: a trace each slice, which names the one of who ordered it."""
 
 
 class _Patience:
@@ -87,36 +93,54 @@ class Handler:
     after_fail: Callable[[Context, ClaimedJob], None] = lambda _context, _job: None
 
 
-def run_job(context: Context, job_id: uuid.UUID, handlers: Mapping[str, Handler]) -> None:
-    """Run one job if it is there to be taken. Never raises for what the job itself does."""
-    while _run_slice(context, job_id, handlers):
+def run_rung(context: Context, job_id: uuid.UUID, handlers: Mapping[str, Handler]) -> None:
+    """Run the job whose bell was heard. The bell of a query is that of any: the one is run whose
+    turn it is, so that nobody waits for all that somebody else has asked."""
+    with context.db.transaction() as session:
+        in_turn = search_record.queries_in_turn(session, job_id, _MOST_AT_ONCE)
+    for candidate in [*in_turn, job_id]:
+        if run_job(context, candidate, handlers):
+            return
+
+
+def run_job(context: Context, job_id: uuid.UUID, handlers: Mapping[str, Handler]) -> bool:
+    """Run one job; False if it was not there to be taken. Never raises for what the job itself
+    does."""
+    taken, goes_on = _run_slice(context, job_id, handlers)
+    while goes_on:
         log.info("job_goes_on_unrung", job_id=str(job_id))
+        _, goes_on = _run_slice(context, job_id, handlers)
+    return taken
 
 
-def _run_slice(context: Context, job_id: uuid.UUID, handlers: Mapping[str, Handler]) -> bool:
-    """One attempt; True when the next one is to follow in this process."""
+def _run_slice(
+    context: Context, job_id: uuid.UUID, handlers: Mapping[str, Handler]
+) -> tuple[bool, bool]:
+    """One attempt: whether there was one, and whether the next is to follow in this process."""
     with context.db.transaction() as session:
         job = job_record.claim(session, job_id, context.settings.job_lease_s)
     if job is None:
         log.debug("job_not_free", job_id=str(job_id))
-        return False
+        return False, False
     structlog.contextvars.bind_contextvars(job_id=str(job_id), kind=job.kind)
     try:
-        if job.attempts > context.settings.job_max_attempts:
-            _record_failure(
-                context,
-                job,
-                handlers[job.kind],
-                WORKER_LOST,
-                f"{job.attempts - 1} attempts in a row ended without progress; see the worker log",
-            )
-            return False
-        return _attempt(context, job, handlers[job.kind])
+        with entry(
+            f"job {job.kind}",
+            job.payload.get(CARRIED),
+            kind="consumer",
+            linked=job.kind in _OWN_TRACES,
+            attributes={"job_id": job_id, "kind": job.kind, "attempt": job.attempts},
+        ):
+            return True, _attempt(context, job, handlers[job.kind])
     finally:
         structlog.contextvars.unbind_contextvars("job_id", "kind")
 
 
 def _attempt(context: Context, job: ClaimedJob, handler: Handler) -> bool:
+    if job.attempts > context.settings.job_max_attempts:
+        detail = f"{job.attempts - 1} attempts in a row ended without progress; see the worker log"
+        _record_failure(context, job, handler, WORKER_LOST, detail)
+        return False
     lease = Lease(context, job)
     goes_on = False
     try:
@@ -126,8 +150,10 @@ def _attempt(context: Context, job: ClaimedJob, handler: Handler) -> bool:
             _requeue(context, job, None, context.settings.watch_every_s, counted=False)
         if outcome == "yield":
             goes_on = not _give_back(context, job) and handler.goes_on()
+        note(outcome=outcome)
         log.info("job_" + outcome, seconds=round(time.monotonic() - lease.started_s, 3))
     except LeaseLost as error:
+        note_failure(error.code)
         log.warning("lease_lost", detail=str(error))
     except DatabaseUnavailable as error:
         _retry(context, job, ServiceUnavailable(f"Postgres: {error}"))
@@ -185,6 +211,7 @@ def _give_back(context: Context, job: ClaimedJob) -> bool:
 
 def _retry(context: Context, job: ClaimedJob, error: RisError) -> None:
     """The surroundings failed, not the job: it is kept until they are back, however long."""
+    note_failure(error.code)
     log.warning("job_retry", code=error.code, detail=str(error))
     delay_s = 2 * context.settings.job_retry_base_s
     _requeue(context, job, (error.code, str(error)), delay_s, counted=False)
@@ -198,6 +225,7 @@ def _retry_counted(
     if attempts >= context.settings.job_max_attempts:
         _record_failure(context, job, handler, code, detail)
         return
+    note_failure(code)
     log.info("job_tried_again", code=code, detail=detail, attempts=attempts)
     delay_s = min(MAX_RETRY_DELAY_S, context.settings.job_retry_base_s * 2.0**attempts)
     _requeue(context, job, (code, detail), delay_s, counted=True)
@@ -233,6 +261,8 @@ def _requeue(
 def _record_failure(
     context: Context, job: ClaimedJob, handler: Handler, code: str, detail: str
 ) -> None:
+    note(outcome="failed")
+    note_failure(code)
     log.error("job_failed", code=code, detail=detail)
     try:
         with context.db.transaction() as session:

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 JobKind = Literal[
     "ingest", "backfill", "fetch", "watch", "query", "reindex", "erase", "compact", "seal",
-    "offload", "feed", "evidence",
+    "offload", "feed", "evidence", "changes",
 ]  # fmt: skip
 Queue = Literal["fetch", "ingest", "backfill", "query", "admin", "feed", "watch"]
 
@@ -34,6 +34,7 @@ RETAIN_TASK: Final = "ris.retain"
 COMPACT_TASK: Final = "ris.compact"
 SEAL_TASK: Final = "ris.seal"
 OFFLOAD_TASK: Final = "ris.offload"
+CANARY_TASK: Final = "ris.canaries"
 SCAN_TASK: Final = "ris.scan"
 DELIVER_TASK: Final = "ris.deliver"
 WATCH_TASK: Final = "ris.watch"
@@ -57,6 +58,8 @@ QUEUE_OF_KIND: Final[dict[JobKind, Queue]] = {
     "watch": FETCH_QUEUE,
     # Somebody waits for it, and it reads what a query reads.
     "evidence": QUERY_QUEUE,
+    # The same, and it needs no backbone.
+    "changes": QUERY_QUEUE,
     # Reindexing embeds, so it shares the embedding worker, slice by slice.
     "reindex": INGEST_QUEUE,
     # One worker writes shards, whatever for.

@@ -13,6 +13,7 @@ import numpy as np
 from models.index import IndexGeneration, Shard
 from models.repositories import index as index_record
 from models.repositories.index import NO_RUNS, ShardFilter, ShardRuns
+from models.repositories.scope import FootageScope
 from models.session import Session
 from models.video import Frame
 from worker.core.backbone_spec import BackboneSpec, spec_from_json
@@ -278,3 +279,32 @@ def _pin(
     )
     cache.keep(pinned)
     return pinned
+
+
+def within_times(shard: PinnedShard, scope: FootageScope) -> PinnedShard:
+    """A shard without the frames outside the scope's times: what is learnt from it, searched and
+    counted is of the others alone. They are left out as lost ones are, so that no cache takes it
+    for the whole shard."""
+    inside_n = np.ones(shard.blocks, dtype=np.bool_)
+    if scope.from_utc is not None:
+        inside_n &= shard.t_epoch_s >= scope.from_utc.timestamp()
+    if scope.to_utc is not None:
+        inside_n &= shard.t_epoch_s < scope.to_utc.timestamp()
+    if inside_n.all():
+        return shard
+    kept, cut = np.flatnonzero(inside_n), np.flatnonzero(~inside_n)
+    times = dict(zip(shard.lost, shard.lost_t_epoch_s, strict=True))
+    times |= dict(zip(shard.stored_n[cut].tolist(), shard.t_epoch_s[cut].tolist(), strict=True))
+    f_map = shard.f_map
+    return replace(
+        shard,
+        blocks=kept.size,
+        f_map=FMapRuns(
+            f_map.start_row[kept], f_map.row_count[kept], f_map.frame_id[kept], f_map.view[kept]
+        ),
+        t_epoch_s=shard.t_epoch_s[kept],
+        stored_n=shard.stored_n[kept],
+        sums_n2=shard.sums_n2[kept],
+        lost=tuple(sorted(times)),
+        lost_t_epoch_s=tuple(times[block] for block in sorted(times)),
+    )

@@ -21,8 +21,10 @@ from worker.context import Context
 from worker.core.masking import PrivacyMask, painted
 from worker.core.types import Descriptors, ImageArray, SizePx
 from worker.errors import ErasedMeanwhile, GenerationSwitched, MaskChanged
+from worker.index.codec import codec_named
 from worker.index.shard import append_blocks, hold_shard
 from worker.pinning import layout_of
+from worker.tracing import span
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ class PictureBatch:
     """n sampled pictures of one segment, ready to embed and record.
 
     ``imgs_input_hwc`` go to the backbone, ``imgs_picture_hwc`` are kept for display. ``masks``: the
-    camera's privacy mask for each, empty for none of all; :func:`record_batch` compares.
+    camera's privacy mask for each, empty for none of all; :func:`record_batch` compares. ``codec``:
+    what descriptors are going to be stored with, for accelerators that can encode them.
     """
 
     t_utc: Sequence[datetime]
@@ -38,6 +41,7 @@ class PictureBatch:
     imgs_input_hwc: Sequence[ImageArray]
     imgs_picture_hwc: Sequence[ImageArray]
     masks: Sequence[PrivacyMask | None] = ()
+    codec: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,12 @@ def prepare_batch(context: Context, backbone: Backbone, batch: PictureBatch) -> 
     masks = batch.masks or [None] * len(batch.t_utc)
     sizes = [SizePx(*img_hwc.shape[:2]) for img_hwc in batch.imgs_picture_hwc]
     descriptors = embed_masked(
-        backbone, batch.imgs_input_hwc, masks, sizes, context.settings.embed_batch
+        backbone,
+        batch.imgs_input_hwc,
+        masks,
+        sizes,
+        context.settings.embed_batch,
+        None if batch.codec is None else codec_named(batch.codec),
     )
     stored = context.pictures.put_many(
         [
@@ -183,10 +192,17 @@ def _append_to_shard(
     held.enter_context(hold_shard(layout))
     # A writer that was frozen before it got this lock may have lost the row: ask again.
     shard = index_record.lock_shard_by_id(session, shard.id)
-    descriptors = Descriptors(
-        frames.descriptors.global_nd[positions], frames.descriptors.patches_ncd[positions]
-    )
-    sums_n2 = append_blocks(layout, shard.frame_count, descriptors)
+    descriptors = frames.descriptors
+    if len(positions) < len(frames.frame_ids):
+        descriptors = Descriptors(
+            descriptors.global_nd[positions], descriptors.patches_ncd[positions]
+        )
+    if generation.codec == "int8":
+        from worker.kernels.directions import stored_directions  # numba: no listing waits for it
+
+        descriptors = stored_directions(descriptors)
+    with span("index.append", shard_id=shard.id, frames=len(positions)):
+        sums_n2 = append_blocks(layout, shard.frame_count, descriptors)
     runs = [
         index_record.NewRun(
             start_row=shard.row_count + i * layout.cells,

@@ -20,6 +20,7 @@ from worker.embedded.state import refuse_unfinished_restore
 from worker.index.compact_cache import CompactCache
 from worker.index.part_cache import PartCache
 from worker.index.store import IndexStore
+from worker.installed import require_one_faiss
 from worker.kernels.threads import keep_products_single
 from worker.messages import SCAN_TASK
 from worker.objects.store import ObjectStore, open_store
@@ -29,8 +30,10 @@ from worker.video.frame_store import FrameStore
 from worker.video.recording_store import RecordingStore
 from worker.video.upload_store import UploadStore
 
-if TYPE_CHECKING:  # compiles kernels
+if TYPE_CHECKING:  # compiles kernels, loads torch
+    from worker.backbones.accelerated import DeviceShare
     from worker.fan_out import FanOut
+    from worker.kernels.held_codes import HeldCodes
     from worker.scan_message import Json
 
 log = structlog.get_logger()
@@ -39,28 +42,83 @@ MAX_FILES = 32_768
 """A mapped file of compact codes is an open one; a process has some 65,000 mappings at most."""
 
 
-class BackboneCache:
-    """Loads each backbone once per process; torch is imported on first use only."""
+CODES_SHARE = 0.5
+"""Of what a process may have of a GPU, for codes that search holds there."""
+
+
+class Accelerator:
+    """The GPU of this process, if ``RIS_DEVICE`` says so and one works: found, and its share of
+    memory claimed, when it is first used."""
 
     def __init__(self, configured: Settings) -> None:
         self._settings = configured
         self._lock = threading.Lock()
+        self._share: DeviceShare | None = None
+
+    def find(self) -> tuple[str, int] | None:
+        """torch's name of it, and how many bytes of it are this process's; None: the CPU. Raises
+        :class:`InputInvalid` for a device that does not work, :class:`DeviceFailed` where other
+        processes have it."""
+        if self._settings.device.startswith("cpu"):
+            return None
+        from worker.backbones.accelerated import DeviceShare
+        from worker.backbones.devices import usable_device
+
+        device = usable_device(self._settings.device)
+        if device.startswith("cpu"):
+            return None
+        with self._lock:
+            if self._share is None:
+                folder = self._settings.data_dir.resolve() / "devices"
+                self._share = DeviceShare(folder, self._settings.device_share)
+        return device, self._share.take(device)
+
+    def place_for_codes(self) -> tuple[str, int] | None:
+        """The same, with the bytes that search may fill."""
+        found = self.find()
+        return None if found is None else (found[0], int(CODES_SHARE * found[1]))
+
+
+class BackboneCache:
+    """Loads each backbone once per process; torch is imported on first use only. On a GPU the
+    threads of the process share its batches."""
+
+    def __init__(self, configured: Settings, accelerator: Accelerator | None = None) -> None:
+        self._settings = configured
+        self._accelerator = accelerator or Accelerator(configured)
+        self._lock = threading.Lock()
         self._loaded: dict[str, Backbone] = {}
 
     def __call__(self, name: str) -> Backbone:
-        """The backbone of that name. Raises :class:`NotFound` or :class:`WeightsMissing`."""
-        from worker.backbones.registry import load_backbone
-
+        """The backbone of that name. Raises :class:`NotFound` or :class:`WeightsMissing`, and as
+        :meth:`Accelerator.find`."""
         with self._lock:
             if name not in self._loaded:
-                self._loaded[name] = load_backbone(
-                    name,
-                    device=self._settings.device,
-                    dtype=self._settings.dtype,
-                    threads=self._settings.threads,
-                    backbones_dir=self._settings.backbones_dir,
-                )
+                self._loaded[name] = self._load(name)
             return self._loaded[name]
+
+    def _load(self, name: str) -> Backbone:
+        given, found = self._settings, self._accelerator.find()
+        if found is None:
+            from worker.backbones.registry import load_backbone
+
+            return load_backbone(
+                name,
+                device=given.device if given.device.startswith("cpu") else "cpu",
+                dtype=given.dtype,
+                threads=given.threads,
+                backbones_dir=given.backbones_dir,
+            )
+        from worker.backbones.accelerated import Acceleration, load_overlapped
+
+        return load_overlapped(
+            name,
+            device=found[0],
+            dtype=given.dtype,
+            threads=given.threads,
+            backbones_dir=given.backbones_dir,
+            acceleration=Acceleration(given.embed_batch, given.embed_wait_s, given.compile),
+        )
 
 
 def ask_scan_workers(
@@ -124,6 +182,7 @@ def make_context(configured: Settings, database: str, *, application_name: str) 
     the settings ask for object storage and its package is missing."""
     keep_products_single()
     data_dir, objects = configured.data_dir.resolve(), object_store(configured)
+    accelerator = Accelerator(configured)
     parts = None
     if objects is not None:
         parts = PartCache(data_dir / "cache" / "objects", configured.s3_cache_bytes, objects.read)
@@ -140,9 +199,10 @@ def make_context(configured: Settings, database: str, *, application_name: str) 
         uploads=UploadStore(data_dir / "uploads"),
         recordings=RecordingStore(data_dir / "recordings"),
         f_maps=FMapCache(),
-        backbone=BackboneCache(configured),
+        backbone=BackboneCache(configured, accelerator),
         ring=ring,
         fan_out=_fan_out(configured),
+        held_codes=_held_codes(configured, accelerator),
         objects=objects,
         compact=CompactCache(
             configured.compact_max_bytes,
@@ -150,6 +210,14 @@ def make_context(configured: Settings, database: str, *, application_name: str) 
             _file_limit() // 4,
         ),
     )
+
+
+def _held_codes(configured: Settings, accelerator: Accelerator) -> HeldCodes | None:
+    if configured.device.startswith("cpu"):
+        return None
+    from worker.kernels.held_codes import HeldCodes
+
+    return HeldCodes(accelerator.place_for_codes)
 
 
 def _fan_out(configured: Settings) -> FanOut | None:
@@ -178,9 +246,11 @@ def _file_limit() -> int:
 def process_context() -> Context:
     """This process's context, made on first use.
 
-    Raises :class:`ServiceUnavailable` when no database is configured or running, and
-    :class:`BackupInvalid` in the middle of a restore.
+    Raises :class:`ServiceUnavailable` when no database is configured or running,
+    :class:`BackupInvalid` in the middle of a restore, and :class:`SetupFailed` where packages are
+    installed that overwrite each other.
     """
+    require_one_faiss()
     configured = settings()
     refuse_unfinished_restore(configured.data_dir)
     return make_context(configured, database_url(configured), application_name="ris")

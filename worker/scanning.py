@@ -12,6 +12,7 @@ from worker.index.store import PinnedShard
 from worker.pinning import pin_as_told
 from worker.scan_message import Json, ScanAnswer, ScanRequest, ToldDamage, request_from_json
 from worker.shard_scan import LocalScan, ScanQuery, ShardScores
+from worker.tracing import CARRIED, entry, note
 
 
 def answer_scan(context: Context, message: Json) -> Json:
@@ -19,13 +20,19 @@ def answer_scan(context: Context, message: Json) -> Json:
 
     Raises :class:`InputInvalid` for a message that it does not know.
     """
-    request = request_from_json(message)
+    with entry("scan", message.get(CARRIED), kind="consumer"):
+        return _answer(context, request_from_json(message))
+
+
+def _answer(context: Context, request: ScanRequest) -> Json:
     with context.db.snapshot() as session:
         context.let_go_since(erasure_record.last_finished(session))
         pinned, left = _pinned(context, session, request)
     if pinned and not context.compact.fits(pinned):
         left |= {shard.shard_id: "codes do not fit RIS_COMPACT_MAX_BYTES" for shard in pinned}
         pinned = []
+    frames = sum(shard.blocks for shard in pinned)
+    note(shards=len(pinned), frames=frames, shards_left=len(left))
     if not pinned:
         return ScanAnswer({}, left).to_json()
     query = ScanQuery(

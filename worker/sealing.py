@@ -46,6 +46,7 @@ from worker.jobs import Lease, Outcome
 from worker.leftovers import discard_former, discard_revision, is_current, remove_former_files
 from worker.messages import INGEST_QUEUE
 from worker.pinning import FMapCache, layout_of, pin_shard
+from worker.tracing import note, span
 
 log = structlog.get_logger()
 
@@ -135,7 +136,10 @@ def run_seal(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         if job.attempts > MOST_ATTEMPTS:  # one that kills its worker must not be the first again
             _put_off(context, shard)
         try:
-            frames += _seal_shard(context, lease, generations[shard.generation_id], shard.id)
+            with span("seal.shard", shard_id=shard.id):
+                sealed = _seal_shard(context, lease, generations[shard.generation_id], shard.id)
+                note(frames=sealed)
+            frames += sealed
         except (LeaseLost, StorageFull, ServiceUnavailable, ObjectStoreUnavailable):
             raise
         except RisError as error:  # what is damaged waits for a repair

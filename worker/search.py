@@ -14,8 +14,10 @@ from models.repositories import index as index_record
 from models.repositories import search as search_record
 from models.repositories import videos as video_record
 from models.repositories.jobs import ClaimedJob
+from models.repositories.scope import EVERYTHING, FootageScope
 from models.session import Session
 from worker.accepting.events import tell_query
+from worker.accepting.scope import scope_of_asker
 from worker.answers import Answer, Shown, grouped
 from worker.closer_look import look_closer
 from worker.compacting import learn_basis
@@ -24,15 +26,17 @@ from worker.core.geometry import roi_box
 from worker.core.roi_json import roi_from_json
 from worker.core.search_params import SearchParams, search_params_from_json
 from worker.describe import describe_query
+from worker.device_scan import DeviceScan
 from worker.errors import GenerationSwitched, IndexDamaged, NotFound, ObjectStoreUnavailable
 from worker.fan_out import FannedScan
 from worker.generations import require_live_generation
 from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
 from worker.near_footage import near_footage
-from worker.pinning import pin_scene, pin_shards, spec_of
+from worker.pinning import pin_scene, pin_shards, spec_of, within_times
 from worker.ranked_frame import QueryDescriptors, RankedFrame
 from worker.shard_scan import LocalScan, ShardScan
+from worker.tracing import note, span
 from worker.two_stage import search_shards
 
 log = structlog.get_logger()
@@ -51,19 +55,23 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
     params = search_params_from_json(query.params)
     roi = roi_from_json(query.roi)
     generation = require_live_generation(context)
+    note(query_id=query.id, generation_id=generation.id)
     started_s = time.perf_counter()
-    descriptors = describe_query(
-        context,
-        generation,
-        roi,
-        params,
-        frame_id=query.frame_id,
-        picture_sha256=query.picture_sha256,
-    )
+    with span("query.describe"):
+        descriptors = describe_query(
+            context,
+            generation,
+            roi,
+            params,
+            frame_id=query.frame_id,
+            picture_sha256=query.picture_sha256,
+        )
     described_s = time.perf_counter()
     query_patches = int(descriptors.patches_qd.shape[0])
     grid = spec_of(generation).grid
-    answer = Answer(context, lease, query, generation, grid, query_patches)
+    with context.db.transaction() as session:
+        scope = scope_of_asker(session, query.key_id)
+    answer = Answer(context, lease, query, generation, grid, query_patches, scope)
     early = _record_early_hits(answer, descriptors, params)
     early_s = time.perf_counter()
     searched, hits = _hits(answer, descriptors, params)
@@ -71,7 +79,8 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
     looks = 0 if params.strategy.is_paper else params.close_looks
     if looks and hits:
         answer.record_first("ranked", hits)
-        hits = _looked_at(answer, hits, looks)
+        with span("query.look_closer", hits=min(looks, len(hits))):
+            hits = _looked_at(answer, hits, looks)
     stats = {
         "describe_ms": round(1000 * (described_s - started_s), 3),
         **({"early_ms": round(1000 * (early_s - described_s), 3)} if early else {}),
@@ -82,7 +91,8 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
         "frames_away": searched.frames_away,
         "candidates": len(searched.ranked),
     }
-    answer.record(hits, stats)
+    with span("query.record", hits=len(hits)):
+        answer.record(hits, stats)
     return "finished"
 
 
@@ -95,24 +105,27 @@ def _record_early_hits(answer: Answer, descriptors: QueryDescriptors, params: Se
         near = near_footage(session, generation, query, params, context.settings.early_over_frames)
     if near is None:
         return False
-    _, hits = _hits(answer, descriptors, near)
+    _, hits = _hits(answer, descriptors, near, step="early")
     if hits:
         answer.record_first("early", hits)
     return True
 
 
 def _hits(
-    answer: Answer, descriptors: QueryDescriptors, params: SearchParams
+    answer: Answer, descriptors: QueryDescriptors, params: SearchParams, *, step: str = "all"
 ) -> tuple[Searched, list[Shown]]:
     """Search, and what is shown of it: frames with a proof, best first, ``limit`` at most."""
-    searched = search_generation(
-        answer.context,
-        answer.generation,
-        descriptors,
-        params,
-        exclude_frame_id=answer.query.frame_id,
-        regions_for=MAX_PROOFS,
-    )
+    with span("query.search", step=step):
+        searched = search_generation(
+            answer.context,
+            answer.generation,
+            descriptors,
+            params,
+            exclude_frame_id=answer.query.frame_id,
+            regions_for=MAX_PROOFS,
+            scope=answer.scope,
+        )
+        note(frames=searched.frames, candidates=len(searched.ranked))
     return searched, grouped(proven(searched.ranked)[: params.limit], params)
 
 
@@ -166,10 +179,12 @@ def search_generation(
     exclude_frame_id: int | None = None,
     regions_for: int | None = None,
     allow_away: bool = True,
+    scope: FootageScope = EVERYTHING,
 ) -> Searched:
     """Pin, search, rank. A shard in which damage turns up is examined, and searched again without
     its damaged frames: no hit is computed from one. When object storage cannot be reached, what
-    lies there is left out; without ``allow_away`` :class:`ObjectStoreUnavailable` is raised. Raises
+    lies there is left out; without ``allow_away`` :class:`ObjectStoreUnavailable` is raised.
+    Frames outside the times of ``scope`` are neither searched nor counted nor learnt from. Raises
     what :func:`search_shards` raises.
     """
     spec = spec_of(generation)
@@ -179,7 +194,7 @@ def search_generation(
             context.let_go_since(erasure_record.last_finished(session))
             learn_basis(context, session, generation)
             scan = _scan(context, session, generation)
-            pinned = _pinned(context, session, generation, params, exclude_frame_id, away)
+            pinned = _pinned(context, session, generation, params, exclude_frame_id, scope, away)
         shards = [shard for shard in pinned if shard.blocks]
         if not shards:
             _require_there(context, generation)
@@ -201,7 +216,7 @@ def search_generation(
             except IndexDamaged as error:
                 if error.folder is None:
                     raise
-                if _replaced(context, generation, params, exclude_frame_id, error.folder):
+                if _replaced(context, generation, params, exclude_frame_id, scope, error.folder):
                     _require_there(context, generation)
                     continue
                 if _examine(context, shards, error):
@@ -240,8 +255,11 @@ def _searched(
 
 
 def _scan(context: Context, session: Session, generation: IndexGeneration) -> ShardScan:
-    """Stage 1 in this process, spread over scan workers where there are any."""
-    local = LocalScan(context.index, context.compact)
+    """Stage 1 in this process, on its GPU where it has one, spread over scan workers where there
+    are any."""
+    own = LocalScan(context.index, context.compact)
+    held = context.held_codes
+    local: ShardScan = own if held is None else DeviceScan(own, held)
     if context.fan_out is None:
         return local
     recorded = codes_record.basis_name(session, generation.id)
@@ -253,11 +271,12 @@ def _replaced(
     generation: IndexGeneration,
     params: SearchParams,
     frame_id: int | None,
+    scope: FootageScope,
     folder: str,
 ) -> bool:
     """Whether the files were erased or written anew since they were pinned."""
     with context.db.snapshot() as session:
-        pinned = _pinned(context, session, generation, params, frame_id)
+        pinned = _pinned(context, session, generation, params, frame_id, scope)
     return all(str(shard.layout.folder) != folder for shard in pinned)
 
 
@@ -280,15 +299,17 @@ def _pinned(
     generation: IndexGeneration,
     params: SearchParams,
     frame_id: int | None,
+    scope: FootageScope,
     local_only: bool = False,
 ) -> list[PinnedShard]:
-    """What the filters let in, and beside it the scene of the query's own frame."""
+    """What the filters let in, and beside it the scene of the query's own frame, as far as it lies
+    in the scope's times."""
     given = (session, context.index, context.f_maps, generation)
     pinned = pin_shards(*given, params, context.damage, local_only=local_only)
     filtered = params.camera_ids or params.t_from_utc or params.t_to_utc
     frame = video_record.find_frame(session, frame_id) if frame_id and filtered else None
-    if frame is None:
-        return pinned
-    inside = {shard.shard_id for shard in pinned}
-    scene = pin_scene(*given, frame, context.damage, local_only=local_only)
-    return [*pinned, *(shard for shard in scene if shard.shard_id not in inside)]
+    if frame is not None:
+        inside = {shard.shard_id for shard in pinned}
+        scene = pin_scene(*given, frame, context.damage, local_only=local_only)
+        pinned += [shard for shard in scene if shard.shard_id not in inside]
+    return [within_times(shard, scope) for shard in pinned]

@@ -16,9 +16,8 @@ from models.repositories import index as index_record
 from models.repositories import search as search_record
 from models.repositories import videos as video_record
 from models.search import SearchQuery
-from models.video import Frame
+from worker.canaries import canary_box, finds_itself
 from worker.context import Context
-from worker.core.background import novel_box, novelty
 from worker.core.comparison import (
     TOP_K,
     Canary,
@@ -32,26 +31,17 @@ from worker.core.comparison import (
 )
 from worker.core.ranking import NEIGHBOUR_GAP_S
 from worker.core.roi_json import roi_from_json
-from worker.core.search_params import SearchParams, search_params_from_json
-from worker.core.types import Box
+from worker.core.search_params import search_params_from_json
 from worker.describe import describe_query
 from worker.errors import RisError, ShadowMismatch
 from worker.generations import backbone_of, require_live_generation
 from worker.jobs import Lease
-from worker.pinning import pin_shards, spec_of
 from worker.query_picture import frame_picture
 from worker.search import MAX_PROOFS, proven, search_generation
 
 log = structlog.get_logger()
 
 CANARIES = 20
-CANARY_PARAMS = SearchParams(without=("background", "time"), group="frame", close_looks=0)
-"""The default search without the two parts that rank by other frames than the one looked at: a
-frame must be the most alike to itself."""
-SELF_SLACK = 1e-3
-"""A frame found itself although another scores higher by no more: that is rounding to 8 bits."""
-_WHOLE = Box(0.0, 0.0, 1.0, 1.0)
-_CENTRE = Box(0.3, 0.3, 0.7, 0.7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +215,7 @@ def _in_both(shadow: _Shadow, frame_ids: set[int]) -> set[int]:
 
 
 def _ask_canary(shadow: _Shadow, planned: Canary) -> Canary:
-    """One frame searched for in both, from its picture: rows read back from a generation would
-    find themselves even if they were another frame's."""
+    """One frame searched for in both."""
     skipped = replace(planned, outcome="skipped")
     with shadow.context.db.transaction() as session:
         frame = video_record.find_frame(session, planned.frame_id)
@@ -243,9 +232,10 @@ def _ask_canary(shadow: _Shadow, planned: Canary) -> Canary:
         if error.retryable:
             raise
         return skipped
-    box = _canary_box(shadow, frame)
-    live = _found(shadow, shadow.live, frame, near, box) if shadow.live_embeds else None
-    new = _found(shadow, shadow.new, frame, near, box)
+    context = shadow.context
+    box = canary_box(context, shadow.live, frame)  # both are asked for the same
+    live = finds_itself(context, shadow.live, frame, near, box) if shadow.live_embeds else None
+    new = finds_itself(context, shadow.new, frame, near, box)
     if frame.id not in _in_both(shadow, {frame.id}) or (shadow.live_embeds and live is None):
         return skipped
     return replace(
@@ -257,45 +247,3 @@ def _ask_canary(shadow: _Shadow, planned: Canary) -> Canary:
         new_self=new is not None and new[0],
         new_neighbours=0 if new is None else new[1],
     )
-
-
-def _canary_box(shadow: _Shadow, frame: Frame) -> Box:
-    """Where the frame differs most from what its camera always shows; the centre where that is not
-    known. Both generations are asked for the same box."""
-    context, live = shadow.context, shadow.live
-    try:
-        own_camera = SearchParams(camera_ids=(frame.camera_id,))
-        with context.db.snapshot() as session:
-            shards = pin_shards(
-                session, context.index, context.f_maps, live, own_camera, context.damage
-            )
-        background_cd = context.backgrounds.background(shards) if shards else None
-        if background_cd is None:
-            return _CENTRE
-        every = describe_query(context, live, _WHOLE, own_camera, frame_id=frame.id)
-    except RisError as error:
-        if error.retryable:
-            raise
-        return _CENTRE
-    return novel_box(novelty(every.patches_qd[None], background_cd)[0], spec_of(live).grid)
-
-
-def _found(
-    shadow: _Shadow, generation: IndexGeneration, frame: Frame, near: list[int], box: Box
-) -> tuple[bool, int] | None:
-    """Whether a frame finds itself, and how many neighbours; None when it cannot be asked."""
-    try:
-        descriptors = describe_query(
-            shadow.context, generation, box, CANARY_PARAMS, frame_id=frame.id, anew=True
-        )
-        ranked = search_generation(
-            shadow.context, generation, descriptors, CANARY_PARAMS, allow_away=False
-        ).ranked
-    except RisError as error:
-        if error.retryable:
-            raise
-        log.warning("canary_lost", generation_id=generation.id, detail=str(error))
-        return None
-    own = next((hit.score for hit in ranked if hit.frame_id == frame.id), None)
-    others = [hit.frame_id for hit in ranked if hit.frame_id != frame.id][:TOP_K]
-    return own is not None and own >= ranked[0].score - SELF_SLACK, len({*near} & {*others})

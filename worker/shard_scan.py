@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from worker.core.coarse import CoarseQuery
 from worker.core.compact import CODE_DIM, CompactBasis
 from worker.core.run_codes import RunCodes
 from worker.core.types import BoolArray, FloatArray
+from worker.index.candidates import cosines_of_shards
 from worker.index.compact_cache import CompactCache
 from worker.index.store import IndexStore, PinnedShard
 from worker.kernels.coarse import FRAMES_PER_CHUNK, best_similarities
@@ -74,7 +76,7 @@ def warm_up() -> None:
         span_m2=np.zeros((64, 2), dtype=np.uint16),
     )
     best_similarities_of_runs(runs, 1.0, query_qk, known_ck)
-    direction_cosines(codes_rk, query_qk[0])
+    direction_cosines([codes_rk], query_qk[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +92,18 @@ class LocalScan:
             self.compact, query.basis, query.coarse.query_qk, query.background_ck, query.zone_c
         )
         best = codes.best(shards, query.coarse.likeness)
-        return [
-            ShardScores(best_n, _global_scores(self.store, shard, query.global_d))
-            for shard, best_n in zip(shards, best, strict=True)
-        ]
+        alike = global_scores(self.store, shards, query.global_d, self.compact.threads)
+        return [ShardScores(*scores) for scores in zip(best, alike, strict=True)]
 
 
-def _global_scores(store: IndexStore, shard: PinnedShard, global_d: FloatArray) -> FloatArray:
-    """Whole-frame cosine of every block, float32 (blocks,)."""
-    if shard.layout.codec.name == "int8":
-        return direction_cosines(store.stored_globals(shard), global_d)
-    scores: FloatArray = store.global_descriptors(shard) @ global_d
-    return scores
+def global_scores(
+    store: IndexStore, shards: Sequence[PinnedShard], global_d: FloatArray, threads: int
+) -> list[FloatArray]:
+    """Whole-frame cosine of every block of each shard, float32 (blocks,)."""
+    if shards and all(shard.layout.codec.name == "int8" for shard in shards):
+        cosines = partial(direction_cosines, threads=threads)
+        return cosines_of_shards(store, shards, global_d, cosines)
+    return [store.global_descriptors(shard) @ global_d for shard in shards]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from models.repositories import index as index_record
 from models.repositories import search as search_record
 from models.repositories import standing as standing_record
 from models.repositories import videos as video_record
+from models.repositories.scope import FootageScope
 from models.session import Session
 from models.standing import NewFrames, StandingQuery
 from models.video import Frame
@@ -29,6 +30,7 @@ from worker.accepting.events import tell_alert, tell_standing_ended
 from worker.accepting.queries import discard_uploads
 from worker.context import Context
 from worker.core.geometry import cells_box
+from worker.core.search_params import SearchParams, search_params_from_json
 from worker.errors import IndexDamaged, LeaseLost, RisError
 from worker.index.scorer import patches_of
 from worker.index.store import PinnedShard
@@ -172,7 +174,7 @@ def _judged(
         try:
             reference = memory.reference_of(context, generation, camera_id, span_utc, set(frames))
             if reference is None or not watched:
-                return [_Seen(one.standing, 0, len(frames), {}) for one in watched]
+                return [_Seen(one.standing, 0, len(_inside(one, frames)), {}) for one in watched]
             return _compared(context, memory, generation, watched, reference, shards, frames)
         except IndexDamaged as error:
             log.error("index_damaged", folder=error.folder, detail=str(error))
@@ -211,6 +213,7 @@ def _compared(
         for one in watched
     ]
     fired: list[dict[int, Judged]] = [{} for _ in watched]
+    wanted = [_inside(one, frames) for one in watched]
     judged = [0] * len(watched)
     for shard in shards:
         ids = shard.f_map.frame_id[: shard.blocks]
@@ -224,24 +227,32 @@ def _compared(
                 subject = one.subject
                 found = judge(subject.subject, rule, reference, patches, subject.growth)
                 for frame_id, seen in zip(ids[blocks].tolist(), found, strict=True):
+                    if frame_id not in wanted[at]:
+                        continue
                     judged[at] += 1
                     if _fires(one, frames[frame_id], seen):
                         fired[at][frame_id] = seen
     return [
-        _Seen(one.standing, judged[at], len(frames) - judged[at], fired[at])
+        _Seen(one.standing, judged[at], len(wanted[at]) - judged[at], fired[at])
         for at, one in enumerate(watched)
     ]
 
 
+def _inside(one: _Watched, frames: Mapping[int, Frame]) -> frozenset[int]:
+    """Ids of the frames inside the time asked for: of others nothing is told, not even how many."""
+    return _in_span(one.subject.params, frames)
+
+
+def _in_span(params: SearchParams, frames: Mapping[int, Frame]) -> frozenset[int]:
+    span = FootageScope(None, params.t_from_utc, params.t_to_utc)
+    return frozenset(frame.id for frame in frames.values() if span.sees_time(frame.t_utc))
+
+
 def _fires(one: _Watched, frame: Frame, seen: Judged) -> bool:
-    """Alike beyond what chance brings, with a region that proves it, inside the time asked for."""
-    params = one.subject.params
-    after = params.t_from_utc is None or frame.t_utc >= params.t_from_utc
+    """Alike beyond what chance brings, with a region that proves it."""
     return (
         seen.region is not None
         and seen.false_per_day <= one.standing.max_false_per_day
-        and after
-        and (params.t_to_utc is None or frame.t_utc < params.t_to_utc)
         and frame.id != one.standing.frame_id
     )
 
@@ -313,10 +324,12 @@ def _give_up(context: Context, batch: NewFrames) -> None:
     """A batch that ends its worker each time: its frames count as not judged."""
     log.error("new_frames_given_up", batch=batch.id, frames=batch.frame_ids[:20])
     with context.db.transaction() as session:
+        frames = video_record.frames_with_camera(session, batch.frame_ids)
         for standing in standing_record.running(session):
-            cameras = standing.params.get("camera_ids")
-            if cameras is None or batch.camera_id in cameras:
-                standing_record.count_frames(session, standing.id, 0, len(batch.frame_ids))
+            params = search_params_from_json(standing.params)
+            if params.camera_ids is None or batch.camera_id in params.camera_ids:
+                unjudged = len(_in_span(params, frames))
+                standing_record.count_frames(session, standing.id, 0, unjudged)
         standing_record.done_with(session, batch)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from celery.signals import worker_ready, worker_shutting_down
 
 from worker import (
+    canaries,
+    changes,
     compacting,
     delivering,
     erasure,
@@ -28,10 +30,11 @@ from worker.feed_host import FeedHost
 from worker.fetching import FetchHost, fail_fetch
 from worker.generations import require_live_generation
 from worker.ingest import after_failed_ingest, fail_ingest, run_ingest
-from worker.jobs import Handler, run_job
+from worker.jobs import Handler, run_rung
 from worker.jobs import sweep as sweep_jobs
-from worker.kernels.region_growing import warm_up
+from worker.kernels import cosines, directions, region_growing, trail
 from worker.messages import (
+    CANARY_TASK,
     COMPACT_TASK,
     DELIVER_TASK,
     FEED_QUEUE,
@@ -47,7 +50,7 @@ from worker.messages import (
     WATCH_QUEUE,
     WATCH_TASK,
 )
-from worker.reindex import fail_reindex, run_reindex
+from worker.rebuilding import fail_reindex, run_reindex
 from worker.runtime import process_context
 from worker.search import fail_query, run_query
 from worker.shard_scan import warm_up as warm_up_scan
@@ -71,13 +74,14 @@ HANDLERS = {
     "offload": Handler(offloading.run_offload),
     "feed": Handler(FEEDS.run, feeds.fail_feed, FEEDS.goes_on),
     "evidence": Handler(evidence.run_evidence),
+    "changes": Handler(changes.run_changes, changes.fail_changes),
 }
 
 
 @app.task(name=RUN_JOB_TASK)  # type: ignore[untyped-decorator]
 def run_job_task(job_id: str) -> None:
-    """Run the job of that id, if it is still to be run."""
-    run_job(process_context(), uuid.UUID(job_id), HANDLERS)
+    """Run the job of that id, if it is still to be run, or the query whose turn it is."""
+    run_rung(process_context(), uuid.UUID(job_id), HANDLERS)
 
 
 @app.task(name=FETCH_TASK)  # type: ignore[untyped-decorator]
@@ -99,10 +103,11 @@ def sweep_task() -> None:
 
 @app.task(name=RETAIN_TASK)  # type: ignore[untyped-decorator]
 def retain_task() -> None:
-    """Order the erasure of what has outlived its retention; old exports, events and standing
-    queries go at once."""
+    """Order the erasure of what has outlived its retention; old exports, events, standing
+    queries and answers about changes go at once."""
     retention.submit_due(process_context())
     evidence.drop_old(process_context())
+    changes.drop_old(process_context())
     standing_watch.clean_up(process_context())
     delivering.clean_up(process_context())
 
@@ -143,6 +148,12 @@ def offload_task() -> None:
     offloading.submit_due(process_context())
 
 
+@app.task(name=CANARY_TASK)  # type: ignore[untyped-decorator]
+def canary_task() -> None:
+    """Have some stored frames find themselves, if that is due and nobody waits."""
+    canaries.check_canaries(process_context())
+
+
 def queue_length(queue: str) -> int:
     """Messages waiting in a broker queue."""
     with app.connection_for_read() as connection, connection.channel() as channel:
@@ -168,8 +179,10 @@ def _warm_up(sender: Any = None, **_: Any) -> None:
     except NotFound:
         name = context.settings.backbone
     context.backbone(name)
+    directions.warm_up()
     if QUERY_QUEUE in app.amqp.queues.consume_from:
-        warm_up()
+        for kernels in (cosines, region_growing, trail):
+            kernels.warm_up()
         warm_up_scan()
 
 

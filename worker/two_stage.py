@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -51,6 +52,7 @@ from worker.patch_cosines import (
 from worker.ranked_frame import QueryDescriptors, RankedFrame
 from worker.scenes import CameraScenes
 from worker.shard_scan import LocalScan, ShardScan
+from worker.tracing import span
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ def search_shards(
     or this process's own. Of the other strategies nothing is scanned elsewhere.
     """
     resolved = params.resolved()
-    span = TimeSpan(
+    times = TimeSpan(
         t_from_epoch_s=resolved.t_from_utc.timestamp() if resolved.t_from_utc else None,
         t_to_epoch_s=resolved.t_to_utc.timestamp() if resolved.t_to_utc else None,
     )
@@ -112,42 +114,39 @@ def search_shards(
                 query,
                 resolved,
                 grid,
-                span,
+                times,
             ),
             exclude_frame_id,
         )
     level = resolved.tau if resolved.tau is not None else tau
-    if resolved.strategy in _VOTES and resolved.vote_scope == "index":
-        candidates, neighbours = _index_neighbours(
-            store,
-            shards,
-            query,
-            resolved.k,
-            span,
-            exclude_frame_id,
-            zone_cells(resolved.zone, grid),
-        )
-    else:
-        candidates, neighbours = (
-            global_candidates(
-                store,
-                shards,
-                query.global_d,
-                resolved.top_n + (exclude_frame_id is not None),
-                int8_cosines=direction_cosines,
-                **span,
-            ),
-            None,
-        )
-        kept = np.flatnonzero(candidates.frame_id != exclude_frame_id)[: resolved.top_n]
-        candidates = candidates.take(kept)
+    zone_c = zone_cells(resolved.zone, grid)
+    with span("search.stage1", shards=len(shards)):
+        if resolved.strategy in _VOTES and resolved.vote_scope == "index":
+            candidates, neighbours = _index_neighbours(
+                store, shards, query, resolved.k, times, exclude_frame_id, zone_c
+            )
+        else:
+            candidates, neighbours = (
+                global_candidates(
+                    store,
+                    shards,
+                    query.global_d,
+                    resolved.top_n + (exclude_frame_id is not None),
+                    int8_cosines=partial(direction_cosines, threads=codes.threads),
+                    **times,
+                ),
+                None,
+            )
+            kept = np.flatnonzero(candidates.frame_id != exclude_frame_id)[: resolved.top_n]
+            candidates = candidates.take(kept)
     matching = _Matching(
         shards, candidates, query, resolved, level, grid, codes.threads, neighbours
     )
-    score_n, regions = _scores(matching)
-    order = rank(score_n, matching.candidates.score_n)
-    wanted = order[: params.limit if regions_for is None else regions_for]
-    regions |= _proofs(matching, [int(p) for p in wanted if int(p) not in regions])
+    with span("search.stage2", candidates=candidates.count):
+        score_n, regions = _scores(matching)
+        order = rank(score_n, matching.candidates.score_n)
+        wanted = order[: params.limit if regions_for is None else regions_for]
+        regions |= _proofs(matching, [int(p) for p in wanted if int(p) not in regions])
     terms = _terms(matching)
     return [_ranked_frame(matching, score_n, regions, int(p), terms) for p in order]
 
@@ -280,6 +279,8 @@ def _grow(matching: _Matching, similarity_mqc: FloatArray) -> list[Region | None
 
 def _proofs(matching: _Matching, positions: Sequence[int]) -> dict[int, Region | None]:
     """The rigid region of some candidates, to show where a hit matched whatever ranked it."""
+    if not positions:
+        return {}
     part = replace(matching, candidates=matching.candidates.take(np.array(positions, dtype=int)))
     regions: dict[int, Region | None] = {}
     for chunk in part.chunks():

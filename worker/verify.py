@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from worker.generations import basis_of
 from worker.index.candidates import global_candidates
 from worker.index.codes_file import damaged_codes, empty_codes, map_codes
 from worker.index.compact_cache import codes_layout, run_codes_layout
+from worker.index.layout import FileKind
 from worker.index.moved_file import MAP_NAME, url_in_map
 from worker.index.run_codes_file import map_run_codes
 from worker.index.shard import check_headers, damaged_blocks
@@ -170,34 +171,69 @@ def _verify_shard(
 def _problems(
     context: Context, generation: IndexGeneration, shard_id: int, codes: bool
 ) -> list[str]:
-    name = f"generation {generation.id} shard {shard_id}"
-    cells = spec_of(generation).grid.cells
+    name = _name(generation, shard_id)
     try:
         with context.db.snapshot() as session:
             shard = index_record.find_shard(session, shard_id)
             if shard is None:
                 return []
             pinned = pin_shard(session, context.index, FMapCache(), generation, shard)
-        problems = []
-        if shard.row_count != shard.frame_count * cells:
-            rows = f"{shard.row_count} rows for {shard.frame_count} x {cells} cells"
-            problems.append(f"{name}: {rows} in {pinned.layout.folder}")
-        check_headers(pinned.layout)
-        if shard.object_only and url_in_map(pinned.layout.folder) != shard.object_url:
-            named = pinned.layout.folder / MAP_NAME
-            problems.append(f"{name}: {named} does not name {shard.object_url}; run `ris repair`")
+        problems = _head_problems(generation, shard, pinned)
         wrong = damaged_blocks(pinned.layout, pinned.sums_n2)
-        problems += [
-            f"{name}: block {block} (frame {pinned.f_map.frame_id[block]}) in"
-            f" {pinned.layout.path_of(kind, block)} is damaged"
-            for block, kind in sorted(wrong.items())
-        ]
+        problems += _damage(name, pinned, wrong)
         if codes:
             found = codes_problems(context, pinned, generation, wrong)
             problems += [f"{name}: {problem}" for problem in found]
         return problems + ([] if problems else _faiss_problems(context, name, pinned))
     except RisError as error:
         return [f"{name}: {error}"]
+
+
+def tail_problems(
+    context: Context,
+    generation: IndexGeneration,
+    shard: Shard,
+    pinned: PinnedShard,
+    first: int,
+) -> list[str]:
+    """What is wrong with a shard as it was pinned, of its blocks only with those from ``first`` on,
+    and without its compact codes. Raises what only keeps it from being read for now."""
+    name = _name(generation, shard.id)
+    try:
+        problems = _head_problems(generation, shard, pinned)
+        wrong = damaged_blocks(pinned.layout, pinned.sums_n2, first=first)
+        problems += _damage(name, pinned, wrong)
+        return problems + ([] if problems else _faiss_problems(context, name, pinned, first))
+    except RisError as error:
+        if error.retryable:
+            raise
+        return [f"{name}: {error}"]
+
+
+def _name(generation: IndexGeneration, shard_id: int) -> str:
+    return f"generation {generation.id} shard {shard_id}"
+
+
+def _head_problems(generation: IndexGeneration, shard: Shard, pinned: PinnedShard) -> list[str]:
+    """Counts, headers and what stands for moved files. Raises as :func:`check_headers`."""
+    name, cells = _name(generation, shard.id), spec_of(generation).grid.cells
+    problems = []
+    if shard.row_count != shard.frame_count * cells:
+        rows = f"{shard.row_count} rows for {shard.frame_count} x {cells} cells"
+        problems.append(f"{name}: {rows} in {pinned.layout.folder}")
+    check_headers(pinned.layout)
+    if shard.object_only and url_in_map(pinned.layout.folder) != shard.object_url:
+        named = pinned.layout.folder / MAP_NAME
+        problems.append(f"{name}: {named} does not name {shard.object_url}; run `ris repair`")
+    return problems
+
+
+def _damage(name: str, pinned: PinnedShard, wrong: Mapping[int, FileKind]) -> list[str]:
+    return [
+        f"{name}: block {block} (frame {pinned.f_map.frame_id[block]}) in"
+        f" {pinned.layout.path_of(kind, block)} is damaged"
+        for block, kind in sorted(wrong.items())
+    ]
 
 
 def codes_problems(
@@ -229,12 +265,12 @@ def codes_problems(
     ]
 
 
-def _faiss_problems(context: Context, name: str, pinned: PinnedShard) -> list[str]:
+def _faiss_problems(context: Context, name: str, pinned: PinnedShard, first: int = 0) -> list[str]:
     """Each sampled frame must find itself first, with the cosine of a unit vector with itself."""
-    step = max(1, pinned.blocks // SAMPLE_ROWS)
+    step = max(1, (pinned.blocks - first) // SAMPLE_ROWS)
     globals_nd = context.index.global_descriptors(pinned)
     problems = []
-    for block in range(0, pinned.blocks, step):
+    for block in range(first, pinned.blocks, step):
         best = global_candidates(context.index, [pinned], globals_nd[block], 1)
         if not np.isclose(best.score_n[0], 1.0, atol=_SAME_COSINE):
             problems.append(

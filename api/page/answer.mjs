@@ -21,7 +21,8 @@ export class Answer {
   #view = "hits";
 
   /**
-   * `desk`: {api, pictures, marks, bar, evidence}. `actions`: known(query) once, open(rank), watched().
+   * `desk`: {api, pictures, marks, bar, evidence}. `actions`: known(query) once, open(rank),
+   * and those of `watchRow`.
    */
   constructor(root, desk, actions) {
     this.#root = root;
@@ -44,7 +45,7 @@ export class Answer {
     this.#stop();
     this.#root.replaceChildren(
       notice("", "Nothing searched yet", [
-        "1. Choose a camera and a time on which you see what you look for.",
+        "1. Choose a camera and a time on which you see what you look for, or drop a picture of your own on this page.",
         "2. Draw a box around it, tightly.",
         "3. Search. Other pictures that look alike in that region appear here, with the region that matched.",
         "RIS shows candidates by appearance. It does not recognise faces or number plates; you decide, from the footage.",
@@ -228,7 +229,7 @@ export class Answer {
   }
 
   #watch(query) {
-    return canWatch(query) ? [watchRow(this.#desk.api, query, () => this.#actions.watched())] : [];
+    return canWatch(query) ? [watchRow(this.#desk.api, query, this.#actions)] : [];
   }
 
   #tabs(shown, body, signal) {

@@ -13,7 +13,9 @@ export function soFarWords(query) {
 export function sumWords(query, cameras, loaded) {
   const searched = query.stats?.frames_searched;
   const on = loaded.length === query.hits ? ` on ${count(cameras, "camera")}` : "";
-  return searched === undefined ? on : `${on}; ${count(searched, "frame")} searched in ${took(query.stats)}`;
+  const within = query.params.zone ? " within the zone" : "";
+  if (searched === undefined) return `${within}${on}`;
+  return `${within}${on}; ${count(searched, "frame")} searched in ${took(query.stats)}`;
 }
 
 function took(stats) {
@@ -29,6 +31,7 @@ export function waiting(title, words = "", ...more) {
 }
 
 export function noHits(query) {
+  const everything = `Search all cameras and times${query.params.zone ? ", and the whole picture" : ""}.`;
   const limited = query.params.camera_ids || query.params.t_from_utc || query.params.t_to_utc || query.params.zone;
   const searched = query.stats?.frames_searched ?? 0;
   if (searched === 0) {
@@ -42,7 +45,7 @@ export function noHits(query) {
     el(
       "ul",
       {},
-      limited ? el("li", {}, "Search all cameras and times.") : null,
+      limited ? el("li", {}, everything) : null,
       el("li", {}, "Draw the box tighter, around what is particular."),
       el("li", {}, "Take a frame where the subject is nearer to the camera."),
       el("li", {}, "Try the strategy “Shape may bend or scale”."),

@@ -58,6 +58,15 @@ export class Api {
     return await this.json(path, { method: "POST", body: JSON.stringify(body), headers });
   }
 
+  /** Send what was drawn on a frame, or on the picture beside it. */
+  async postDrawn(path, body, picture, name) {
+    if (!picture) return await this.post(path, body, name);
+    const form = new FormData();
+    form.append("query", JSON.stringify(body));
+    form.append("picture", picture, "picture");
+    return await this.json(path, { method: "POST", body: form, headers: { "Idempotency-Key": name } });
+  }
+
   /** Every row of a list. */
   async all(path, parameters = {}) {
     const rows = [];

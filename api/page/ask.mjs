@@ -2,6 +2,7 @@
 
 import { byId, el } from "./dom.mjs";
 import { count, fieldTime } from "./words.mjs";
+import { ZoneField } from "./zone.mjs";
 
 const HOUR_MS = 3_600_000;
 const STRATEGIES = [
@@ -25,13 +26,24 @@ const PAPER = [
 ];
 
 export class AskForm {
-  #frameTime;
+  #place;
+  #cameras = [];
+  #zone;
   #chosen = new Set();
   #parts;
 
-  /** `ask(params)` submits; `frameTime()` is the time of the picture, or null. */
-  constructor(root, ask, frameTime) {
-    this.#frameTime = frameTime;
+  /**
+   * `desk`: {api, pictures}. `ask(params)` submits; `place()` is {camera, t} of the picture, null
+   * where it has none.
+   */
+  constructor(root, desk, ask, place) {
+    this.#place = place;
+    this.#zone = new ZoneField(
+      desk.api,
+      desk.pictures,
+      () => ({ shown: place().camera, chosen: [...this.#chosen], all: this.#cameras }),
+      (id) => this.#choose([id]),
+    );
     const parts = {
       span: select("span", [
         ["all", "Any time"],
@@ -86,6 +98,7 @@ export class AskForm {
         el("details", { class: "cameras" }, parts.summary, parts.filter, parts.cameras),
         field("Time", "span", parts.span),
         between,
+        this.#zone.root,
         el(
           "details",
           {},
@@ -101,6 +114,7 @@ export class AskForm {
 
   /** The cameras that can be searched. */
   setCameras(cameras) {
+    this.#cameras = cameras;
     const known = new Set(cameras.map((one) => one.camera_id));
     this.#chosen = new Set([...this.#chosen].filter((id) => known.has(id)));
     this.#parts.filter.hidden = cameras.length < 9;
@@ -123,16 +137,21 @@ export class AskForm {
 
   /** Show how a search was asked. */
   showParams(params) {
-    const { strategy, group, limit, span, from, to, between, cameras } = this.#parts;
+    const { strategy, group, limit, span, from, to, between } = this.#parts;
     strategy.value = params.strategy === "fused" ? "default" : params.strategy;
     group.value = params.group;
     limit.value = [...limit.options].find((one) => Number(one.value) >= params.limit)?.value ?? "1000";
-    this.#chosen = new Set(params.camera_ids ?? []);
-    for (const box of cameras.querySelectorAll("input")) box.checked = this.#chosen.has(Number(box.value));
+    this.#zone.zone = params.zone;
     span.value = params.t_from_utc || params.t_to_utc ? "between" : "all";
     from.value = params.t_from_utc ? fieldTime(params.t_from_utc) : "";
     to.value = params.t_to_utc ? fieldTime(params.t_to_utc) : "";
     between.hidden = span.value !== "between";
+    this.#choose(params.camera_ids ?? []);
+  }
+
+  #choose(ids) {
+    this.#chosen = new Set(ids);
+    for (const box of this.#parts.cameras.querySelectorAll("input")) box.checked = this.#chosen.has(Number(box.value));
     this.#summarise();
   }
 
@@ -140,8 +159,17 @@ export class AskForm {
   get params() {
     const { strategy, group, limit } = this.#parts;
     const params = { strategy: strategy.value, group: group.value, limit: Number(limit.value) };
+    if (this.#zone.zone) params.zone = this.#zone.zone;
     if (this.#chosen.size) params.camera_ids = [...this.#chosen].sort((a, b) => a - b);
     return { ...params, ...this.#times() };
+  }
+
+  /** Whether the picture has a time, which the times to search can be near to. */
+  set timed(timed) {
+    const { span } = this.#parts;
+    const near = [...span.options].filter((one) => ["hour", "day"].includes(one.value));
+    for (const one of near) one.disabled = !timed;
+    if (!timed && near.some((one) => one.selected)) span.value = "all";
   }
 
   /** Say why nothing is searched. */
@@ -169,7 +197,7 @@ export class AskForm {
 
   #times() {
     const { span, from, to } = this.#parts;
-    const at = this.#frameTime();
+    const at = this.#place().t;
     if (span.value === "between") {
       return {
         ...(from.value ? { t_from_utc: new Date(from.value).toISOString() } : {}),
@@ -200,6 +228,7 @@ export class AskForm {
     this.#parts.summary.textContent = this.#chosen.size
       ? `Cameras: ${this.#chosen.size} of ${all}`
       : `Cameras: all (${count(all, "camera")})`;
+    this.#zone.refresh();
   }
 }
 

@@ -4,7 +4,9 @@ import { address, isAbort, wordsOf } from "./api.mjs";
 import { advice, latest, noCameras } from "./advice.mjs";
 import { cameraParts } from "./camera_parts.mjs";
 import { button, el, notice, say } from "./dom.mjs";
+import { ratioOf } from "./own.mjs";
 import { inWords, RegionEditor } from "./roi.mjs";
+import { Subjects } from "./subjects.mjs";
 import { Timeline } from "./timeline.mjs";
 import { fieldTime, spanWords, timeWords, utcWords, zoneWords } from "./words.mjs";
 
@@ -17,8 +19,10 @@ export class CameraView {
   #cameras = [];
   #camera = null;
   #frame = null;
+  #own = null; // a picture that is no frame: {picture, name, before}
   #going = null;
   #editor;
+  #subjects;
   #timeline;
   #parts;
 
@@ -34,13 +38,20 @@ export class CameraView {
       jump: (at) => this.#goTo(at),
       mode: (mode) => (this.#editor.mode = mode),
       clear: () => this.#editor.clear(),
+      own: (file) => this.showOwn(file, file.name, null),
+      back: () => this.show({ camera: this.#camera?.camera_id ?? null, t: this.#own.before ?? null, roi: null }),
     });
-    this.#editor = new RegionEditor(this.#parts.stage, () => this.#roiChanged());
+    const { stage } = this.#parts;
+    this.#editor = new RegionEditor(stage, () => this.#roiChanged(), (at) => this.#subjects.clicked(at));
+    this.#subjects = new Subjects(stage, api, (box) => this.#editor.take({ box }));
+    this.#parts.clear.after(this.#subjects.toggle);
+    this.#parts.roi.before(this.#subjects.note);
     this.#timeline = new Timeline(this.#parts.timeline, api, (ms) => this.#goTo(new Date(ms).toISOString()));
   }
 
-  /** {camera, t, roi} as a place has them. */
+  /** {camera, t, roi} as a place has them; an own picture is at no place. */
   get place() {
+    if (this.#own) return { camera: null, t: null, roi: null };
     return {
       camera: this.#camera?.camera_id ?? null,
       t: this.#frame?.t_utc ?? null,
@@ -50,6 +61,15 @@ export class CameraView {
 
   get frame() {
     return this.#frame;
+  }
+
+  /** The own picture that is shown, as a Blob; null where it is a frame. */
+  get own() {
+    return this.#own?.picture ?? null;
+  }
+
+  get roi() {
+    return this.#editor.roi;
   }
 
   get cameras() {
@@ -85,6 +105,36 @@ export class CameraView {
   async showFrame(frameId, roi) {
     const frame = await this.#api.json(`/v1/frames/${frameId}`);
     await this.show({ camera: String(frame.camera_id), t: frame.t_utc, roi });
+  }
+
+  /** Show a picture that is no frame, with a region. */
+  async showOwn(picture, name, roi) {
+    const ratio = await ratioOf(picture);
+    if (!ratio) {
+      this.#tell("bad", "This file cannot be shown as a picture", ["Give a JPEG, PNG, WebP, BMP or GIF."]);
+      return;
+    }
+    const before = this.#own ? this.#own.before : this.#frame?.t_utc;
+    this.#frame = null;
+    this.#subjects.frame = null;
+    this.#setOwn({ picture, name: name || "from the clipboard", before });
+    const { stage, img } = this.#parts;
+    stage.style.setProperty("--ratio", String(ratio));
+    this.#editor.show(roi);
+    this.#roiWords();
+    this.#told();
+    await this.#busy((signal) => this.#pictures.showBytes(img, picture, signal));
+    img.alt = `Own picture: ${this.#own?.name}`;
+    say(`Own picture: ${this.#own?.name}`, 300);
+  }
+
+  #setOwn(own) {
+    this.#own = own;
+    const { ofCamera, own: row, ownName, stage } = this.#parts;
+    for (const part of ofCamera) part.hidden = own !== null;
+    row.hidden = own === null;
+    ownName.textContent = own?.name ?? "";
+    stage.setAttribute("aria-label", `${own ? "Own picture" : "Picture of the camera"}: draw a region`);
   }
 
   /** Say why the region or the frame was refused, beside the picture. */
@@ -134,6 +184,7 @@ export class CameraView {
   }
 
   async #goTo(t, camera = this.#camera, roi = undefined) {
+    if (this.#own) this.#setOwn(null);
     if (camera !== this.#camera) {
       this.#camera = camera;
       this.#frame = null;
@@ -169,6 +220,7 @@ export class CameraView {
   async #showFrame(frame, signal) {
     const { stage, img, when, zone, field } = this.#parts;
     this.#frame = frame;
+    this.#subjects.frame = frame;
     stage.style.setProperty("--ratio", String(frame.w_px / frame.h_px));
     when.textContent = timeWords(frame.t_utc);
     zone.textContent = zoneWords(frame.t_utc);
@@ -204,6 +256,7 @@ export class CameraView {
   #blank() {
     this.#going?.abort();
     this.#frame = null;
+    this.#subjects.frame = null;
     this.#parts.img.removeAttribute("src");
     this.#parts.when.textContent = "";
     this.#timeline.at = null;

@@ -1,9 +1,13 @@
 // What the camera view is made of.
 
 import { button, el } from "./dom.mjs";
+import { onPictureGiven, ownParts, pictureButton } from "./own.mjs";
 import { editorHelp } from "./roi.mjs";
 
-/** The elements, in `root`. `act`: choose(), step(±1), latest(), jump(time), mode(name), clear(). */
+/**
+ * The elements, in `root`. `act`: choose(), step(±1), latest(), jump(time), mode(name), clear(),
+ * own(file), back().
+ */
 export function cameraParts(root, act) {
   const select = el("select", { id: "camera-select", onchange: act.choose });
   const img = el("img", { alt: "", draggable: "false" });
@@ -34,28 +38,34 @@ export function cameraParts(root, act) {
     el("button", { type: "submit" }, "Go"),
     button("Latest", act.latest, { title: "Newest frame of this camera" }),
   );
+  const steps = el(
+    "div",
+    { class: "row steps" },
+    button("‹ Before", () => act.step(-1), { title: "The frame before" }),
+    el("p", {}, when, zone),
+    button("Next ›", () => act.step(1), { title: "The next frame" }),
+  );
+  const choosing = el(
+    "div",
+    { class: "row" },
+    el("label", { for: "camera-select" }, "Camera"),
+    select,
+    pictureButton("Own picture …", act.own),
+  );
+  const { own, ownName } = ownParts(act);
+  const clear = button("Clear", act.clear);
   const all = el(
     "div",
     { hidden: true },
-    el(
-      "div",
-      { class: "row" },
-      el("label", { for: "camera-select" }, "Camera"),
-      select,
-    ),
-    el(
-      "div",
-      { class: "row steps" },
-      button("‹ Before", () => act.step(-1), { title: "The frame before" }),
-      el("p", {}, when, zone),
-      button("Next ›", () => act.step(1), { title: "The next frame" }),
-    ),
+    choosing,
+    own,
+    steps,
     stage,
     el(
       "div",
       { class: "row" },
-      modes(act),
-      button("Clear", act.clear),
+      modes("mode", "What to draw", act.mode),
+      clear,
       el("span", { class: "grow" }),
       el("span", { id: "search-place" }),
     ),
@@ -65,27 +75,30 @@ export function cameraParts(root, act) {
     el("details", {}, el("summary", {}, "Go to a time, keys"), jumping, editorHelp()),
   );
   root.replaceChildren(note, all);
-  return { all, select, stage, img, when, zone, roi, note, timeline, field };
+  onPictureGiven(root, act.own);
+  const ofCamera = [choosing, steps, timeline, jumping];
+  return { own, ownName, ofCamera, clear, all, select, stage, img, when, zone, roi, note, timeline, field };
 }
 
-function modes(act) {
-  const mode = (value, words) =>
+/** Box or polygon: `name` of the choice, its words for screen readers, `choose(mode)`. */
+export function modes(name, words, choose) {
+  const mode = (value, shown) =>
     el(
       "label",
       {},
       el("input", {
         type: "radio",
-        name: "mode",
+        name,
         value,
         checked: value === "box",
-        onchange: () => act.mode(value),
+        onchange: () => choose(value),
       }),
-      el("span", {}, words),
+      el("span", {}, shown),
     );
   return el(
     "fieldset",
     { class: "choice" },
-    el("legend", { class: "unseen" }, "What to draw"),
+    el("legend", { class: "unseen" }, words),
     mode("box", "Box"),
     mode("polygon", "Polygon"),
   );

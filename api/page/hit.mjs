@@ -2,7 +2,7 @@
 
 import { isAbort, wordsOf } from "./api.mjs";
 import { button, byId, el, svg } from "./dom.mjs";
-import { boxParts, cellRect, cellsPath } from "./overlay.mjs";
+import { boxParts, cellRect, cellsPath, zoneParts } from "./overlay.mjs";
 import { cellsOf } from "./shape.mjs";
 import { chanceWords, number, percent, spanWords, timeWords, utcWords } from "./words.mjs";
 
@@ -178,6 +178,7 @@ class Pairs {
     this.asked = overlay(...cellsPath(asked, hit.grid, "cells asked"), this.#askedLight);
     this.asked.setAttribute("aria-hidden", "true");
     this.found = overlay(
+      ...zoneParts(query.params.zone),
       ...cellsPath(hit.region_cells, hit.grid, "cells"),
       ...boxParts(hit.box),
       this.#light,

@@ -22,7 +22,8 @@ class Desk {
   #marks;
   #watching;
   #place = readPlace();
-  #sent = null; // a submission that may be sent again: {body, name}
+  #sent = null; // a submission that may be sent again: {body, picture, name}
+  #drawn = null; // the own picture of a search: {query, picture}
 
   constructor(api, mayExport) {
     this.#api = api;
@@ -32,11 +33,12 @@ class Desk {
     const evidence = new Evidence(api, mayExport);
     const desk = { api, pictures, marks: this.#marks, bar, evidence };
     this.#view = new CameraView(byId("camera"), api, pictures, () => this.#moved());
-    this.#form = new AskForm(byId("form"), (params) => this.#search(params), () => this.#view.place.t);
+    this.#form = new AskForm(byId("form"), desk, (params) => this.#search(params), () => this.#view.place);
     this.#answer = new Answer(byId("found"), desk, {
       known: (query) => this.#showQuery(query),
       open: (rank) => this.#openHit(rank),
-      watched: () => this.#watching.refresh(),
+      begun: () => this.#watching.refresh(),
+      pictureOf: (query) => this.#pictureOf(query),
     });
     this.#watching = new Watching(byId("watching"), api, pictures);
     this.#hit = new HitView(desk, {
@@ -62,14 +64,17 @@ class Desk {
     const changedQuery = first ? place.query : place.query !== before.query;
     const names = place.camera !== null;
     if (names || (first && !place.query)) await this.#view.show(place);
-    if (changedQuery && place.query) await this.#answer.follow(place.query);
-    else if (!place.query) this.#answer.clear();
+    if (changedQuery && place.query) {
+      if (!place.hit) revealAnswer();
+      await this.#answer.follow(place.query);
+    } else if (!place.query) this.#answer.clear();
     if (place.query && place.hit) await this.#openHit(place.hit, false);
     else this.#hit.close();
   }
 
   /** The user moved in time, to another camera, or changed the region. */
   #moved() {
+    this.#form.timed = this.#view.frame !== null;
     this.#write(this.#view.place);
   }
 
@@ -81,18 +86,31 @@ class Desk {
   // --- searching
 
   async #search(params) {
-    const { frame, place } = this.#view;
-    if (!frame || !place.roi) {
-      this.#form.refuse(frame ? "Draw a region on the picture first." : "There is no picture to search from.");
+    const { frame, own, roi } = this.#view;
+    if (!(frame || own) || !roi) {
+      this.#form.refuse(frame || own ? "Draw a region on the picture first." : "There is no picture to search from.");
       this.#view.focusPicture();
       return;
     }
-    await this.#submit({ frame_id: frame.frame_id, roi: place.roi, params });
+    await (own ? this.#submit({ roi, params }, own) : this.#submit({ frame_id: frame.frame_id, roi, params }));
   }
 
   async #searchWithMarks() {
-    const { frame_id: frameId, roi, params } = this.#answer.query;
-    await this.#submit({ frame_id: frameId, roi, params: { ...params, ...this.#marks.params } });
+    const { query } = this.#answer;
+    await this.#searchLike(query, { ...query.params, ...this.#marks.params });
+  }
+
+  /** What a search was drawn on, asked with other parameters. */
+  async #searchLike(query, params) {
+    const { frame_id: frameId, roi } = query;
+    let picture = null;
+    try {
+      picture = await this.#pictureOf(query);
+    } catch (error) {
+      if (!isAbort(error)) this.#answer.refused(error, () => this.#searchLike(query, params));
+      return;
+    }
+    await this.#submit(picture ? { roi, params } : { frame_id: frameId, roi, params }, picture);
   }
 
   async #searchFrom(hit) {
@@ -102,22 +120,25 @@ class Desk {
     await this.#submit({ frame_id: hit.frame_id, roi: { box: hit.box }, params });
   }
 
-  async #submit(body) {
-    const same = this.#sent && JSON.stringify(this.#sent.body) === JSON.stringify(body);
-    this.#sent = same ? this.#sent : { body, name: freshName() };
+  /** `picture`: the own one that it was drawn on, where it was no frame. */
+  async #submit(body, picture = null) {
+    const before = this.#sent;
+    const same = before?.picture === picture && JSON.stringify(before.body) === JSON.stringify(body);
+    this.#sent = same ? before : { body, picture, name: freshName() };
     this.#form.busy = true;
     this.#form.refuse("");
     this.#answer.sending();
     revealAnswer();
     try {
-      const query = await this.#api.post("/v1/queries", body, this.#sent.name);
+      const query = await this.#api.postDrawn("/v1/queries", body, picture, this.#sent.name);
       this.#sent = null;
+      if (picture) this.#drawn = { query: query.query_id, picture };
       this.#write({ query: query.query_id, hit: null }, true);
       this.#form.busy = false;
       await this.#answer.follow(query.query_id);
     } catch (error) {
       if (isAbort(error)) return;
-      this.#answer.refused(error, () => this.#submit(body));
+      this.#answer.refused(error, () => this.#submit(body, picture));
     } finally {
       this.#form.busy = false;
     }
@@ -126,12 +147,29 @@ class Desk {
   /** A search was opened: show what it was drawn on, unless the address says something else. */
   async #showQuery(query) {
     this.#form.showParams(query.params);
-    if (query.frame_id === null || this.#place.camera !== null) return;
+    if (this.#place.camera !== null) return;
     try {
-      await this.#view.showFrame(query.frame_id, query.roi);
+      if (query.frame_id !== null) await this.#view.showFrame(query.frame_id, query.roi);
+      else await this.#showDrawn(query);
     } catch (error) {
       if (!(error instanceof Refused)) throw error; // the camera is not for this key
     }
+  }
+
+  async #showDrawn(query) {
+    const picture = await this.#pictureOf(query);
+    const shown = this.#view.own === picture;
+    if (!shown) await this.#view.showOwn(picture, "of this search", query.roi);
+  }
+
+  /** The own picture of a search; null where it was a frame. */
+  async #pictureOf(query) {
+    if (query.frame_id !== null) return null;
+    if (this.#drawn?.query !== query.query_id) {
+      const picture = await this.#api.blob(`/v1/queries/${query.query_id}/picture`);
+      this.#drawn = { query: query.query_id, picture };
+    }
+    return this.#drawn.picture;
   }
 
   // --- hits
@@ -151,6 +189,7 @@ class Desk {
   }
 }
 
+/** Where the answer stands below the desk, a link to a search leads to the answer. */
 function revealAnswer() {
   const below = matchMedia("(max-width: 999px)").matches;
   if (below) byId("answer").scrollIntoView({ block: "start" });

@@ -1,6 +1,7 @@
 // What matched, drawn over a picture: the cells of the region and the box of the subject.
 
 import { svg } from "./dom.mjs";
+import { corners } from "./shape.mjs";
 
 /** An overlay of a hit, for a card: not interactive. */
 export function hitOverlay(hit) {
@@ -27,6 +28,13 @@ export function boxParts(box) {
   const [x0, y0, x1, y1] = box;
   const at = { x: x0, y: y0, width: x1 - x0, height: y1 - y0 };
   return [svg("rect", { class: "box-under", ...at }), svg("rect", { class: "box", ...at })];
+}
+
+/** The outline of the zone that was searched; none for the whole picture. */
+export function zoneParts(zone) {
+  if (!zone) return [];
+  const points = corners(zone).map(([x, y]) => `${x} ${y}`);
+  return [svg("path", { class: "zone-edge", d: `M${points.join("L")}z` })];
 }
 
 /** The square of one cell. */

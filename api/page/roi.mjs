@@ -18,11 +18,16 @@ export class RegionEditor {
   #pen = [0.5, 0.5]; // where the keyboard would put the next corner
   #drag = null;
   #told;
+  #clicked;
 
-  /** On a positioned element that has the picture's size. `told(roi)` hears of each change. */
-  constructor(stage, told) {
+  /**
+   * On a positioned element that has the picture's size. `told(roi)` hears of each change,
+   * `clicked(point)` of clicks that draw nothing.
+   */
+  constructor(stage, told, clicked = () => {}) {
     this.#stage = stage;
     this.#told = told;
+    this.#clicked = clicked;
     stage.append(this.#layer);
     stage.addEventListener("keydown", (event) => this.#key(event));
     this.#layer.addEventListener("pointerdown", (event) => this.#press(event));
@@ -44,6 +49,13 @@ export class RegionEditor {
     this.#draft = [];
     this.#drag = null;
     this.#draw();
+  }
+
+  /** Take a region as if it had been drawn. */
+  take(roi) {
+    this.#set(roi);
+    this.#stage.focus({ preventScroll: true });
+    say(inWords(roi));
   }
 
   /** "box" or "polygon": what is drawn next. */
@@ -116,9 +128,10 @@ export class RegionEditor {
   #release(event) {
     if (!this.#drag) return;
     this.#move(event);
-    const { begun } = this.#drag;
+    const { begun, kind, from } = this.#drag;
     this.#drag = null;
     if (begun) this.#set(this.#roi);
+    else if (kind === "new" || kind === "body") this.#clicked(from);
   }
 
   #giveUp() {

@@ -10,17 +10,20 @@ const STRATEGIES = ["default", "fused", "grow-rigid", "grow-elastic"];
 
 /** Whether a search can go on: its likeness must be one that chance is known of. */
 export function canWatch(query) {
-  return query.frame_id !== null && STRATEGIES.includes(query.params.strategy) && query.params.tau === null;
+  return STRATEGIES.includes(query.params.strategy) && query.params.tau === null;
 }
 
-/** "Watch for this" beside an answer; `begun()` is told when it stands. */
-export function watchRow(api, query, begun) {
+/**
+ * "Watch for this" beside an answer. `pictureOf(query)`: the own picture it was drawn on, or null;
+ * `begun()` is told when it stands.
+ */
+export function watchRow(api, query, { pictureOf, begun }) {
   const name = freshName();
   const said = el("span", { class: "fine", role: "status" });
   const go = button("Watch for this", async () => {
     go.disabled = true;
     try {
-      await api.post("/v1/standing-queries", bodyOf(query), name);
+      await api.postDrawn("/v1/standing-queries", bodyOf(query), await pictureOf(query), name);
       said.textContent = "New pictures are compared with it from now on. Alerts appear below the search form.";
       begun();
     } catch (error) {
@@ -36,7 +39,8 @@ function bodyOf(query) {
   // Times of the search lie behind us: what is to come must not be left out for them.
   const { t_from_utc: _from, t_to_utc: _to, ...params } = query.params;
   const second = Math.floor(Date.parse(query.created_at) / 1000) * 1000;
-  return { name: `Search of ${timeWords(second)}`, frame_id: query.frame_id, roi: query.roi, params };
+  const frame = query.frame_id === null ? {} : { frame_id: query.frame_id };
+  return { name: `Search of ${timeWords(second)}`, ...frame, roi: query.roi, params };
 }
 
 /** What is watched for, and the newest alerts. */

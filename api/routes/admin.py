@@ -11,7 +11,7 @@ from api.access import Admin, Anyone
 from api.bodies import KeyBody, json_body
 from api.desk import Here
 from api.fields import Cursor, Id, Limit, moment, next_cursor, read_cursor, whole
-from api.given import KeyGiven
+from api.given_keys import KeyGiven
 from api.problems import READING, WRITING
 from api.told import Page
 from api.told_admin import AuditTold, CallerTold, GenerationTold, JobTold, KeyMade, KeyTold
@@ -33,7 +33,9 @@ def get_me(caller: Anyone) -> CallerTold:
     return CallerTold(
         key_id=caller.key_id,
         actions=sorted(caller.actions),
-        camera_ids=caller.cameras(),
+        camera_ids=caller.scope.cameras(),
+        footage_from_utc=caller.scope.from_utc,
+        footage_to_utc=caller.scope.to_utc,
         expires_at=caller.expires_at,
     )
 
@@ -60,7 +62,7 @@ def list_keys(
     openapi_extra=json_body(KeyGiven),
 )
 def add_key(caller: Admin, desk: Here, given: KeyBody, response: Response) -> KeyMade:
-    """Make a key. Its secret is in this answer and nowhere else."""
+    """Make a key. Its secret is in this answer and nowhere else; one with a role has none."""
     with desk.db.transaction() as session:
         key, secret = create_key(
             session,
@@ -68,7 +70,10 @@ def add_key(caller: Admin, desk: Here, given: KeyBody, response: Response) -> Ke
             name=given.name,
             actions=given.actions,
             camera_ids=given.camera_ids,
+            footage_from_utc=given.footage_from_utc,
+            footage_to_utc=given.footage_to_utc,
             expires_at=given.expires_at,
+            role=given.role,
         )
     response.headers["Location"] = f"/v1/keys/{key.id}"
     return KeyMade(**KeyTold.of(key).model_dump(), secret=secret)

@@ -41,7 +41,7 @@ def list_cameras(
     """Cameras that exist for the key, by id."""
     after = read_cursor(cursor, whole) or (0,)
     with desk.db.transaction() as session:
-        found = browse.list_cameras(session, caller.cameras(), after[0], limit)
+        found = browse.list_cameras(session, caller.scope, after[0], limit)
     return Page(
         items=[CameraTold.of(view) for view in found],
         next_cursor=next_cursor(found, limit, lambda view: [view.camera.id]),
@@ -118,7 +118,7 @@ def get_coverage(
         if to_utc is None and end <= start:
             end = start + timedelta(seconds=1)
         start, end, bucket_s = _aligned(start, end, bucket_s)
-        rows = browse.frames_per_bucket(session, camera_id, start, end, bucket_s)
+        rows = browse.frames_per_bucket(session, caller.scope, camera_id, start, end, bucket_s)
     return Coverage(
         camera_id=camera_id,
         from_utc=start,
@@ -132,7 +132,7 @@ def get_coverage(
 
 def known_camera(session: Session, caller: Caller, camera_id: int) -> CameraView:
     """A camera that exists for the caller. Raises :class:`NotFound`."""
-    found = browse.list_cameras(session, caller.cameras(), 0, 1, camera_id)
+    found = browse.list_cameras(session, caller.scope, 0, 1, camera_id)
     if not found:
         raise NotFound(f"camera {camera_id} is not known; GET /v1/cameras lists them")
     return found[0]

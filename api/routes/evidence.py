@@ -54,7 +54,7 @@ def export(
         made = made_before(session, caller.key_id, asked)
         if made is None:
             _require_room(session, desk, caller)
-            accepted = order_export(session, caller.actor, query, given.ranks, caller.cameras())
+            accepted = order_export(session, caller.actor, query, given.ranks, caller.scope)
             made = str(accepted.evidence_id)
             note_made(session, caller.key_id, asked, made)
         told = _known(session, query_id, uuid.UUID(made))

@@ -30,7 +30,7 @@ def list_feeds(
     """Feeds of the cameras that exist for the key, by id, and how each is."""
     after = read_cursor(cursor, whole) or (0,)
     with desk.db.transaction() as session:
-        found = feed_record.list_feeds(session, caller.cameras(), after[0], limit)
+        found = feed_record.list_feeds(session, caller.scope, after[0], limit)
     return Page(
         items=[FeedTold.of(feed) for feed in found],
         next_cursor=next_cursor(found, limit, lambda feed: [feed.id]),
@@ -99,7 +99,7 @@ def list_gaps(
     after = read_cursor(cursor, moment, whole)
     with desk.db.transaction() as session:
         known_camera(session, caller, camera_id)
-        found = feed_record.camera_gaps(session, camera_id, after, limit)
+        found = feed_record.camera_gaps(session, caller.scope, camera_id, after, limit)
     return Page(
         items=[FeedGapTold.of(gap) for gap in found],
         next_cursor=next_cursor(found, limit, lambda gap: [gap.from_utc, gap.id]),
@@ -108,7 +108,7 @@ def list_gaps(
 
 def _known_feed(session: Session, caller: Caller, feed_id: int) -> FeedTold:
     """A feed of a camera that exists for the caller. Raises :class:`NotFound`."""
-    found = feed_record.list_feeds(session, caller.cameras(), 0, 1, feed_id)
+    found = feed_record.list_feeds(session, caller.scope, 0, 1, feed_id)
     if not found:
         raise NotFound(f"feed {feed_id} is not known; GET /v1/feeds lists them")
     return FeedTold.of(found[0])

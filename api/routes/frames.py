@@ -48,6 +48,7 @@ def list_frames(
         known_camera(session, caller, camera_id)
         found = browse.list_frames(
             session,
+            caller.scope,
             camera_id,
             from_utc,
             to_utc,
@@ -68,7 +69,7 @@ def get_nearest(
     """The frame of a camera whose time is nearest."""
     with desk.db.transaction() as session:
         known_camera(session, caller, camera_id)
-        frame = browse.nearest_frame(session, camera_id, t_utc)
+        frame = browse.nearest_frame(session, caller.scope, camera_id, t_utc)
     if frame is None:
         raise NotFound(f"camera {camera_id} has no frames yet")
     return FrameTold.of(frame)
@@ -121,6 +122,6 @@ def note_view(desk: ApiDesk, caller: Caller, **details: Any) -> None:
 def known_frame(session: Session, caller: Caller, frame_id: int) -> Frame:
     """A frame that exists for the caller. Raises :class:`NotFound`."""
     frame = video_record.find_frame(session, frame_id)
-    if frame is None or not caller.sees(frame.camera_id):
+    if frame is None or not caller.scope.sees(frame):
         raise NotFound(f"frame {frame_id} is not known")
     return frame

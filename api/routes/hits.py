@@ -49,7 +49,7 @@ def list_hits(
     after = read_cursor(cursor, whole) or (0,)
     with desk.db.transaction() as session:
         known_query(session, caller, query_id)
-        found = browse.list_hits(session, query_id, caller.cameras(), after[0], limit)
+        found = browse.list_hits(session, query_id, caller.scope, after[0], limit)
     return Page(
         items=[HitTold.of(hit) for hit in found],
         next_cursor=next_cursor(found, limit, lambda hit: [hit.rank]),
@@ -84,7 +84,7 @@ async def get_overlay(
 def _known_hit(desk: ApiDesk, caller: Caller, query_id: uuid.UUID, rank: int) -> SearchHit:
     with desk.db.transaction() as session:
         known_query(session, caller, query_id)
-        found = browse.list_hits(session, query_id, caller.cameras(), rank - 1, 1)
+        found = browse.list_hits(session, query_id, caller.scope, rank - 1, 1)
     if not found or found[0].rank != rank:
         raise NotFound(f"query {query_id} has no hit {rank}")
     return found[0]
@@ -111,7 +111,7 @@ def list_appearances(
     """Hits of one camera joined in time, in order of time: the subject's way."""
     with desk.db.transaction() as session:
         query = known_query(session, caller, query_id).query
-        hits = browse.list_hits(session, query_id, caller.cameras(), 0, _MOST_HITS)
+        hits = browse.list_hits(session, query_id, caller.scope, 0, _MOST_HITS)
     params = search_params_from_json(query.params)
     if params.group == "appearance" and gap_s is None:
         items = [_as_recorded(hit) for hit in hits]

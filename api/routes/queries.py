@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -13,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from api.access import Searcher
 from api.bodies import DrawnBody, drawn_body, named, read_drawn
 from api.desk import ApiDesk, Here
-from api.events import EVENT_RESPONSES, EventStream
+from api.events import EventStream, event_responses
 from api.fields import Cursor, IdempotencyKey, Limit, moment, next_cursor, read_cursor
 from api.given import QueryGiven
 from api.pictures import PICTURE_RESPONSES, picture_response, unchanged
@@ -97,7 +98,7 @@ def _accept(
         made = made_before(session, caller.key_id, asked)
         if made is None:
             _require_room(session, desk, caller)
-            accepted = record_query(desk, session, order, caller.actor, caller.camera_ids)
+            accepted = record_query(desk, session, order, caller.actor, caller.scope)
             made = str(accepted.query_id)
             note_made(session, caller.key_id, asked, made)
         told = QueryTold.of(known_query(session, caller, uuid.UUID(made)))
@@ -188,7 +189,12 @@ def cancel(caller: Searcher, desk: Here, query_id: uuid.UUID) -> QueryTold:
     return told
 
 
-@router.get("/{query_id}/events", responses=EVENT_RESPONSES, response_class=StreamingResponse)
+_EVENT_RESPONSES = event_responses(
+    "`{query_id, state, error_code, answer}`; `answer` says what hits there are (docs/api.md)"
+)
+
+
+@router.get("/{query_id}/events", responses=_EVENT_RESPONSES, response_class=StreamingResponse)
 async def follow(caller: Searcher, desk: Here, query_id: uuid.UUID) -> StreamingResponse:
     """Server-sent events: `state` now and at each change, until done or failed."""
 
@@ -196,7 +202,11 @@ async def follow(caller: Searcher, desk: Here, query_id: uuid.UUID) -> Streaming
         with desk.db.transaction() as session:
             return known_query(session, caller, query_id).job.id
 
-    return EventStream(desk, caller.key_id, query_id, await run_in_threadpool(job_id))
+    def look(session: Session) -> dict[str, Any] | None:
+        found = browse.query_state(session, query_id)
+        return None if found is None else {"query_id": str(query_id), **asdict(found)}
+
+    return EventStream(desk, caller.key_id, await run_in_threadpool(job_id), look)
 
 
 def owner(caller: Caller) -> int | None:

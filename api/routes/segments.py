@@ -138,8 +138,7 @@ def _camera_of(session: Session, caller: Caller, given: RecordingGiven) -> Camer
     if given.camera_id is not None:
         return known_camera(session, caller, given.camera_id).camera
     camera = video_record.camera_named(session, str(given.camera))
-    scope = caller.cameras()
-    if camera is None or (scope is not None and camera.id not in scope):
+    if camera is None or not caller.scope.sees_camera(camera.id):
         raise NotFound(f"camera {given.camera!r} is not known; GET /v1/cameras lists them")
     return camera
 
@@ -192,7 +191,7 @@ def footage_path(desk: ApiDesk, caller: Caller, camera: str, given: str) -> Path
         known = path.is_file()
     except (ValueError, OSError, RuntimeError):  # a NUL, a name too long, a loop of links
         raise InputInvalid(f"path {given[:80]!r} is no path") from None
-    if caller.camera_ids is not None:
+    if caller.scope.camera_ids is not None:
         if not known or within[:1] != (camera,):
             raise VideoUnreadable(
                 f"path {given[:80]!r} is no file below {camera}/ in the footage folder of this"
@@ -214,7 +213,7 @@ def list_segments(
     """Segments by id, each with the state of its ingest."""
     after = read_cursor(cursor, whole) or (0,)
     with desk.db.transaction() as session:
-        found = browse.list_segments(session, caller.cameras(), after[0], limit)
+        found = browse.list_segments(session, caller.scope, after[0], limit)
     return Page(
         items=[SegmentTold.of(segment, job) for segment, job in found],
         next_cursor=next_cursor(found, limit, lambda row: [row[0].id]),
@@ -229,7 +228,7 @@ def get_segment(caller: Feeder, desk: Here, segment_id: Id) -> SegmentTold:
 
 
 def _known_segment(session: Session, caller: Caller, segment_id: int) -> SegmentTold:
-    found = browse.list_segments(session, caller.cameras(), 0, 1, segment_id)
+    found = browse.list_segments(session, caller.scope, 0, 1, segment_id)
     if not found:
         raise NotFound(f"segment {segment_id} is not known")
     return SegmentTold.of(*found[0])

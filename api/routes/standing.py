@@ -91,9 +91,7 @@ def _accept(
     with desk.db.transaction() as session:
         made = made_before(session, caller.key_id, asked)
         if made is None:
-            accepted = accepting.record_standing(
-                desk, session, order, caller.actor, caller.camera_ids
-            )
+            accepted = accepting.record_standing(desk, session, order, caller.actor, caller.scope)
             backfill = accepted.backfill
             query_id = "" if backfill is None else str(backfill.query_id)
             made = f"{accepted.standing_id} {query_id}"
@@ -165,7 +163,7 @@ def list_alerts(
         found = standing_record.list_alerts(
             session,
             owner(caller),
-            caller.cameras(),
+            caller.scope,
             standing_id=standing_query_id,
             camera_id=camera_id,
             before_id=after[0] if after else None,
@@ -240,7 +238,7 @@ def _told(session: Session, caller: Caller, standing_id: int) -> StandingTold:
 def _known_alert(desk: ApiDesk, caller: Caller, alert_id: int) -> Alert:
     with desk.db.transaction() as session:
         found = standing_record.list_alerts(
-            session, owner(caller), caller.cameras(), alert_id=alert_id, limit=1
+            session, owner(caller), caller.scope, alert_id=alert_id, limit=1
         )
     if not found:
         raise NotFound(f"alert {alert_id} is not known")

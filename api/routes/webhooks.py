@@ -9,9 +9,9 @@ from fastapi import APIRouter, Query, Response
 from fastapi.concurrency import run_in_threadpool
 
 from api.access import Notifier
-from api.bodies import WebhookBody, WebhookChangeBody, json_body
-from api.desk import Here
-from api.fields import Cursor, Id, Limit, moment, next_cursor, read_cursor, whole
+from api.bodies import WebhookBody, WebhookChangeBody, json_body, named
+from api.desk import ApiDesk, Here
+from api.fields import Cursor, Id, IdempotencyKey, Limit, moment, next_cursor, read_cursor, whole
 from api.given import WebhookChange, WebhookGiven
 from api.problems import READING, WRITING
 from api.told import Page
@@ -21,6 +21,7 @@ from models.repositories import events as event_record
 from models.session import Session
 from worker.accepting import webhooks as accepting
 from worker.accepting.keys import Caller
+from worker.accepting.repeats import NamedRequest, made_before, note_made, repeated
 from worker.accepting.webhooks import WebhookMaker
 from worker.errors import NotFound
 
@@ -43,21 +44,42 @@ def list_webhooks(
 
 @router.post("", status_code=201, responses=WRITING, openapi_extra=json_body(WebhookGiven))
 async def add_webhook(
-    caller: Notifier, desk: Here, given: WebhookBody, response: Response
+    caller: Notifier,
+    desk: Here,
+    given: WebhookBody,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
 ) -> WebhookMade:
-    """Tell an address of events. Its secret is in this answer and nowhere else."""
+    """Tell an address of events. Its secret is in this answer, and in that to the same request sent
+    again with its Idempotency-Key, and nowhere else."""
+    url = given.url.get_secret_value()
+    asked = named(idempotency_key, "webhook", given.model_dump(exclude={"url"}), url)
+    told = await run_in_threadpool(_made_webhook, desk, caller, given, url, asked)
+    response.headers["Location"] = f"/v1/webhooks/{told.webhook_id}"
+    return told
 
-    def make() -> WebhookMade:
-        url = accepting.checked_url(desk.settings, given.url.get_secret_value())
-        with desk.db.transaction() as session:
+
+def _made_webhook(
+    desk: ApiDesk, caller: Caller, given: WebhookGiven, url: str, asked: NamedRequest | None
+) -> WebhookMade:
+    maker = _maker(caller)
+    with desk.db.transaction() as session:
+        made = repeated(session, caller.key_id, asked)
+    # Looking a name up takes a while: no transaction is open meanwhile.
+    url = url if made is not None else accepting.checked_url(desk.settings, url)
+    with desk.db.transaction() as session:
+        made = made_before(session, caller.key_id, asked)
+        if made is None:
             webhook, secret = accepting.create_webhook(
-                session, _maker(caller), name=given.name, url=url, kinds=given.kinds
+                session, maker, name=given.name, url=url, kinds=given.kinds
             )
-        return WebhookMade.with_secret(webhook, {}, secret)
-
-    made = await run_in_threadpool(make)
-    response.headers["Location"] = f"/v1/webhooks/{made.webhook_id}"
-    return made
+            note_made(session, caller.key_id, asked, str(webhook.id))
+            return WebhookMade.with_secret(webhook, {}, secret)
+        webhook = accepting.known_webhook(session, maker, int(made))
+        counts = event_record.delivery_counts(session, [webhook.id]).get(webhook.id, {})
+        return WebhookMade.with_secret(
+            webhook, counts, accepting.signing_secrets(session, webhook.id)[0]
+        )
 
 
 @router.get("/{webhook_id}", responses=READING)

@@ -10,23 +10,28 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from models.access import ApiKey, RequestKey
+from models.repositories.scope import FootageScope
 
 
 def add_key(
     session: Session,
     *,
     name: str,
-    secret_sha256: str,
+    secret_sha256: str | None,
+    role: str | None,
     actions: Sequence[str],
-    camera_ids: Sequence[int] | None,
+    scope: FootageScope,
     expires_at: datetime | None,
 ) -> ApiKey:
-    """Record a key."""
+    """Record a key: of a secret, or of a role."""
     key = ApiKey(
         name=name,
         secret_sha256=secret_sha256,
+        role=role,
         actions=list(actions),
-        camera_ids=None if camera_ids is None else list(camera_ids),
+        camera_ids=scope.cameras(),
+        footage_from_utc=scope.from_utc,
+        footage_to_utc=scope.to_utc,
         expires_at=expires_at,
     )
     session.add(key)
@@ -43,6 +48,27 @@ def key_of_secret(session: Session, secret_sha256: str) -> tuple[ApiKey, bool] |
         )
     ).one_or_none()
     return None if row is None else (row[0], bool(row[1]))
+
+
+def key_of_roles(session: Session, roles: Sequence[str]) -> ApiKey | None:
+    """The key made first of those that open something for one of the roles."""
+    return session.scalars(
+        select(ApiKey)
+        .where(
+            ApiKey.role.in_(roles),
+            ApiKey.revoked_at.is_(None),
+            func.coalesce(ApiKey.expires_at > func.now(), True),
+        )
+        .order_by(ApiKey.id)
+        .limit(1)
+    ).one_or_none()
+
+
+def unrevoked_key_of_role(session: Session, role: str) -> ApiKey | None:
+    """There is one at most; it may be expired."""
+    return session.scalars(
+        select(ApiKey).where(ApiKey.role == role, ApiKey.revoked_at.is_(None))
+    ).one_or_none()
 
 
 def find_key(session: Session, key_id: int) -> ApiKey | None:

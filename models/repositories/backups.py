@@ -74,7 +74,9 @@ def checksums_digest(session: Session, shard_id: int, blocks: int) -> str:
 
 
 def forget_codes(session: Session) -> None:
-    """No shard has compact codes: they are made again behind ingest."""
+    """No shard has compact codes: they are made again behind ingest. Nor was any read back."""
     session.execute(
-        update(Shard).values(coded_count=0).execution_options(synchronize_session=False)
+        update(Shard)
+        .values(coded_count=0, verified_count=0)
+        .execution_options(synchronize_session=False)
     )

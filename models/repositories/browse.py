@@ -1,25 +1,21 @@
-"""What the API shows: pages of rows, each limited to the cameras that exist for who asks.
-
-``cameras``: ids a statement is limited to, None for no limit.
-"""
+"""What the API shows: pages of rows, each limited to the footage that exists for who asks."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select, tuple_
+from sqlalchemy import Select, and_, func, literal, or_, select, tuple_
 from sqlalchemy.orm import Session, joinedload
 
 from models.index import IndexGeneration, Shard
 from models.jobs import Job
+from models.repositories.scope import FootageScope
 from models.search import SearchHit, SearchQuery
 from models.video import Camera, Frame, VideoSegment
 
-Scope = Sequence[int] | None
 EPOCH_UTC = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 """Where buckets, and spans of shards, are counted from."""
 
@@ -43,26 +39,25 @@ class QueryView:
     hits: int
 
 
-def _within(column: Any, cameras: Scope) -> list[ColumnElement[bool]]:
-    return [] if cameras is None else [column.in_(cameras)]
-
-
 def list_cameras(
-    session: Session, cameras: Scope, after_id: int, limit: int, camera_id: int | None = None
+    session: Session, scope: FootageScope, after_id: int, limit: int, camera_id: int | None = None
 ) -> list[CameraView]:
     """Cameras by id behind one. Counts come from the shards, times from an index: nothing walks
-    through all frames."""
+    through all frames, but through those of a scope that times bound."""
     indexed = (
         select(func.coalesce(func.sum(Shard.frame_count), 0))
         .join(IndexGeneration, IndexGeneration.id == Shard.generation_id)
         .where(IndexGeneration.state == "live", Shard.camera_id == Camera.id)
         .scalar_subquery()
     )
-    first = select(func.min(Frame.t_utc)).where(Frame.camera_id == Camera.id).scalar_subquery()
-    last = select(func.max(Frame.t_utc)).where(Frame.camera_id == Camera.id).scalar_subquery()
+    inside = (Frame.camera_id == Camera.id, *scope.of_times(Frame.t_utc))
+    if scope.has_window:
+        indexed = select(func.count()).select_from(Frame).where(*inside).scalar_subquery()
+    first = select(func.min(Frame.t_utc)).where(*inside).scalar_subquery()
+    last = select(func.max(Frame.t_utc)).where(*inside).scalar_subquery()
     query = (
         select(Camera, indexed, first, last)
-        .where(Camera.id > after_id, *_within(Camera.id, cameras))
+        .where(Camera.id > after_id, *scope.of_cameras(Camera.id))
         .order_by(Camera.id)
         .limit(limit)
     )
@@ -79,6 +74,7 @@ def _in_span(query: Select[Any], from_utc: datetime | None, to_utc: datetime | N
 
 def list_frames(
     session: Session,
+    scope: FootageScope,
     camera_id: int,
     from_utc: datetime | None,
     to_utc: datetime | None,
@@ -89,7 +85,8 @@ def list_frames(
 ) -> list[Frame]:
     """Frames of a camera in time, behind one (its time and id)."""
     place = tuple_(Frame.t_utc, Frame.id)
-    query = _in_span(select(Frame).where(Frame.camera_id == camera_id), from_utc, to_utc)
+    same = select(Frame).where(Frame.camera_id == camera_id, *scope.of_frames())
+    query = _in_span(same, from_utc, to_utc)
     if after is not None:
         edge = tuple_(literal(after[0]), literal(after[1]))
         query = query.where(place < edge if newest_first else place > edge)
@@ -97,9 +94,11 @@ def list_frames(
     return list(session.scalars(query.order_by(*order).limit(limit)))
 
 
-def nearest_frame(session: Session, camera_id: int, t_utc: datetime) -> Frame | None:
+def nearest_frame(
+    session: Session, scope: FootageScope, camera_id: int, t_utc: datetime
+) -> Frame | None:
     """The camera's frame whose time is nearest; of two as near, the earlier."""
-    same = select(Frame).where(Frame.camera_id == camera_id)
+    same = select(Frame).where(Frame.camera_id == camera_id, *scope.of_frames())
     before = session.scalars(
         same.where(Frame.t_utc <= t_utc).order_by(Frame.t_utc.desc(), Frame.id.desc()).limit(1)
     ).one_or_none()
@@ -112,23 +111,28 @@ def nearest_frame(session: Session, camera_id: int, t_utc: datetime) -> Frame | 
 
 
 def frames_per_bucket(
-    session: Session, camera_id: int, from_utc: datetime, to_utc: datetime, bucket_s: int
+    session: Session,
+    scope: FootageScope,
+    camera_id: int,
+    from_utc: datetime,
+    to_utc: datetime,
+    bucket_s: int,
 ) -> list[tuple[datetime, int]]:
     """How many frames of ``[from_utc, to_utc)``, which are whole buckets, each bucket holds;
     buckets without any are left out. Buckets are counted from ``EPOCH_UTC``.
 
     Counts come from the shards where each of them lies in one bucket, whatever span it was made
-    with: then it does not matter how many frames there are.
+    with: then it does not matter how many frames there are. Not for a scope that times bound, which
+    may do so within a shard.
     """
-    counted = _shard_frames_per_bucket(session, camera_id, from_utc, to_utc, bucket_s)
+    counted = None
+    if not scope.has_window:
+        counted = _shard_frames_per_bucket(session, camera_id, from_utc, to_utc, bucket_s)
     if counted is not None:
         return counted
     bucket = func.date_bin(timedelta(seconds=bucket_s), Frame.t_utc, EPOCH_UTC)
-    rows = session.execute(
-        _in_span(select(bucket, func.count()).where(Frame.camera_id == camera_id), from_utc, to_utc)
-        .group_by(bucket)
-        .order_by(bucket)
-    )
+    same = select(bucket, func.count()).where(Frame.camera_id == camera_id, *scope.of_frames())
+    rows = session.execute(_in_span(same, from_utc, to_utc).group_by(bucket).order_by(bucket))
     return [(row[0], int(row[1])) for row in rows]
 
 
@@ -188,7 +192,7 @@ class QueryState:
 
     state: str
     error_code: str | None
-    answer_step: str
+    answer: str
 
 
 def query_state(session: Session, query_id: uuid.UUID) -> QueryState | None:
@@ -212,14 +216,14 @@ def count_open_queries(session: Session, key_id: int) -> int:
 
 
 def list_hits(
-    session: Session, query_id: uuid.UUID, cameras: Scope, after_rank: int, limit: int
+    session: Session, query_id: uuid.UUID, scope: FootageScope, after_rank: int, limit: int
 ) -> list[SearchHit]:
     """Hits by rank behind one, each with its frame and camera."""
     query = (
         select(SearchHit)
         .join(Frame, Frame.id == SearchHit.frame_id)
         .where(SearchHit.query_id == query_id, SearchHit.rank > after_rank)
-        .where(*_within(Frame.camera_id, cameras))
+        .where(*scope.of_frames())
         .order_by(SearchHit.rank)
         .limit(limit)
         .options(joinedload(SearchHit.frame).joinedload(Frame.camera))
@@ -228,13 +232,13 @@ def list_hits(
 
 
 def list_segments(
-    session: Session, cameras: Scope, after_id: int, limit: int, segment_id: int | None = None
+    session: Session, scope: FootageScope, after_id: int, limit: int, segment_id: int | None = None
 ) -> list[tuple[VideoSegment, Job | None]]:
     """Segments by id behind one, each with its job."""
     query = (
         select(VideoSegment, Job)
         .outerjoin(Job, Job.id == VideoSegment.job_id)
-        .where(VideoSegment.id > after_id, *_within(VideoSegment.camera_id, cameras))
+        .where(VideoSegment.id > after_id, *scope.of_cameras(VideoSegment.camera_id))
         .order_by(VideoSegment.id)
         .limit(limit)
     )

@@ -29,6 +29,7 @@ from models.erasure import Erasure
 from models.events import Event
 from models.index import FMapRun, Shard
 from models.jobs import Job
+from models.repositories import changes as changes_record
 from models.repositories import evidence as evidence_record
 from models.search import EvidenceExport, SearchHit, SearchQuery
 from models.standing import Alert, StandingQuery
@@ -222,14 +223,15 @@ def _count(session: Session, statement: UpdateBase) -> int:
 def remove_frames(session: Session, frame_ids: Sequence[int], sha256s: Sequence[str]) -> Removed:
     """Delete frames that no f_map run names any more, with what hangs on them.
 
-    Their hits; what was learnt or exported from them; the queries drawn on them, or on an upload
-    that is, byte for byte, one of the pictures ``sha256s`` that no other frame has; segments that
-    ended and have no frame left.
+    Their hits; what was learnt, exported or answered from them; the queries drawn on them, or on an
+    upload that is, byte for byte, one of the pictures ``sha256s`` that no other frame has; segments
+    that ended and have no frame left.
     """
     ids = cast(list(frame_ids), ARRAY(BigInteger))
     locked = select(Frame.segment_id).where(Frame.id == func.any(ids)).with_for_update()
     segments = sorted(set(session.scalars(locked)))  # answers being recorded end first
     _count(session, delete(Event).where(Event.frame_id == func.any(ids)))
+    changes_record.remove_of_frames(session, frame_ids)
     hits = _count(session, delete(SearchHit).where(SearchHit.frame_id == func.any(ids)))
     hits += _count(session, delete(Alert).where(Alert.frame_id == func.any(ids)))
     drawn = _remove_queries(session, SearchQuery.frame_id == func.any(ids))

@@ -24,13 +24,15 @@ _KEY_GONE = "the API key that made this webhook is revoked or has expired"
 @dataclass(frozen=True, slots=True)
 class NewEvent:
     """What happened. ``action``: what a key must allow to be told. ``camera_id``: told to those
-    who may see that camera; ``key_id`` with ``of_key``: to that key, and to whoever may see what
+    who may see that camera, at the time ``t_utc`` of its frame; where there is none, to no key that
+    sees some time only. ``key_id`` with ``of_key``: to that key, and to whoever may see what
     every key does."""
 
     kind: str
     data: dict[str, Any]
     action: str = "admin"
     camera_id: int | None = None
+    t_utc: datetime | None = None
     key_id: int | None = None
     of_key: bool = False
     frame_id: int | None = None
@@ -51,7 +53,7 @@ def add(session: Session, event: NewEvent) -> uuid.UUID | None:
         sees = ApiKey.camera_ids.is_(None) | (
             literal(event.camera_id) == func.any(ApiKey.camera_ids)
         )
-        may_know.append(sees)
+        may_know += [sees, _in_window(event.t_utc)]
     if event.of_key:
         may_know.append(is_admin | (ApiKey.id == event.key_id))
     told = (
@@ -62,6 +64,16 @@ def add(session: Session, event: NewEvent) -> uuid.UUID | None:
         .with_for_update(read=True, key_share=True, of=Webhook)
     )
     return record(session, event, list(session.scalars(told)))
+
+
+def _in_window(t_utc: datetime | None) -> ColumnElement[bool]:
+    """The joined key sees that time; with None: every time."""
+    start, end = ApiKey.footage_from_utc, ApiKey.footage_to_utc
+    if t_utc is None:
+        return and_(start.is_(None), end.is_(None))
+    return and_(
+        or_(start.is_(None), start <= literal(t_utc)), or_(end.is_(None), end > literal(t_utc))
+    )
 
 
 def record(session: Session, event: NewEvent, webhook_ids: Sequence[int]) -> uuid.UUID | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,6 +14,7 @@ from sqlalchemy import (
     Integer,
     Select,
     and_,
+    case,
     cast,
     delete,
     func,
@@ -28,6 +29,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from models.feed import Feed, FeedDrop, FeedGap, FeedStatus
 from models.jobs import Job
+from models.repositories.scope import FootageScope
 from models.video import Camera
 
 
@@ -60,6 +62,16 @@ class Gap:
     """A stretch without frames of one camera; ``to_utc`` None: it lasts."""
 
     camera: str
+    from_utc: datetime
+    to_utc: datetime | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CameraGap:
+    """A stretch without frames, as far as who asks may know; ``to_utc`` None: it lasts."""
+
+    id: int
     from_utc: datetime
     to_utc: datetime | None
     reason: str
@@ -262,19 +274,35 @@ def add_drops(session: Session, camera_id: int, counts: Mapping[tuple[datetime, 
 
 
 def camera_gaps(
-    session: Session, camera_id: int, after: tuple[datetime, int] | None, limit: int
-) -> list[FeedGap]:
-    """Gaps of a camera, newest first, behind one (its beginning and id)."""
+    session: Session,
+    scope: FootageScope,
+    camera_id: int,
+    after: tuple[datetime, int] | None,
+    limit: int,
+) -> list[CameraGap]:
+    """Gaps of a camera as far as the scope's times reach, newest first, behind one (its beginning
+    and id)."""
+    begin: Any = FeedGap.from_utc
+    end: Any = FeedGap.to_utc
+    inside = [FeedGap.camera_id == camera_id]
+    if scope.from_utc is not None:
+        inside.append(or_(end.is_(None), end > scope.from_utc))
+        begin = func.greatest(begin, literal(scope.from_utc))
+    if scope.to_utc is not None:
+        inside.append(begin < scope.to_utc)
+        over = case((literal(scope.to_utc) <= func.now(), literal(scope.to_utc)))
+        end = func.least(end, over)  # of null and a time it is the time
     query = (
-        select(FeedGap)
-        .where(FeedGap.camera_id == camera_id)
-        .order_by(FeedGap.from_utc.desc(), FeedGap.id.desc())
+        select(FeedGap.id, begin, end, FeedGap.reason)
+        .where(*inside)
+        .order_by(begin.desc(), FeedGap.id.desc())
         .limit(limit)
     )
     if after is not None:
-        edge = tuple_(literal(after[0]), literal(after[1]))
-        query = query.where(tuple_(FeedGap.from_utc, FeedGap.id) < edge)
-    return list(session.scalars(query))
+        query = query.where(
+            tuple_(begin, FeedGap.id) < tuple_(literal(after[0]), literal(after[1]))
+        )
+    return [CameraGap(*row) for row in session.execute(query).tuples()]
 
 
 def gaps(session: Session, camera_name: str | None = None, limit: int = 100) -> list[Gap]:
@@ -310,15 +338,17 @@ def summarise(session: Session) -> list[FeedSummary]:
 
 def list_feeds(
     session: Session,
-    cameras: Sequence[int] | None,
+    scope: FootageScope,
     after_id: int,
     limit: int,
     feed_id: int | None = None,
 ) -> list[FeedSummary]:
-    """Feeds of these cameras, None: of all, by id behind one."""
+    """Feeds of the scope's cameras by id behind one; none for a scope that times bound: how a
+    camera is now is not of that time."""
+    if scope.has_window:
+        return []
     query = _with_status().where(Feed.id > after_id).order_by(Feed.id).limit(limit)
-    if cameras is not None:
-        query = query.where(Feed.camera_id.in_(cameras))
+    query = query.where(*scope.of_cameras(Feed.camera_id))
     if feed_id is not None:
         query = query.where(Feed.id == feed_id)
     return _summaries(session, query)

@@ -16,7 +16,6 @@ from sqlalchemy import (
     LargeBinary,
     cast,
     delete,
-    exists,
     func,
     literal,
     literal_column,
@@ -189,6 +188,7 @@ def replace_files(
             revision=Shard.revision + 1,
             coded_count=0,
             sealed_count=0,
+            verified_count=0,
             merged_count=func.least(Shard.merged_count, merged_count),
             **NO_OBJECT,
         )
@@ -236,6 +236,7 @@ def rewrite_runs(session: Session, shard: Shard, runs: Sequence[NewRun], merged_
             row_count=0,
             coded_count=0,
             sealed_count=0,
+            verified_count=0,
             merged_count=0,
             last_utc=None,
             revision=Shard.revision + 1,
@@ -399,23 +400,6 @@ def find_run(session: Session, generation_id: int, frame_id: int) -> tuple[Shard
         )
     ).one_or_none()
     return (row[0], row[1]) if row else None
-
-
-def missing_frames(session: Session, generation_id: int, limit: int) -> list[Frame]:
-    """Frames without rows in a generation, in order of camera and time."""
-    has_run = (
-        exists()
-        .where(FMapRun.frame_id == Frame.id)
-        .where(Shard.id == FMapRun.shard_id, Shard.generation_id == generation_id)
-    )
-    return list(
-        session.scalars(
-            select(Frame)
-            .where(~has_run)
-            .order_by(Frame.camera_id, Frame.t_utc, Frame.id)
-            .limit(limit)
-        )
-    )
 
 
 def count_frames(session: Session) -> int:

@@ -55,17 +55,21 @@ def submit(
     return job_id
 
 
+def free() -> ColumnElement[bool]:
+    """Whether a job may be taken now."""
+    return or_(
+        and_(Job.state == "queued", Job.run_after <= func.now()),
+        and_(Job.state == "running", Job.lease_until < func.now()),
+    )
+
+
 def claim(session: Session, job_id: uuid.UUID, lease_s: float) -> ClaimedJob | None:
     """Take a queued job, or a running one whose lease ran out. None when there is nothing to take.
 
     A job locked by another claimer at this moment counts as taken (SKIP LOCKED).
     """
-    free = or_(
-        and_(Job.state == "queued", Job.run_after <= func.now()),
-        and_(Job.state == "running", Job.lease_until < func.now()),
-    )
     job = session.scalars(
-        select(Job).where(Job.id == job_id, free).with_for_update(skip_locked=True)
+        select(Job).where(Job.id == job_id, free()).with_for_update(skip_locked=True)
     ).one_or_none()
     if job is None:
         return None

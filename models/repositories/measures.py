@@ -13,6 +13,7 @@ from models.erasure import Erasure
 from models.feed import Feed, FeedDrop, FeedGap, FeedStatus
 from models.index import IndexGeneration, Shard
 from models.jobs import Job
+from models.repositories.canaries import LastCheck, last_check
 from models.watch import WatchedFolder
 
 
@@ -22,7 +23,8 @@ class Measures:
 
     ``waiting_s``: by kind, how long the queued job that is due longest has waited; a kind with
     none is left out. ``feeds``: by phase, or by what is wanted where that is not running.
-    ``frames`` and ``shards``: of the live generation.
+    ``frames`` and ``shards``: of the live generation. ``canaries``: its newest check, if there was
+    one.
     """
 
     jobs: Mapping[tuple[str, str], int]
@@ -36,6 +38,7 @@ class Measures:
     frames: int
     shards: int
     erasures: int
+    canaries: LastCheck | None
 
 
 def measure(session: Session) -> Measures:
@@ -66,6 +69,7 @@ def measure(session: Session) -> Measures:
             .join(Job, Job.id == Erasure.job_id)
             .where(Job.state.in_(["queued", "running"]))
         ).one(),
+        canaries=last_check(session),
     )
 
 

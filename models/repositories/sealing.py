@@ -66,6 +66,7 @@ def record_seal(
             sealed_count=len(crc32s),
             merged_count=len(crc32s),
             coded_count=coded,
+            verified_count=0,
             **NO_OBJECT,
         )
         .execution_options(synchronize_session=False)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import Select, and_, delete, func, not_, select, text, update
+from sqlalchemy import ColumnElement, Select, and_, case, delete, func, not_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload
 
 from models.jobs import Job
+from models.repositories.jobs import free
 from models.search import QUERY_CHANNEL, EvidenceExport, SearchHit, SearchQuery
 from models.standing import StandingQuery
 from models.video import Frame
@@ -23,6 +25,64 @@ def lock_uploads(session: Session, *, exclusive: bool) -> None:
     """Until the end of the transaction: shared for new queries, exclusive for removing."""
     function = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
     session.execute(text(f"select {function}({UPLOAD_LOCK})"))
+
+
+_RECENT = timedelta(minutes=10)
+_COMMAND_LINE = 0
+"""No key has this id."""
+
+
+def queries_in_turn(session: Session, rung_job_id: uuid.UUID, limit: int) -> list[uuid.UUID]:
+    """Jobs of the queries that wait, if the one that was rung for is a query: those who ask (keys,
+    and the command line) take turns, each with its oldest query first. Who has queries that run
+    has taken so many turns; of those who have taken as many, it is the turn of who waits longest
+    since a query of theirs began."""
+    if session.scalars(select(Job.kind).where(Job.id == rung_job_id)).one_or_none() != "query":
+        return []
+    party = func.coalesce(SearchQuery.key_id, _COMMAND_LINE).label("party")
+    place = func.row_number().over(partition_by=party, order_by=(Job.created_at, Job.id))
+    waiting = (
+        select(Job.id, Job.created_at, party, place.label("place"))
+        .join(SearchQuery, SearchQuery.job_id == Job.id)
+        .where(Job.kind == "query", free())
+        .cte("waiting")
+    )
+    running = (
+        select(party, func.count().label("count"))
+        .join(Job, Job.id == SearchQuery.job_id)
+        .where(Job.state == "running", Job.lease_until >= func.now())
+        .group_by(party)
+        .subquery()
+    )
+    oldest = func.min(waiting.c.created_at).label("oldest")
+    who = select(waiting.c.party, oldest).group_by(waiting.c.party).subquery()
+    last_begun = _last_begun(who.c.party, who.c.oldest).label("last_begun")
+    asking = select(who.c.party, last_begun).cte("asking")
+    asking = asking.prefix_with("materialized")  # or it is asked once for each query
+    turn = waiting.c.place + func.coalesce(running.c.count, 0)
+    return list(
+        session.scalars(
+            select(waiting.c.id)
+            .join(asking, waiting.c.party == asking.c.party)
+            .outerjoin(running, waiting.c.party == running.c.party)
+            .order_by(turn, asking.c.last_begun.nulls_first(), waiting.c.created_at, waiting.c.id)
+            .limit(limit)
+        )
+    )
+
+
+def _last_begun(
+    party: ColumnElement[int], oldest: ColumnElement[datetime]
+) -> ColumnElement[datetime | None]:
+    """When a query of theirs began last, of those asked not long before the oldest that waits."""
+    asked = (
+        select(func.max(Job.started_at))
+        .join(SearchQuery, SearchQuery.job_id == Job.id)
+        .where(SearchQuery.created_at > oldest - _RECENT)
+    )
+    of_key = asked.where(SearchQuery.key_id == party).scalar_subquery()
+    of_nobody = asked.where(SearchQuery.key_id.is_(None)).scalar_subquery()
+    return case((party == _COMMAND_LINE, of_nobody), else_=of_key)  # each uses the index
 
 
 def _asked_uploads() -> Select[Any]:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.sql.dml import UpdateBase
 
 from models.access import ApiKey
+from models.repositories.scope import FootageScope
 from models.standing import Alert, NewFrames, StandingQuery
 from models.video import Frame
 
@@ -249,7 +250,7 @@ def add_alert(session: Session, **values: Any) -> int | None:
 def list_alerts(
     session: Session,
     key_id: int | None,
-    cameras: Sequence[int] | None,
+    scope: FootageScope,
     *,
     standing_id: int | None = None,
     camera_id: int | None = None,
@@ -268,8 +269,7 @@ def list_alerts(
     )
     if key_id is not None:
         query = query.where(StandingQuery.key_id == key_id)
-    if cameras is not None:
-        query = query.where(Alert.camera_id.in_(cameras))
+    query = query.where(*scope.of_cameras(Alert.camera_id), *scope.of_times(Alert.t_utc))
     for column, wanted in (
         (Alert.standing_query_id, standing_id),
         (Alert.camera_id, camera_id),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -76,6 +78,12 @@ class Api:
 def serving(desk: ApiDesk) -> Iterator[TestClient]:
     """A client of an application on a desk; the desk stays open."""
     yield TestClient(make_app(desk), raise_server_exceptions=False)
+
+
+def run_async(work: Coroutine[Any, Any, Any]) -> Any:
+    """Its result. By a thread: the browser's driver has a loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 @pytest.fixture(scope="module")

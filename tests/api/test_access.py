@@ -1,429 +1,36 @@
-"""Every operation of the API times every kind of key. A route without a rule here fails."""
+"""Every operation of the API times every kind of key. A route without a rule fails."""
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from api.app import make_app
-from api.desk import open_desk
-from models.repositories import search as search_record
-from tests.api.conftest import BOX, Api
-from tests.api.test_standing import ALERT
-from tests.parts import run_jobs, sql
-from worker.accepting.desk import COMMAND_LINE
-from worker.accepting.evidence import order_export
+from api.desk import Pace, open_desk, open_tokens
+from tests.api.access_rules import (
+    OPEN,
+    RULES,
+    TIMELESS,
+    URL,
+    WINDOW,
+    Ask,
+    World,
+    new_changes,
+    new_standing,
+    new_webhook,
+)
+from tests.api.conftest import Api, serving
+from tests.issuer import Issuer, bearer, issuing, new_role, oidc_settings
+from tests.parts import sql
 from worker.accepting.keys import ACTIONS
 from worker.config import Settings
 from worker.core.sampling import IntervalPolicy
 from worker.feeds import add_feed
-
-OPEN = {
-    ("GET", "/healthz"),
-    ("GET", "/readyz"),
-    ("GET", "/openapi.json"),
-    ("GET", "/"),
-    ("GET", "/page/{name}"),
-}
-"""What needs no key: it tells nothing of footage."""
-
-URL = "rtsp://camera.example/a"
-WEBHOOK = {"name": "a", "url": "https://vms.example/"}
-EVENT = uuid.UUID(int=7)
-
-
-@dataclass
-class World:
-    """What requests of the table below are about: the key sees ``street`` and not ``car``."""
-
-    api: Api
-    street: int
-    car: int
-    street_frame: int
-    car_frame: int
-    own_query: uuid.UUID
-    others_query: uuid.UUID
-    car_segment: int
-    street_feed: int
-    car_feed: int
-    job: str
-    own_webhook: int = 0
-    others_webhook: int = 0
-    own_standing: int = 0
-    others_standing: int = 0
-    own_alerts: tuple[int, int] = (0, 0)
-    others_alerts: tuple[int, int] = (0, 0)
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A request; ``holds`` is what must, and ``hides`` what must not be in the answer's text."""
-
-    path: str
-    json: Any = None
-    expect: int = 200
-    holds: str = ""
-    hides: str = ""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """``action`` None: any key. ``right``: what a key of that action may ask. ``others``: what one
-    that is limited to ``street`` must not learn of: refused as unknown, or left out. ``also``: what
-    else the right key allows."""
-
-    action: str | None
-    right: Callable[[World], Ask]
-    others: list[Callable[[World], Ask]] = field(default_factory=list)
-    also: tuple[str, ...] = ()
-
-
-def not_found(path: Callable[[World], str], json: Callable[[World], Any] = lambda _w: None) -> Any:
-    return lambda w: Ask(path(w), json(w), expect=404)
-
-
-def query_body(frame_id: int, **params: Any) -> dict[str, Any]:
-    return {"frame_id": frame_id, "roi": BOX, "params": {"tau": -1.0, **params}}
-
-
-def example_body(w: World, name: str) -> dict[str, Any]:
-    return query_body(w.street_frame, **{name: [{"frame_id": w.car_frame, **BOX}]})
-
-
-def own_query(below: str, w: World) -> Ask:
-    return Ask(f"/v1/queries/{w.own_query}{below}")
-
-
-def others_query(below: str, w: World) -> Ask:
-    return Ask(f"/v1/queries/{w.others_query}{below}", expect=404)
-
-
-def own_export(below: str, w: World) -> Ask:
-    return Ask(f"/v1/queries/{w.own_query}/evidence/{new_export(w, w.own_query)}{below}")
-
-
-def others_export(below: str, w: World) -> Ask:
-    made = new_export(w, w.others_query)
-    return Ask(f"/v1/queries/{w.others_query}/evidence/{made}{below}", expect=404)
-
-
-def new_export(w: World, query_id: uuid.UUID) -> uuid.UUID:
-    with w.api.context.db.transaction() as session:
-        query = search_record.find_query(session, query_id)
-        assert query is not None
-        accepted = order_export(session, COMMAND_LINE, query, [1])
-    run_jobs(w.api.context)
-    return accepted.evidence_id
-
-
-def new_feed(w: World) -> int:
-    return add_feed(w.api.context, uuid.uuid4().hex, URL, IntervalPolicy(1.0))
-
-
-def own_webhook(below: str, expect: int, body: Any, w: World) -> Ask:
-    return Ask(f"/v1/webhooks/{w.own_webhook}{below}", body, expect=expect)
-
-
-def others_webhook(below: str, body: Any, w: World) -> Ask:
-    return Ask(f"/v1/webhooks/{w.others_webhook}{below}", body, expect=404)
-
-
-def standing_body(frame_id: int, **params: Any) -> dict[str, Any]:
-    return {"name": "a", "frame_id": frame_id, "roi": BOX, "params": params}
-
-
-def own_standing(below: str, expect: int, w: World) -> Ask:
-    return Ask(f"/v1/standing-queries/{w.own_standing}{below}", expect=expect)
-
-
-def others_standing(below: str, w: World) -> Ask:
-    return Ask(f"/v1/standing-queries/{w.others_standing}{below}", expect=404)
-
-
-def own_alert(below: str, w: World) -> Ask:
-    return Ask(f"/v1/alerts/{w.own_alerts[0]}{below}")
-
-
-def car_alert(below: str, w: World) -> Ask:
-    """Of the own standing query, on a camera that the key does not see."""
-    return Ask(f"/v1/alerts/{w.own_alerts[1]}{below}", expect=404)
-
-
-def others_alert(below: str, w: World) -> Ask:
-    return Ask(f"/v1/alerts/{w.others_alerts[0]}{below}", expect=404)
-
-
-def new_standing(w: World, headers: dict[str, str]) -> tuple[int, tuple[int, int]]:
-    """A standing query of a key, and alerts of it on both cameras."""
-    body = standing_body(w.street_frame)
-    made = w.api.client.post("/v1/standing-queries", json=body, headers=headers)
-    assert made.status_code == 201, made.text
-    standing_id = int(made.json()["standing_query_id"])
-    on_street, on_car = (
-        int(sql(w.api.context, ALERT, standing_id, frame_id)[0][0])
-        for frame_id in (w.street_frame, w.car_frame)
-    )
-    return standing_id, (on_street, on_car)
-
-
-def new_webhook(w: World, headers: dict[str, str]) -> int:
-    """A webhook of a key, with an event on its way."""
-    made = w.api.client.post("/v1/webhooks", json=WEBHOOK, headers=headers)
-    assert made.status_code == 201, made.text
-    sql(w.api.context, "delete from events where id = %s", EVENT)
-    sql(w.api.context, "insert into events (id, kind, data) values (%s, 'x', '{}')", EVENT)
-    webhook_id = int(made.json()["webhook_id"])
-    sql(
-        w.api.context,
-        "insert into deliveries (event_id, webhook_id) values (%s, %s)",
-        EVENT,
-        webhook_id,
-    )
-    return webhook_id
-
-
-def new_key(w: World) -> int:
-    w.api.key("view")
-    return int(sql(w.api.context, "select max(id) from api_keys")[0][0])
-
-
-RULES: dict[tuple[str, str], Rule] = {
-    ("GET", "/v1/me"): Rule(None, lambda w: Ask("/v1/me", holds="actions")),
-    ("GET", "/v1/cameras"): Rule(
-        "view",
-        lambda w: Ask("/v1/cameras", holds='"street"'),
-        [lambda w: Ask("/v1/cameras", holds='"street"', hides='"car"')],
-    ),
-    ("POST", "/v1/cameras"): Rule(
-        "admin", lambda w: Ask("/v1/cameras", {"name": uuid.uuid4().hex}, expect=201)
-    ),
-    ("GET", "/v1/cameras/{camera_id}"): Rule(
-        "view",
-        lambda w: Ask(f"/v1/cameras/{w.street}"),
-        [not_found(lambda w: f"/v1/cameras/{w.car}")],
-    ),
-    ("PATCH", "/v1/cameras/{camera_id}"): Rule(
-        "admin", lambda w: Ask(f"/v1/cameras/{w.street}", {"retention_days": 0})
-    ),
-    ("GET", "/v1/cameras/{camera_id}/coverage"): Rule(
-        "view",
-        lambda w: Ask(f"/v1/cameras/{w.street}/coverage"),
-        [not_found(lambda w: f"/v1/cameras/{w.car}/coverage")],
-    ),
-    ("GET", "/v1/cameras/{camera_id}/mask"): Rule(
-        "view",
-        lambda w: Ask(f"/v1/cameras/{w.street}/mask", holds='"areas":[]'),
-        [not_found(lambda w: f"/v1/cameras/{w.car}/mask")],
-    ),
-    ("PUT", "/v1/cameras/{camera_id}/mask"): Rule(
-        "admin", lambda w: Ask(f"/v1/cameras/{w.street}/mask", {"areas": []})
-    ),
-    ("GET", "/v1/frames"): Rule(
-        "view",
-        lambda w: Ask(f"/v1/frames?camera_id={w.street}", holds="frame_id"),
-        [not_found(lambda w: f"/v1/frames?camera_id={w.car}")],
-    ),
-    ("GET", "/v1/frames/nearest"): Rule(
-        "view",
-        lambda w: Ask(f"/v1/frames/nearest?camera_id={w.street}&t_utc=2026-01-01T12:00:00Z"),
-        [not_found(lambda w: f"/v1/frames/nearest?camera_id={w.car}&t_utc=2026-01-01T13:00:00Z")],
-    ),
-    ("GET", "/v1/frames/{frame_id}"): Rule(
-        "view",
-        lambda w: Ask(f"/v1/frames/{w.street_frame}"),
-        [not_found(lambda w: f"/v1/frames/{w.car_frame}")],
-    ),
-    ("GET", "/v1/frames/{frame_id}/picture"): Rule(
-        "view",
-        lambda w: Ask(f"/v1/frames/{w.street_frame}/picture"),
-        [not_found(lambda w: f"/v1/frames/{w.car_frame}/picture")],
-    ),
-    ("GET", "/v1/frames/{frame_id}/thumbnail"): Rule(
-        "view",
-        lambda w: Ask(f"/v1/frames/{w.street_frame}/thumbnail"),
-        [not_found(lambda w: f"/v1/frames/{w.car_frame}/thumbnail")],
-    ),
-    ("POST", "/v1/queries"): Rule(
-        "search",
-        lambda w: Ask("/v1/queries", query_body(w.street_frame), expect=202),
-        [
-            not_found(lambda w: "/v1/queries", lambda w: query_body(w.car_frame)),
-            not_found(
-                lambda w: "/v1/queries", lambda w: query_body(w.street_frame, camera_ids=[w.car])
-            ),
-            not_found(
-                lambda w: "/v1/queries",
-                lambda w: query_body(w.street_frame, camera_ids=[w.street, w.car]),
-            ),
-            not_found(lambda w: "/v1/queries", lambda w: example_body(w, "more")),
-            not_found(lambda w: "/v1/queries", lambda w: example_body(w, "less")),
-        ],
-    ),
-    ("GET", "/v1/queries"): Rule(
-        "search",
-        lambda w: Ask("/v1/queries", holds=str(w.own_query)),
-        [lambda w: Ask("/v1/queries", holds=str(w.own_query), hides=str(w.others_query))],
-    ),
-    **{
-        (method, "/v1/queries/{query_id}" + below): Rule(
-            "search",
-            partial(own_query, asked),
-            [partial(others_query, asked)],
-            also=("view",) if asked == "/picture" else (),
-        )
-        for method, below, asked in (
-            ("GET", "", ""),
-            ("GET", "/picture", "/picture"),
-            ("GET", "/events", "/events"),
-            ("GET", "/hits", "/hits"),
-            ("GET", "/hits/{rank}/overlay", "/hits/1/overlay"),
-            ("GET", "/appearances", "/appearances"),
-            ("DELETE", "", ""),
-        )
-    },
-    ("POST", "/v1/queries/{query_id}/evidence"): Rule(
-        "export",
-        lambda w: Ask(f"/v1/queries/{w.own_query}/evidence", {"ranks": [1]}, expect=202),
-        [not_found(lambda w: f"/v1/queries/{w.others_query}/evidence", lambda _w: {"ranks": [1]})],
-        also=("search",),
-    ),
-    **{
-        ("GET", "/v1/queries/{query_id}/evidence/{evidence_id}" + below): Rule(
-            "export",
-            partial(own_export, below),
-            [partial(others_export, below)],
-            also=("search",),
-        )
-        for below in ("", "/bundle")
-    },
-    ("POST", "/v1/segments"): Rule(
-        "ingest",
-        lambda w: Ask("/v1/segments", segment_body(w.street), expect=202),
-        [not_found(lambda w: "/v1/segments", lambda w: segment_body(w.car))],
-    ),
-    ("GET", "/v1/segments"): Rule(
-        "ingest",
-        lambda w: Ask("/v1/segments", holds="segment_id"),
-        [lambda w: Ask("/v1/segments", hides=f'"camera_id":{w.car},')],
-    ),
-    ("GET", "/v1/segments/{segment_id}"): Rule(
-        "ingest",
-        lambda w: Ask("/v1/segments/1"),
-        [not_found(lambda w: f"/v1/segments/{w.car_segment}")],
-    ),
-    ("GET", "/v1/feeds"): Rule(
-        "view",
-        lambda w: Ask("/v1/feeds", holds='"street"'),
-        [lambda w: Ask("/v1/feeds", holds='"street"', hides='"car"')],
-    ),
-    ("POST", "/v1/feeds"): Rule(
-        "admin", lambda w: Ask("/v1/feeds", {"camera": uuid.uuid4().hex, "url": URL}, expect=201)
-    ),
-    ("GET", "/v1/feeds/{feed_id}"): Rule(
-        "view",
-        lambda w: Ask(f"/v1/feeds/{w.street_feed}"),
-        [not_found(lambda w: f"/v1/feeds/{w.car_feed}")],
-    ),
-    ("POST", "/v1/feeds/{feed_id}/pause"): Rule(
-        "admin", lambda w: Ask(f"/v1/feeds/{w.street_feed}/pause", holds='"paused"')
-    ),
-    ("POST", "/v1/feeds/{feed_id}/resume"): Rule(
-        "admin", lambda w: Ask(f"/v1/feeds/{w.street_feed}/resume", holds='"running"')
-    ),
-    ("DELETE", "/v1/feeds/{feed_id}"): Rule(
-        "admin", lambda w: Ask(f"/v1/feeds/{new_feed(w)}", expect=204)
-    ),
-    ("GET", "/v1/cameras/{camera_id}/gaps"): Rule(
-        "view",
-        lambda w: Ask(f"/v1/cameras/{w.street}/gaps"),
-        [not_found(lambda w: f"/v1/cameras/{w.car}/gaps")],
-    ),
-    ("GET", "/v1/webhooks"): Rule("notify", lambda w: Ask("/v1/webhooks", hides="secret")),
-    ("POST", "/v1/webhooks"): Rule(
-        "notify", lambda w: Ask("/v1/webhooks", WEBHOOK, expect=201), also=("search",)
-    ),
-    **{
-        (method, "/v1/webhooks/{webhook_id}" + below): Rule(
-            "notify",
-            partial(own_webhook, asked, expect, body),
-            [partial(others_webhook, asked, body)],
-            also=("search",),
-        )
-        for method, below, asked, expect, body in (
-            ("GET", "", "", 200, None),
-            ("PATCH", "", "", 200, {"state": "paused"}),
-            ("DELETE", "", "", 204, None),
-            ("POST", "/rotate", "/rotate", 200, None),
-            ("POST", "/test", "/test", 202, None),
-            ("GET", "/deliveries", "/deliveries", 200, None),
-            (
-                "POST",
-                "/deliveries/{event_id}/retry",
-                f"/deliveries/{EVENT}/retry",
-                202,
-                None,
-            ),
-        )
-    },
-    ("GET", "/v1/standing-queries"): Rule(
-        "search", lambda w: Ask("/v1/standing-queries", holds="items")
-    ),
-    ("POST", "/v1/standing-queries"): Rule(
-        "search",
-        lambda w: Ask("/v1/standing-queries", standing_body(w.street_frame), expect=201),
-        [
-            not_found(lambda w: "/v1/standing-queries", lambda w: standing_body(w.car_frame)),
-            not_found(
-                lambda w: "/v1/standing-queries",
-                lambda w: standing_body(w.street_frame, camera_ids=[w.car]),
-            ),
-        ],
-    ),
-    **{
-        (method, "/v1/standing-queries/{standing_query_id}" + below): Rule(
-            "search",
-            partial(own_standing, below, expect),
-            [partial(others_standing, below)],
-        )
-        for method, below, expect in (
-            ("GET", "", 200),
-            ("DELETE", "", 204),
-            ("POST", "/pause", 200),
-            ("POST", "/resume", 200),
-        )
-    },
-    ("GET", "/v1/alerts"): Rule("search", lambda w: Ask("/v1/alerts", holds="items")),
-    **{
-        ("GET", "/v1/alerts/{alert_id}" + below): Rule(
-            "search",
-            partial(own_alert, below),
-            [partial(others_alert, below), partial(car_alert, below)],
-        )
-        for below in ("", "/overlay")
-    },
-    ("GET", "/v1/keys"): Rule("admin", lambda w: Ask("/v1/keys", hides="secret")),
-    ("POST", "/v1/keys"): Rule(
-        "admin", lambda w: Ask("/v1/keys", {"name": "a", "actions": ["view"]}, expect=201)
-    ),
-    ("GET", "/v1/keys/{key_id}"): Rule("admin", lambda w: Ask(f"/v1/keys/{new_key(w)}")),
-    ("DELETE", "/v1/keys/{key_id}"): Rule(
-        "admin", lambda w: Ask(f"/v1/keys/{new_key(w)}", holds='"revoked_at":"2')
-    ),
-    ("GET", "/v1/audit"): Rule("admin", lambda w: Ask("/v1/audit", holds="sha256")),
-    ("GET", "/v1/jobs"): Rule("admin", lambda w: Ask("/v1/jobs", holds="job_id")),
-    ("GET", "/v1/jobs/{job_id}"): Rule("admin", lambda w: Ask(f"/v1/jobs/{w.job}")),
-    ("GET", "/v1/generations"): Rule("admin", lambda w: Ask("/v1/generations", holds="live")),
-}
-
-
-def segment_body(camera_id: int) -> dict[str, Any]:
-    start = f"2026-02-01T{uuid.uuid4().int % 24:02}:00:00Z"
-    return {"path": "street/bikes.mp4", "camera_id": camera_id, "start_utc": start}
 
 
 def operations() -> set[tuple[str, str]]:
@@ -456,8 +63,51 @@ def test_every_route_has_a_rule_and_every_rule_a_route():
     assert len(RULES) > 25
 
 
+def test_every_rule_says_what_a_key_for_some_time_must_not_learn():
+    """Or that there is nothing."""
+    for (method, path), rule in RULES.items():
+        if rule.action not in ("ingest", "admin") and not path.startswith("/v1/webhooks"):
+            assert bool(rule.outside) != ((method, path) in TIMELESS), (method, path)
+
+
+@dataclass(frozen=True)
+class TokenApi(Api):
+    """An API whose callers have access tokens: each key is that of a role."""
+
+    issuer: Issuer
+
+    def key(self, *actions: str, **given: Any) -> dict[str, str]:
+        role = new_role(self.context, *(actions or ("admin",)), **given)
+        return bearer(self.issuer.token(groups=["others", role], exp=int(time.time()) + 3600))
+
+
+@pytest.fixture(scope="module", params=["keys", "tokens"])
+def callers(api: Api, request: pytest.FixtureRequest) -> Iterator[Api]:
+    """The API, with keys or with tokens as what callers have."""
+    if request.param == "keys":
+        yield api
+        return
+    with issuing() as issuer:
+        settings = oidc_settings(issuer, api.desk.settings)
+        desk = replace(
+            api.desk, settings=settings, pace=Pace(100_000.0), tokens=open_tokens(settings)
+        )
+        with serving(desk) as client:
+            yield TokenApi(api.context, desk, client, api.footage, issuer)
+
+
 @pytest.fixture(scope="module")
-def world(api: Api) -> World:
+def feeds(api: Api) -> tuple[int, int]:
+    """Of ``street`` and ``car``."""
+    street, car = (
+        add_feed(api.context, name, URL, IntervalPolicy(1.0)) for name in ("street", "car")
+    )
+    return street, car
+
+
+@pytest.fixture(scope="module")
+def world(callers: Api, feeds: tuple[int, int]) -> World:
+    api = callers
     street, car = api.camera("street"), api.camera("car")
     others = api.answered(api.key("search"))
     car_segment = sql(api.context, "select id from video_segments where camera_id = %s", car)
@@ -470,10 +120,14 @@ def world(api: Api) -> World:
         own_query=uuid.UUID(int=0),
         others_query=uuid.UUID(others["query_id"]),
         car_segment=int(car_segment[0][0]),
-        street_feed=add_feed(api.context, "street", URL, IntervalPolicy(1.0)),
-        car_feed=add_feed(api.context, "car", URL, IntervalPolicy(1.0)),
+        street_feed=feeds[0],
+        car_feed=feeds[1],
         job=str(others["job_id"]),
     )
+
+
+GONE = {False: (401, "unauthenticated"), True: (403, "forbidden")}
+"""What becomes of an expired or revoked key, and of a token whose role had one."""
 
 
 def ask(world: World, method: str, wanted: Ask, headers: dict[str, str]) -> Any:
@@ -496,6 +150,9 @@ def test_an_operation_with_every_kind_of_key(world: World, method: str, path: st
     right = api.key(*(needed or ["view"]))
     if "/queries" in path:
         world.own_query = uuid.UUID(api.answered(right)["query_id"])
+    if "/changes" in path:
+        world.others_changes = new_changes(world, world.car, api.key("search"))
+        world.own_changes = new_changes(world, world.street, right)
     if "/webhooks/" in path:
         world.others_webhook = new_webhook(world, api.key("notify", "search"))
         world.own_webhook = new_webhook(world, right)
@@ -512,7 +169,7 @@ def test_an_operation_with_every_kind_of_key(world: World, method: str, path: st
         latest = "(select max(id) from api_keys)"
         sql(api.context, f"update api_keys set {column} = now() where id = {latest}")
         refused = ask(world, method, wanted, gone)
-        assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
+        assert (refused.status_code, refused.json()["code"]) == GONE[isinstance(api, TokenApi)]
     if rule.action is not None:
         wrong = api.key(*[one for one in ACTIONS if one not in (rule.action, "admin")])
         refused = ask(world, method, wanted, wrong)
@@ -524,20 +181,40 @@ def test_an_operation_with_every_kind_of_key(world: World, method: str, path: st
         assert not rule.others  # an admin key cannot be limited to cameras
         return
     limited = api.key(*(needed or ["view"]), camera_ids=[world.street])
+    prepare(world, path, limited)
+    assert_told(ask(world, method, rule.right(world), limited), rule.right(world))
+    assert_not_told(world, method, rule.others, limited)
+
+    if rule.action == "ingest":
+        return  # such a key cannot be limited in time
+    windowed = api.key(*(needed or ["view"]), **WINDOW)
+    prepare(world, path, windowed)
+    if not rule.of_now:
+        assert_told(ask(world, method, rule.right(world), windowed), rule.right(world))
+    assert_not_told(world, method, rule.outside, windowed)
+
+
+def prepare(world: World, path: str, limited: dict[str, str]) -> None:
+    """What a limited key has of its own."""
+    world.asker = limited
     if "/queries" in path:
         asked = {"params": {"tau": -1.0, "group": "frame", "limit": 1000}}
-        told = api.answered(limited, **asked)
-        assert told["params"]["camera_ids"] == [world.street]
-        world.own_query = uuid.UUID(told["query_id"])
+        world.own_query = uuid.UUID(world.api.answered(limited, **asked)["query_id"])
+    if "/changes" in path:
+        world.own_changes = new_changes(world, world.street, limited)
     if "/webhooks/" in path:
         world.others_webhook = world.own_webhook
         world.own_webhook = new_webhook(world, limited)
     if "/standing" in path or "/alerts" in path:
         world.own_standing, world.own_alerts = new_standing(world, limited)
-    assert_told(ask(world, method, rule.right(world), limited), rule.right(world))
-    for other in rule.others:
-        unseen = other(world)
-        assert_told(ask(world, method, unseen, limited), unseen)
+
+
+def assert_not_told(
+    world: World, method: str, unseen: list[Callable[[World], Ask]], limited: dict[str, str]
+) -> None:
+    for other in unseen:
+        wanted = other(world)
+        assert_told(ask(world, method, wanted, limited), wanted)
 
 
 def test_a_limited_key_counts_only_its_own_cameras(api: Api):
@@ -553,6 +230,7 @@ def test_a_limited_key_counts_only_its_own_cameras(api: Api):
         cameras[name] = {hit["camera_id"] for hit in hits.json()["items"]}
         frames[name] = told["stats"]["frames_searched"]
     assert cameras == {"all": {street, car}, "limited": {street}}
+    assert told["params"]["camera_ids"] == [street]
     per_camera = dict(sql(api.context, "select camera_id, count(*) from frames group by 1"))
     assert frames == {"all": per_camera[street] + per_camera[car], "limited": per_camera[street]}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import uvicorn
 
 from api.app import make_app
 from ris_client import Feed, Gap, RisApiError, RisClient
-from tests.api.conftest import Api
+from tests.api.conftest import STREET_START, Api
 from tests.feeding import until
 from tests.parts import run_jobs, sql
 
@@ -99,6 +100,22 @@ def test_standing_queries_and_their_alerts(api: Api, client: RisClient):
     client.remove_standing_query(made.standing_query_id)
     assert client.standing_queries() == []
     assert list(client.alerts()) == []
+
+
+def test_changes_of_a_box(api: Api, client: RisClient):
+    camera_id = client.camera("street").camera_id
+    with ThreadPoolExecutor(1) as beside:
+        box = (0.2, 0.2, 0.8, 0.8)
+        waiting = beside.submit(client.changes, camera_id, box=box, t_from_utc=STREET_START)
+        while not waiting.done():
+            run_jobs(api.context)
+    found = waiting.result()
+    assert found.frames == found.told["frames"] > 3
+    assert (found.states[0].number, found.states[0].like) == (1, 1)
+    assert found.states[0].from_utc >= STREET_START
+    with pytest.raises(RisApiError) as refused:
+        client.changes(999_999, box=(0.2, 0.2, 0.8, 0.8))
+    assert refused.value.code == "not_found"
 
 
 def test_masks(client: RisClient):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import math
@@ -25,7 +24,7 @@ from api.desk import ApiDesk, BackgroundBell, Few, Pace, open_desk
 from api.problems import STATUS_OF_CODE
 from api.routes import frames, queries, segments
 from ris_client import RisApiError, RisClient
-from tests.api.conftest import BOX, Api, serving
+from tests.api.conftest import BOX, Api, run_async, serving
 from tests.parts import run_jobs, sql
 from worker.accepting.queries import checked_order
 from worker.accepting.segments import FileContent, read_content
@@ -87,10 +86,10 @@ def test_no_body_is_read_before_the_key_is_known(api: Api, method: str, path: st
         await make_app(api.desk)(scope, body, send)
         return statuses[0]
 
-    assert (asyncio.run(ask({})), pulled) == (401, 0)
-    assert (asyncio.run(ask({"Authorization": "Bearer ris_x"})), pulled) == (401, 0)
-    assert (asyncio.run(ask(api.key("view"))), pulled) == (403, 0)
-    assert (asyncio.run(ask(api.key("admin"))), pulled) == (422, 3)
+    assert (run_async(ask({})), pulled) == (401, 0)
+    assert (run_async(ask({"Authorization": "Bearer ris_x"})), pulled) == (401, 0)
+    assert (run_async(ask(api.key("view"))), pulled) == (403, 0)
+    assert (run_async(ask(api.key("admin"))), pulled) == (422, 3)
 
 
 def test_a_client_that_goes_away_is_no_failure(api: Api):
@@ -107,7 +106,7 @@ def test_a_client_that_goes_away_is_no_failure(api: Api):
         raise AssertionError(message)
 
     with structlog.testing.capture_logs() as logged:
-        asyncio.run(make_app(api.desk)(scope, receive, send))
+        run_async(make_app(api.desk)(scope, receive, send))
     assert [one["event"] for one in logged] == ["client_gone", "request"]
 
 

@@ -100,6 +100,8 @@ def troubled(api: Api) -> Iterator[Api]:
         "insert into message_counts values ('mqtt', 'malformed', 3, 'x')",
         "insert into watched_folders (folder, time_zone, policy, error_code)"
         " values ('/a', 'UTC', '{}', 'video_unreadable')",
+        "insert into canary_checks (generation_id, asked, found)"
+        " select id, 8, 6 from index_generations where state = 'live'",
         "insert into erasures (job_id, camera_id, reason)"
         " select id, 1, 'request' from jobs where kind = 'erase'",
     ]
@@ -107,7 +109,15 @@ def troubled(api: Api) -> Iterator[Api]:
         sql(api.context, statement)
     yield api
     for table in (
-        *("feed_gaps", "feed_drops", "erasures", "feeds", "message_counts", "watched_folders"),
+        *(
+            "canary_checks",
+            "feed_gaps",
+            "feed_drops",
+            "erasures",
+            "feeds",
+            "message_counts",
+            "watched_folders",
+        ),
     ):
         sql(api.context, f"delete from {table}")
     sql(api.context, "delete from jobs where kind in ('feed', 'erase')")
@@ -137,6 +147,9 @@ def test_numbers_of_the_record_are_true(troubled: Api):
     frames, shards = sql(
         troubled.context, "select (select count(*) from frames), (select count(*) from shards)"
     )[0]
+    assert found.value("ris_canary_recall") == 0.75
+    age_s = found.value("ris_canary_age_seconds")
+    assert age_s is not None and 0 <= age_s < 60
     assert (found.value("ris_frames"), found.value("ris_shards")) == (frames, shards)
     assert frames > 5
     assert found.value("ris_erasures_under_way") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 
 from api.fields import write_cursor
 from api.routes.cameras import gaps
-from tests.api.conftest import CAR_START, STREET_START, Api
+from tests.api.conftest import BOX, CAR_START, STREET_START, Api
 from tests.parts import ingested, run_jobs, sql, with_settings
 
 LATER = "2026-03-01T08:00:00Z"
@@ -100,6 +101,18 @@ def test_pictures_are_those_stored_and_are_not_sent_twice(api: Api):
     with Image.open(io.BytesIO(small.content)) as picture:
         assert (picture.format, max(picture.size)) == ("JPEG", 100)
     assert api.acts("picture.view")[-1] == {"frame_id": frame_id, "what": "thumbnail"}
+
+
+def test_boxes_are_proposed_around_what_the_frames_around_do_not_show(api: Api):
+    key, frame_id = api.key("view"), api.frame("street", 2)
+    told = api.client.get(f"/v1/frames/{frame_id}/proposals", headers=key).json()
+    statement = "select count(*) from frames where camera_id = %s"
+    frames = sql(api.context, statement, api.camera("street"))[0][0]
+    assert (told["frame_id"], told["compared"]) == (frame_id, frames - 1)  # not with itself
+    for x0, y0, x1, y1 in told["boxes"]:
+        assert 0 <= x0 < x1 <= 1
+        assert 0 <= y0 < y1 <= 1
+    assert api.acts("picture.view")[-1] == {"frame_id": frame_id, "what": "proposals"}
 
 
 def test_a_damaged_picture_is_told_and_not_shown(api: Api):
@@ -255,3 +268,60 @@ def test_a_link_out_of_the_footage_folder_is_not_followed(api: Api, tmp_path: An
         with api.with_settings(footage_dir=folder) as client:
             reply = client.post("/v1/segments", json=given, headers=api.key("ingest"))
         assert (reply.status_code, reply.json()["code"]) == (422, code)
+
+
+def test_when_a_box_changed_is_asked_followed_and_read(api: Api):
+    key, named = api.key("search"), {"Idempotency-Key": "gate-box"}
+    body = {"camera_id": api.camera("street"), "roi": BOX, "hold": 2}
+    first = api.client.post("/v1/changes", json=body, headers=key | named)
+    assert first.status_code == 202, first.text
+    asked = first.json()
+    assert (asked["state"], asked["states"], asked["frames"]) == ("queued", None, None)
+    assert api.client.post("/v1/changes", json=body, headers=key | named).json() == asked
+    other = api.client.post("/v1/changes", json=body | {"hold": 3}, headers=key | named)
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_key_reused")
+    run_jobs(api.context)
+    told = api.client.get(first.headers["Location"], headers=key).json()
+    per_camera = dict(sql(api.context, "select camera_id, count(*) from frames group by 1"))
+    assert (told["state"], told["frames"]) == ("done", per_camera[body["camera_id"]])
+    assert told["states"][0]["number"] == 1 and told["states"][0]["before_utc"] is None
+    for state in told["states"]:
+        frame = api.client.get(f"/v1/frames/{state['first_frame_id']}", headers=api.key("view"))
+        assert frame.json()["t_utc"] == state["from_utc"]
+    events = api.client.get(f"{first.headers['Location']}/events", headers=key).text
+    told_last = json.loads(events.rsplit("data: ", 1)[1])
+    assert told_last == {
+        "change_query_id": told["change_query_id"],
+        "state": "done",
+        "error_code": None,
+    }
+    asks = {"change_query_id", "camera_id", "roi", "from_utc", "to_utc"}
+    assert set(api.acts("changes.ask")[-1]) == asks
+    for _ in range(2):
+        api.client.post("/v1/changes", json=body, headers=key)
+    listed = pages(api, "/v1/changes", key, limit=2)
+    assert len(listed) == 3 and listed[-1] == told
+    assert api.client.delete(first.headers["Location"], headers=key).status_code == 204
+    assert api.client.get(first.headers["Location"], headers=key).status_code == 404
+    assert api.acts("changes.remove") == [{"change_query_id": told["change_query_id"]}]
+
+
+def test_what_cannot_be_asked_about_changes_is_told(api: Api):
+    key, street = api.key("search"), api.camera("street")
+    body = {"camera_id": street, "roi": BOX}
+    for wrong, code in (
+        ({"t_from_utc": LATER, "t_to_utc": LATER}, "input_invalid"),
+        ({"hold": 0}, "input_invalid"),
+        ({"roi": {"box": [0.5, 0.5, 0.5, 0.6]}}, "roi_invalid"),
+        ({"camera_id": 999_999}, "not_found"),
+    ):
+        reply = api.client.post("/v1/changes", json=body | wrong, headers=key)
+        assert reply.json()["code"] == code, reply.text
+    reply = api.client.post("/v1/changes", json=body | {"t_from_utc": LATER}, headers=key)
+    queued = api.client.delete(reply.headers["Location"], headers=key)
+    run_jobs(api.context)
+    assert queued.status_code == 204
+    with api.with_settings(api_open_queries=1) as client:
+        assert client.post("/v1/changes", json=body, headers=key).status_code == 202
+        full = client.post("/v1/changes", json=body, headers=key)
+    assert (full.status_code, full.json()["code"]) == (429, "too_many_requests")

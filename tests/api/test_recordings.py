@@ -20,7 +20,7 @@ import pytest
 
 from api.app import make_app
 from api.desk import ApiDesk
-from tests.api.conftest import Api, serving
+from tests.api.conftest import Api, run_async, serving
 from tests.parts import run_jobs, sql, with_settings
 from worker.backup import back_up
 from worker.erasure import camera_span, submit_erasure
@@ -239,7 +239,7 @@ def test_slow_senders_hold_up_nobody(api: Api, key: dict[str, str], clip: bytes)
         go_on.set()
         return await asyncio.gather(*sent)
 
-    told = asyncio.run(run())
+    told = run_async(run())
     assert [status for status, _ in told] == [202] * 8
     assert len({one["segment_id"] for _, one in told}) == 8
 
@@ -279,9 +279,9 @@ def test_a_sender_that_goes_away_or_says_no_more_leaves_nothing(
 
     if end == "gone":
         with pytest.raises(IndexError):  # nobody is told anything
-            asyncio.run(run())
+            run_async(run())
     else:
-        status, told = asyncio.run(run())
+        status, told = run_async(run())
         assert (status, told["code"]) == (408, "body_too_slow")
         assert "no more of the body came" in told["detail"]
     assert held(api) == []

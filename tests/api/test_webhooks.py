@@ -62,6 +62,28 @@ def test_a_webhook_is_made_and_its_secret_told_once(api: Api, admin: dict[str, s
     assert api.acts("webhook.rotate")[-1] == {"webhook_id": told["webhook_id"]}
 
 
+def test_a_request_sent_twice_makes_one_webhook_and_tells_its_secret_again(api: Api):
+    key, other = api.key("notify", "search"), api.key("notify", "search")
+    named = {"Idempotency-Key": "vms-hook"}
+    first, again = (add(api, key | named, kinds=["query.done"]) for _ in range(2))
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.json() == again.json()
+    assert first.headers["Location"] == again.headers["Location"]
+    assert len(api.client.get("/v1/webhooks", headers=key).json()["items"]) == 1
+    for changed in ({"url": URL + "x"}, {"name": "other"}, {"kinds": ["query.failed"]}):
+        refused = add(api, key | named, **{"kinds": ["query.done"], **changed})
+        assert (refused.status_code, refused.json()["code"]) == (409, "idempotency_key_reused")
+    theirs = add(api, other | named, kinds=["query.done"]).json()
+    assert theirs["webhook_id"] != first.json()["webhook_id"]
+    assert theirs["secret"] != first.json()["secret"]
+    rotated = api.client.post(first.headers["Location"] + "/rotate", headers=key).json()
+    told = add(api, key | named, kinds=["query.done"]).json()
+    assert told["secret"] == rotated["secret"]
+    assert api.client.delete(first.headers["Location"], headers=key).status_code == 204
+    gone = add(api, key | named, kinds=["query.done"])
+    assert (gone.status_code, gone.json()["code"]) == (404, "not_found")
+
+
 def test_without_kinds_a_key_is_told_of_all_that_it_may_read(api: Api, admin: dict[str, str]):
     assert add(api, admin).json()["kinds"] == list(EVENT_KINDS)
     told = add(api, api.key("notify", "search")).json()["kinds"]

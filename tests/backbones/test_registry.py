@@ -8,10 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from worker.backbones.base import BatchingBackbone
+from worker.backbones.devices import describe_device, describe_torch, usable_device
 from worker.backbones.embedder import embed_batched, set_threads
 from worker.backbones.registry import list_backbones, load_backbone
+from worker.config import Settings
 from worker.errors import InputInvalid, NotFound, WeightsMissing
+from worker.runtime import BackboneCache
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -113,6 +118,19 @@ def test_folders_without_a_usable_config_are_refused(tmp_path):
 def test_an_absent_device_is_refused(device):
     with pytest.raises(InputInvalid, match="Device"):
         load_backbone("efficientnet-lite0", device=device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(tmp_path):
+    assert usable_device("auto") == "cpu"
+    ours = BackboneCache(Settings(device="auto", data_dir=tmp_path))("efficientnet-lite0")
+    assert not isinstance(ours, BatchingBackbone)
+    with pytest.raises(InputInvalid, match="Device 'cuda' is not usable here"):
+        BackboneCache(Settings(device="cuda", data_dir=tmp_path))("efficientnet-lite0")
+    ok, found = describe_device("auto")
+    assert ok and found.endswith("no CUDA device")
+    assert not describe_device("cuda")[0]
+    assert describe_torch().startswith("built for")
 
 
 def test_wrong_dtype_threads_and_batch_are_refused():

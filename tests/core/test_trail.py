@@ -96,7 +96,7 @@ def test_background_inside_the_box_carries_little():
 def test_resemblance_prefers_what_is_new_in_the_query():
     cells, _ = scene(at(4, 4))
     weight = np.array([1.0, 0.05], dtype=np.float32)
-    like = resemblance(cells[[at(4, 4), at(4, 5)]], weight, cells)
+    like = resemblance(cells[[at(4, 4), at(4, 5)]] @ cells.T, weight)
     assert like[at(4, 4)] == pytest.approx(1) and like[at(4, 5)] == pytest.approx(0.05)
     assert like[at(9, 9)] == 0
     assert accepting(np.ones(CELLS, dtype=np.float32), like)[at(4, 5)] == pytest.approx(

@@ -22,12 +22,20 @@ from tests.index.shards import (
 )
 from worker.core.types import Descriptors
 from worker.errors import IndexDamaged
-from worker.index.candidates import global_candidates, patch_neighbours
+from worker.index.candidates import TimeSpan, global_candidates, patch_neighbours
 from worker.index.shard import append_blocks
 from worker.index.store import IndexStore, PinnedShard
+from worker.kernels.directions import direction_cosines
 
 # Times of frames are halves: bounds fall on them, between them and outside.
 BOUNDS_S = st.integers(-4, 44).map(lambda quarter: quarter / 4)
+ASKED = given(
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    top_n=st.integers(1, 40),
+    seed=st.integers(0, 50),
+    t_from=st.none() | BOUNDS_S,
+    t_to=st.none() | BOUNDS_S,
+)
 
 
 def made_shards(folder: Path, sizes: Sequence[int], seed: int, codec: str = "fp32"):
@@ -59,13 +67,7 @@ def all_globals(shards: Sequence[PinnedShard]):
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=4),
-    top_n=st.integers(1, 40),
-    seed=st.integers(0, 50),
-    t_from=st.none() | BOUNDS_S,
-    t_to=st.none() | BOUNDS_S,
-)
+@ASKED
 def test_candidates_are_those_of_brute_force_and_never_fewer(
     sizes: list[int], top_n: int, seed: int, t_from: float | None, t_to: float | None
 ) -> None:
@@ -95,6 +97,44 @@ def test_candidates_are_those_of_brute_force_and_never_fewer(
             found.shard_position, found.block, found.frame_id, strict=True
         ):
             assert shards[position].f_map.frame_id[block] == frame
+
+
+@settings(max_examples=40, deadline=None)
+@ASKED
+def test_bytes_give_the_candidates_of_brute_force(
+    sizes: list[int], top_n: int, seed: int, t_from: float | None, t_to: float | None
+) -> None:
+    span = TimeSpan(t_from_epoch_s=t_from, t_to_epoch_s=t_to)
+    with tempfile.TemporaryDirectory() as folder:
+        shards = made_shards(Path(folder), sizes, seed, codec="int8")
+        query_d = random_descriptors(1, seed=999).global_nd[0]
+        store = IndexStore(Path(folder))
+        decoded = global_candidates(store, shards, query_d, top_n, **span)
+        found = global_candidates(
+            store, shards, query_d, top_n, int8_cosines=direction_cosines, **span
+        )
+    assert found.count == decoded.count
+    np.testing.assert_allclose(found.score_n, decoded.score_n, atol=1e-5)  # rounding may swap two
+    for position, block, frame in zip(
+        found.shard_position, found.block, found.frame_id, strict=True
+    ):
+        assert shards[position].f_map.frame_id[block] == frame
+        assert t_from is None or shards[position].t_epoch_s[block] >= t_from
+        assert t_to is None or shards[position].t_epoch_s[block] < t_to
+    assert np.unique(found.frame_id).size == found.count
+
+
+def test_equal_frames_of_bytes_are_ordered_by_id(tmp_path: Path) -> None:
+    one = random_descriptors(1)
+    same = Descriptors(np.repeat(one.global_nd, 4, 0), np.repeat(one.patches_ncd, 4, 0))
+    shards = [
+        pinned(layout_in(tmp_path / "a", "int8"), same, [8, 3, 5, 2], shard_id=1),
+        pinned(layout_in(tmp_path / "b", "int8"), same, [7, 1, 6, 4], shard_id=2),
+    ]
+    found = global_candidates(
+        IndexStore(tmp_path), shards, one.global_nd[0], 3, int8_cosines=direction_cosines
+    )
+    assert found.frame_id.tolist() == [1, 2, 3]
 
 
 def test_more_candidates_than_frames_are_all_frames(tmp_path: Path) -> None:

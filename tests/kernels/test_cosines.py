@@ -12,7 +12,8 @@ from worker.core.similarity import l2_normalise
 from worker.core.types import FloatArray
 from worker.index.codec import codec_named
 from worker.index.scorer import StoredPatches
-from worker.kernels.cosines import best_cosines, byte_query, cell_cosines, products_are_exact
+from worker.kernels.cosines import best_cosines, cell_cosines, products_are_exact
+from worker.kernels.queries import byte_query
 from worker.patch_cosines import (
     QueryRows,
     all_cosines,

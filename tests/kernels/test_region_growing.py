@@ -1,4 +1,4 @@
-"""The compiled kernel equals the core's reference, pair by pair."""
+"""The compiled kernel, and rigid growth on a device, equal the core's reference, pair by pair."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.core.region_growing import grow_seedless
 from worker.core.types import FloatArray, GridSize, IntArray, Region
 from worker.errors import DescriptorInvalid, InputInvalid
+from worker.kernels.device_growth import grow_rigid_on_device
 from worker.kernels.region_growing import grow_seedless_chunk
 
 TAU = 0.6
@@ -43,6 +45,9 @@ def check_against_core(case: Case, tau: Any, mode: Any) -> list[Region | None]:
         for similarity_qc, level in zip(similarity, levels, strict=True)
     ]
     assert_same(found, expected)
+    if mode == "rigid":
+        on_device = torch.from_numpy(np.require(similarity, requirements=["W"]))
+        assert_same(grow_rigid_on_device(on_device, query_cells, grid, tau), expected)
     return found
 
 
@@ -167,6 +172,8 @@ def test_bad_arrays_are_refused_as_by_the_core():
         grow_seedless_chunk(similarity, query_cells[:2], grid, TAU, "rigid")
     with pytest.raises(InputInvalid, match="repeat"):
         grow_seedless_chunk(similarity, query_cells * 0, grid, TAU, "rigid")
+    with pytest.raises(InputInvalid, match="query cells"):
+        grow_rigid_on_device(torch.from_numpy(similarity), query_cells[:2], grid, TAU)
     with pytest.raises(InputInvalid, match="float32"):
         grow_seedless_chunk(similarity.astype(np.float64), query_cells, grid, TAU, "rigid")
     with pytest.raises(InputInvalid, match="one tau or 2"):
@@ -174,3 +181,27 @@ def test_bad_arrays_are_refused_as_by_the_core():
     similarity[1, 2, 2] = np.nan
     with pytest.raises(DescriptorInvalid):
         grow_seedless_chunk(similarity, query_cells, grid, TAU, "rigid")
+    with pytest.raises(DescriptorInvalid):
+        grow_rigid_on_device(torch.from_numpy(similarity), query_cells, grid, TAU)
+
+
+def test_parts_of_many_candidates_and_late_translations_on_a_device(monkeypatch):
+    """Candidates are taken a few at a time; what has fewest matches is labelled last, if at all."""
+    monkeypatch.setattr("worker.kernels.device_growth._MATCHES_AT_ONCE", 1)
+    monkeypatch.setattr("worker.kernels.device_growth._FIRST", 1)
+    rng = np.random.default_rng(3)
+    similarity = rng.random((7, 12, 36), dtype=np.float32)
+    query_cells = np.array(list(product(range(3), range(4))))
+    check_against_core((similarity, query_cells, GridSize(6, 6)), 0.5, "rigid")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("tau", [-0.1, 0.4, 0.5, 0.9])
+def test_a_gpu_grows_what_the_core_grows(tau):
+    rng = np.random.default_rng(7)
+    similarity = np.round(rng.random((40, 24, 256), dtype=np.float32), 2)  # ties abound
+    query_cells = np.array(list(product(range(4, 8), range(3, 9))))
+    grid = GridSize(16, 16)
+    found = grow_rigid_on_device(torch.from_numpy(similarity).cuda(), query_cells, grid, tau)
+    assert_same(found, grow_seedless_chunk(similarity, query_cells, grid, tau, "rigid"))

@@ -146,6 +146,19 @@ def test_a_downgrade_leaves_no_encrypted_address_behind(empty_database: str) -> 
     command.upgrade(config, "head")
 
 
+def test_a_downgrade_leaves_no_key_of_a_role_that_opens_anything(empty_database: str) -> None:
+    config = alembic_config(empty_database)
+    command.upgrade(config, "head")
+    with psycopg.connect(psycopg_url(empty_database)) as connection:
+        for role in ("a", "b"):
+            made = "insert into api_keys (name, role, actions) values ('x', %s, array['admin'])"
+            connection.execute(made, [role])
+    command.downgrade(config, "0022")
+    left = "select revoked_at is not null, secret_sha256 from api_keys order by id"
+    assert rows(empty_database, left) == [(True, f"{number:064}") for number in (1, 2)]
+    command.upgrade(config, "head")
+
+
 def test_there_is_one_head() -> None:
     output = io.StringIO()
     config = Config(str(REPO / "alembic.ini"), stdout=output)

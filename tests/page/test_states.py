@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import json
 import re
 import threading
@@ -15,6 +18,7 @@ from typing import Any
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
+from PIL import ExifTags, Image
 from playwright.sync_api import expect
 
 import worker.search as search_module
@@ -22,6 +26,7 @@ from api.app import make_app
 from api.desk import ApiDesk, open_desk
 from tests.api.conftest import CAR_START, STREET_START, Api
 from tests.conftest import Services
+from tests.issuer import issuing, new_role, oidc_settings
 from tests.page.conftest import Visit, Visits, offline
 from tests.parts import fresh_context, ingested, run_jobs, sql
 from worker.closer_look import look_closer
@@ -123,6 +128,15 @@ def test_keys_that_are_not_accepted(visit, api):
     expect(visit.text("This key is not accepted any more")).to_be_visible()
     assert page.evaluate("sessionStorage.getItem('ris-key')") is None
     assert page.locator("img").count() == 0
+
+
+def test_an_access_token_may_be_pasted_in_place_of_a_key(visits, api):
+    role = new_role(api.context, "view", "search")
+    with issuing() as issuer:
+        desk = open_desk(oidc_settings(issuer, api.context.settings), lambda _job_id, _kind: None)
+        with listening(desk) as url:
+            visit = visits(url, issuer.token(groups=[role]))
+            visit.open(STREET).wait_for_selector(".stage img[src]")
 
 
 def test_signing_out_leaves_nothing(visit):
@@ -338,7 +352,9 @@ def test_a_server_that_does_not_answer(visit, api):
     assert sql(api.context, "select count(*) from search_queries")[0][0] == before + 1
 
 
-def test_a_thousand_hits_arrive_as_the_list_is_scrolled(visit, api):
+@pytest.fixture
+def many_hits(visit, api) -> Iterator[str]:
+    """A query with 400 hits, each on a frame made up for it."""
     query_id = api.answered(headers(visit))["query_id"]
     sql(api.context, "delete from search_hits where query_id = %s and rank > 1", query_id)
     sql(
@@ -346,7 +362,7 @@ def test_a_thousand_hits_arrive_as_the_list_is_scrolled(visit, api):
         """with made as (
              insert into frames (segment_id, camera_id, t_utc, pts, h_px, w_px, picture_sha256)
              select segment_id, camera_id, t_utc + n * interval '1 s', pts + n * 1000000, h_px,
-               w_px, picture_sha256 from frames, generate_series(1, 999) n where id = %s
+               w_px, picture_sha256 from frames, generate_series(1, 399) n where id = %s
              returning id)
            insert into search_hits
            select (jsonb_populate_record(h, jsonb_build_object(
@@ -355,16 +371,22 @@ def test_a_thousand_hits_arrive_as_the_list_is_scrolled(visit, api):
         api.frame("street", 1),
         query_id,
     )
-    page = visit.open(f"#query={query_id}")
+    yield query_id
+    sql(api.context, "delete from search_hits where query_id = %s", query_id)
+    sql(api.context, "delete from frames where pts >= 1000000")
+
+
+def test_many_hits_arrive_as_the_list_is_scrolled(visit, many_hits):
+    page = visit.open(f"#query={many_hits}")
     page.wait_for_selector(".card")
     assert page.locator(".card").count() == 50
-    expect(page.locator(".sum")).to_contain_text("1,000 hits")
+    expect(page.locator(".sum")).to_contain_text("400 hits")
     page.mouse.move(900, 500)
-    for shown in range(50, 1000, 50):
+    for shown in range(50, 400, 50):
         page.mouse.wheel(0, 100_000)
         expect(page.locator(f".card >> nth={shown}")).to_be_attached()
-    expect(page.locator(".card")).to_have_count(1000)
-    expect(page.locator(".foot")).to_have_text("1000 of 1,000 hits")
+    expect(page.locator(".card")).to_have_count(400)
+    expect(page.locator(".foot")).to_have_text("400 of 400 hits")
     page.locator(".card:last-child").scroll_into_view_if_needed()
     page.wait_for_selector(".card:last-child img[src]")
     held = page.locator(".card img[src]").count()
@@ -372,6 +394,185 @@ def test_a_thousand_hits_arrive_as_the_list_is_scrolled(visit, api):
     page.keyboard.press("Home")
     page.evaluate("scrollTo(0, 0)")
     page.wait_for_selector(".card:first-child img[src]")
+
+
+def test_a_zone_is_drawn_searched_shown_and_taken_away(visit, api):
+    page = visit.open(STREET + "&box=0.2,0.2,0.8,0.8")
+    page.wait_for_selector(".stage:not([aria-busy]) img[src]")
+    page.get_by_text("Zone: the whole picture").click()
+    page.wait_for_selector(".zone-stage img[src]")
+    page.get_by_role("button", name="Search only street").click()
+    expect(page.get_by_text("Cameras: 1 of 3")).to_be_visible()
+    expect(page.get_by_role("button", name="Search only street")).to_have_count(0)
+    page.locator(".zone-stage").focus()
+    page.keyboard.press("Enter")
+    for _ in range(35):
+        page.keyboard.press("ArrowLeft")
+    expect(page.locator("#zone-words")).to_contain_text("Box: from 0 % to 30 % across")
+    expect(visit.text("Zone: a part of the picture")).to_be_visible()
+    visit.assert_accessible("a zone")
+    page.get_by_text("Strategy and length").click()
+    page.get_by_label("Strategy", exact=True).select_option("max-sim")
+    page.get_by_role("button", name="Search", exact=True).click()
+    query_id = visit.wait_place("query")
+    run_jobs(api.context)
+    page.wait_for_selector(".card")
+    expect(page.locator(".sum")).to_contain_text("within the zone")
+    where = f"/v1/queries/{query_id}"
+    told = api.client.get(where, headers=headers(visit)).json()
+    assert told["params"]["zone"]["box"] == pytest.approx([0, 0.3, 0.3, 0.7])
+    for hit in api.client.get(where + "/hits", headers=headers(visit)).json()["items"]:
+        assert all(cell % hit["grid"]["w"] < hit["grid"]["w"] * 0.3 for cell in hit["region_cells"])
+    page.reload()
+    expect(visit.text("Zone: a part of the picture")).to_be_visible()  # as it was searched
+    page.locator(".card .shown").first.click()
+    expect(page.locator("#hit .zone-edge")).to_have_count(1)
+    page.keyboard.press("Escape")
+    page.get_by_text("Zone: a part of the picture").click()
+    page.get_by_role("button", name="No zone").click()
+    expect(visit.text("Zone: the whole picture")).to_be_visible()
+    page.get_by_role("button", name="Search", exact=True).click()
+    page.wait_for_function("id => !location.hash.includes(id)", arg=query_id)
+    where = f"/v1/queries/{visit.place()['query']}"
+    assert api.client.get(where, headers=headers(visit)).json()["params"]["zone"] is None
+
+
+def test_a_proposed_subject_is_clicked_or_chosen_by_keys(visit, api):
+    frame_id = api.frame("street", 2)
+    ((t_utc,),) = sql(api.context, "select t_utc from frames where id = %s", frame_id)
+    where = f"/v1/frames/{frame_id}/proposals"
+    boxes = api.client.get(where, headers=headers(visit)).json()["boxes"]
+    assert boxes, "people move in the street"
+    page = visit.open(f"#camera=street&t={t_utc:%Y-%m-%dT%H:%M:%S.%fZ}")
+    page.wait_for_selector(".stage:not([aria-busy]) img[src]")
+    assert page.locator(".subject").count() == 0  # only where they are asked for
+    page.get_by_role("button", name="Subjects").click()
+    expect(page.locator(".subject")).to_have_count(len(boxes))
+    expect(visit.text(f"{len(boxes)} proposed subject")).to_be_visible()
+    visit.assert_accessible("proposed subjects")
+    x0, y0, x1, y1 = boxes[-1]  # the smallest
+    at = page.locator("#stage").bounding_box()
+    centre = (at["x"] + (x0 + x1) / 2 * at["width"], at["y"] + (y0 + y1) / 2 * at["height"])
+    page.mouse.click(*centre)
+    page.wait_for_function("() => location.hash.includes('box=')")
+    chosen = [float(value) for value in visit.place()["box"].split(",")]
+    assert chosen == pytest.approx(boxes[-1], abs=1e-3)
+    page.keyboard.press("Delete")
+    first = page.locator(".subject").first
+    first.focus()
+    page.keyboard.press("Enter")
+    leftmost = min(boxes, key=lambda box: box[0])
+    chosen = [float(value) for value in visit.place()["box"].split(",")]
+    assert chosen == pytest.approx(leftmost, abs=1e-3)
+    assert page.evaluate("document.activeElement.id") == "stage"  # arrows adjust it
+    page.get_by_role("button", name="Next ›").click()
+    page.wait_for_function("t => !location.hash.includes(t)", arg=visit.place()["t"])
+    expect(visit.text("Looking for what moves")).to_have_count(0)  # of the next frame by now
+    page.get_by_role("button", name="Subjects").click()
+    expect(page.locator(".subject")).to_have_count(0)
+
+
+# --- own pictures
+
+
+def turned_picture(api: Api, name: str = "coat.jpg") -> dict[str, Any]:
+    """A street frame lying on its side, whose EXIF says how to turn it upright; as a file."""
+    sha256 = sql(
+        api.context, "select picture_sha256 from frames where id = %s", api.frame("street")
+    )
+    frame = Image.open(io.BytesIO(api.desk.pictures.read(sha256[0][0])))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned by 90 degrees
+    made = io.BytesIO()
+    frame.save(made, "JPEG", exif=exif)
+    return {"name": name, "mimeType": "image/jpeg", "buffer": made.getvalue()}
+
+
+def test_an_own_picture_is_searched(visit, api):
+    page = visit.open(STREET)
+    page.wait_for_selector(".stage:not([aria-busy]) img[src]")
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Own picture").click()
+    picture = turned_picture(api)
+    chooser.value.set_files(picture)
+    expect(visit.text("Own picture: coat.jpg")).to_be_visible()
+    expect(page.get_by_role("slider", name="Time of the picture")).to_be_hidden()
+    expect(page.get_by_role("button", name="Subjects")).to_be_hidden()
+    expect(page.locator("#span option[value=hour]")).to_be_disabled()
+    assert visit.place() == {}  # no camera's
+    page.wait_for_selector(".stage:not([aria-busy]) img[src]")
+    assert page.evaluate("(({naturalWidth: w, naturalHeight: h}) => w / h)(document.images[0])") < 1
+    visit.draw((0.25, 0.25, 0.75, 0.75))
+    visit.assert_accessible("an own picture")
+    with offline(visit):
+        page.get_by_role("button", name="Search", exact=True).click()
+        expect(page.locator("#found .notice")).to_contain_text("Nothing was lost")
+    page.locator("#found .notice").get_by_role("button", name="Try again").click()
+    query_id = visit.wait_place("query")
+    run_jobs(api.context)
+    page.wait_for_selector(".card")
+    statement = "select frame_id, picture_sha256, roi from search_queries where id = %s"
+    ((frame_id, sha256, roi),) = sql(api.context, statement, query_id)
+    assert (frame_id, sha256) == (None, hashlib.sha256(picture["buffer"]).hexdigest())
+    assert roi["box"] == pytest.approx([0.25, 0.25, 0.75, 0.75], abs=0.01)
+    page.get_by_role("button", name="Watch for this").click()
+    expect(page.get_by_role("heading", name="Watched for")).to_be_visible()
+    statement = "select picture_sha256 from standing_queries order by id desc limit 1"
+    assert sql(api.context, statement) == [(sha256,)]  # the same bytes
+    page.get_by_role("button", name="Remove").click()
+    expect(page.locator("#watching")).to_be_hidden()
+
+    page.reload()
+    expect(visit.text("Own picture: of this search")).to_be_visible()
+    expect(page.locator("#roi-words")).to_contain_text("Box: from 25 % to 75 % across")
+    page.get_by_role("button", name="More like this").first.click()
+    page.get_by_role("button", name="Search again with these").click()
+    page.wait_for_function("id => !location.hash.includes(id)", arg=query_id)
+    run_jobs(api.context)
+    page.wait_for_selector(".card")
+    told = api.client.get(f"/v1/queries/{visit.place()['query']}", headers=headers(visit)).json()
+    assert (told["frame_id"], len(told["params"]["more"])) == (None, 1)
+    assert told["roi"] == roi
+    page.get_by_role("button", name="Back to the camera").click()
+    visit.wait_place("camera")
+    expect(page.get_by_role("slider", name="Time of the picture")).to_be_visible()
+    expect(page.locator("#roi-words")).to_contain_text("Draw a box")
+    page.go_back()  # to the first of the two searches
+    expect(visit.text("Own picture: of this search")).to_be_visible()
+
+
+GIVE = """([event, name, type, base64]) => {
+  const bytes = Uint8Array.from(atob(base64), (one) => one.charCodeAt(0));
+  const data = new DataTransfer();
+  data.items.add(new File([bytes], name, { type }));
+  const kinds = event === "paste" ? ["paste"] : ["dragover", "drop"];
+  for (const kind of kinds) {
+    const held = { dataTransfer: data, clipboardData: data, bubbles: true, cancelable: true };
+    const made = kind === "paste" ? new ClipboardEvent(kind, held) : new DragEvent(kind, held);
+    document.querySelector("#answer").dispatchEvent(made);
+  }
+}"""
+
+
+def test_a_picture_is_dropped_or_pasted(visit, api):
+    page = visit.open(STREET)
+    page.wait_for_selector(".stage:not([aria-busy]) img[src]")
+
+    def give(event: str, name: str, kind: str, content: bytes) -> None:
+        page.evaluate(GIVE, [event, name, kind, base64.b64encode(content).decode()])
+
+    give("drop", "notes.txt", "text/plain", b"no picture")
+    expect(visit.text("This file cannot be shown as a picture")).to_be_visible()
+    expect(page.get_by_role("slider", name="Time of the picture")).to_be_visible()
+    give("drop", "a.jpg", "image/jpeg", turned_picture(api)["buffer"])
+    expect(visit.text("Own picture: a.jpg")).to_be_visible()
+    expect(visit.text("This file cannot be shown")).to_have_count(0)
+    give("paste", "b.jpg", "image/jpeg", turned_picture(api)["buffer"])
+    expect(visit.text("Own picture: b.jpg")).to_be_visible()
+    page.get_by_role("button", name="Search", exact=True).click()
+    expect(visit.text("Draw a region on the picture first.")).to_be_visible()
+    page.goto(f"{visit.url}/{STREET}")  # a link leads to its camera
+    expect(page.get_by_role("slider", name="Time of the picture")).to_be_visible()
 
 
 # --- looks

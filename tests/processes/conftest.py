@@ -43,6 +43,7 @@ def quick_settings(backbones_dir: Path) -> dict[str, str]:
         "RIS_WATCH_EVERY_S": "0.5",
         "RIS_WATCH_SETTLE_S": "1",
         "RIS_FETCH_HOSTS": "127.0.0.0/8",
+        "RIS_FEED_HOSTS": "127.0.0.0/8",
         "RIS_THREADS": "1",
         "RIS_WEBHOOK_HOSTS": "127.0.0.0/8",
     }

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -24,12 +25,18 @@ def url_of(ris: Ris) -> str:
 
 
 def call(
-    url: str, path: str, secret: str, body: Any = None, method: str | None = None
+    url: str,
+    path: str,
+    secret: str,
+    body: Any = None,
+    method: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> tuple[int, Any]:
+    own = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
     request = urllib.request.Request(
         url + path,
         data=None if body is None else json.dumps(body).encode(),
-        headers={"Authorization": f"Bearer {secret}", "Content-Type": "application/json"},
+        headers={**own, **(headers or {})},
         method=method,
     )
     try:
@@ -119,9 +126,9 @@ def test_a_killed_api_is_started_again(ris, secret):
 
 
 def test_keys_on_the_command_line(ris, two_cameras):
-    made = ris.json(
-        "keys", "--create", "desk", "--action", "view", "--camera", "car", "--days", "1"
-    )
+    limits = ("--camera", "car", "--from", "2020-01-01T00:00+00:00", "--days", "1")
+    made = ris.json("keys", "--create", "desk", "--action", "view", *limits)
+    assert made["footage_from_utc"].startswith("2020-01-01") and made["footage_to_utc"] is None
     url = url_of(ris)
     status, told = call(url, "/v1/cameras", made["secret"])
     assert (status, [camera["name"] for camera in told["items"]]) == (200, ["car"])

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, get_args
 
 from models.repositories import events as event_record
 from models.repositories.events import NewEvent
-from models.search import SearchQuery
+from models.search import ChangeQuery, SearchQuery
 from models.session import Session
 from models.standing import StandingQuery
 from models.video import Frame, VideoSegment
@@ -17,6 +17,8 @@ EventKind = Literal[
     "query.done",
     "query.failed",
     "query.cancelled",
+    "changes.done",
+    "changes.failed",
     "feed.live",
     "feed.down",
     "segment.ingested",
@@ -30,6 +32,8 @@ ACTION_OF_KIND: Final[dict[EventKind, Action]] = {
     "query.done": "search",
     "query.failed": "search",
     "query.cancelled": "search",
+    "changes.done": "search",
+    "changes.failed": "search",
     "feed.live": "view",
     "feed.down": "view",
     "segment.ingested": "ingest",
@@ -53,6 +57,15 @@ def tell_query(session: Session, kind: EventKind, query: SearchQuery, **more: An
             of_key=True,
             query_id=query.id,
         ),
+    )
+
+
+def tell_changes(session: Session, kind: EventKind, asked: ChangeQuery, **more: Any) -> None:
+    """A change query ended; told to the key that asked, and to whoever sees those of all. It says
+    nothing of the answer, which may be erased before the event is."""
+    told = {"change_query_id": str(asked.id), "path": f"/v1/changes/{asked.id}", **more}
+    event_record.add(
+        session, NewEvent(kind, told, ACTION_OF_KIND[kind], key_id=asked.key_id, of_key=True)
     )
 
 
@@ -108,6 +121,7 @@ def tell_alert(
             told,
             ACTION_OF_KIND["alert.raised"],
             camera_id=frame.camera_id,
+            t_utc=frame.t_utc,
             key_id=standing.key_id,
             of_key=True,
             frame_id=frame.id,

@@ -10,12 +10,14 @@ from models.repositories import browse
 from models.repositories import evidence as evidence_record
 from models.repositories import jobs as job_record
 from models.repositories import search as search_record
+from models.repositories.scope import EVERYTHING, FootageScope
 from models.search import SearchQuery
 from models.session import Session
 from worker.accepting.audit import record_act
 from worker.accepting.desk import Actor, Desk
 from worker.errors import IndexDamaged, InputInvalid, NotFound
 from worker.messages import QUERY_QUEUE
+from worker.tracing import carried, note
 
 MAX_HITS = 50
 """Hits of one bundle."""
@@ -89,11 +91,11 @@ def order_export(
     actor: Actor,
     query: SearchQuery,
     ranks: Sequence[int],
-    cameras: Sequence[int] | None = None,
+    scope: FootageScope = EVERYTHING,
 ) -> AcceptedExport:
     """Record an export in the caller's transaction, which rings after its commit.
 
-    ``cameras``: those that exist for the actor, None for every one. Raises :class:`InputInvalid`
+    ``scope``: the footage that exists for the actor. Raises :class:`InputInvalid`
     for a query that is not answered, and :class:`NotFound` for a hit that it does not have.
     """
     ranks = checked_ranks(ranks)
@@ -105,7 +107,7 @@ def order_export(
         raise NotFound(f"query {query.id} is not known")
     hits = {}
     for rank in ranks:
-        found = browse.list_hits(session, query.id, cameras, rank - 1, 1)
+        found = browse.list_hits(session, query.id, scope, rank - 1, 1)
         if not found or found[0].rank != rank:
             raise NotFound(f"query {query.id} has no hit {rank}")
         hits[rank] = found[0].frame_id
@@ -116,7 +118,8 @@ def order_export(
         raise NotFound(f"footage of query {query.id} was erased: search again")
     given_up = evidence_record.remove_old(session, KEPT_S)
     given_up += evidence_record.remove_beyond(session, actor.key_id, KEPT_BUNDLES - 1)
-    job_id = job_record.submit(session, "evidence", QUERY_QUEUE, {})
+    job_id = job_record.submit(session, "evidence", QUERY_QUEUE, carried())
+    note(job_id=job_id, query_id=query.id)
     made = evidence_record.create(
         session,
         job_id=job_id,

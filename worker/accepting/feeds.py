@@ -25,6 +25,7 @@ from worker.core.sampling import SamplingPolicy, policy_to_json
 from worker.errors import AlreadyThere, NotFound
 from worker.messages import FEED_QUEUE
 from worker.secret_keys import SecretKeys, secret_keys
+from worker.tracing import carried
 from worker.video.address import (
     AddressRules,
     SourceKind,
@@ -203,7 +204,8 @@ def ensure_job(session: Session, feed_id: int) -> uuid.UUID | None:
     job = None if feed.job_id is None else job_record.find(session, feed.job_id)
     if job is not None and job.state in ("queued", "running"):
         return None
-    feed.job_id = job_record.submit(session, "feed", FEED_QUEUE, {"feed_id": feed.id})
+    payload = {"feed_id": feed.id, **carried()}
+    feed.job_id = job_record.submit(session, "feed", FEED_QUEUE, payload)
     return feed.job_id
 
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from models.repositories import jobs as job_record
 from models.repositories import search as search_record
 from models.repositories import videos as video_record
+from models.repositories.scope import EVERYTHING, FootageScope
 from models.search import SearchHit, SearchQuery
 from models.session import Session
 from worker.accepting.audit import brief, record_act
 from worker.accepting.desk import COMMAND_LINE, Actor, Desk
 from worker.accepting.events import tell_query
+from worker.accepting.scope import limited_params
 from worker.core.geometry import validate_roi
 from worker.core.roi_json import roi_to_json
 from worker.core.search_params import SearchParams
 from worker.core.types import Roi
 from worker.errors import Cancelled, InputInvalid, NotFound
 from worker.messages import QUERY_QUEUE
+from worker.tracing import carried, note
 from worker.video.picture import load_query_picture
 
 _ID_LIMIT = 2**63  # ids are Postgres bigints; a larger number would be an error of its own
@@ -101,26 +104,24 @@ def record_query(
     session: Session,
     order: QueryOrder,
     actor: Actor,
-    scope: Collection[int] | None = None,
+    scope: FootageScope = EVERYTHING,
 ) -> AcceptedQuery:
     """Record a query in the caller's transaction, which rings after its commit.
 
-    ``scope``: the cameras that exist for the actor, None for every one. A query that names no
-    cameras is limited to them before it is recorded, so that neither its hits nor its counts tell
-    of others; frames and cameras outside are not known. Raises :class:`NotFound`, and what storing
-    an upload raises.
+    ``scope``: the footage that exists for the actor. A query is limited to it before it is
+    recorded, so that neither its hits nor its counts tell of other footage; frames and cameras
+    outside are not known. Raises :class:`NotFound`, :class:`InputInvalid` for a time outside, and
+    what storing an upload raises.
     """
-    params = order.params
-    require_known(session, order.frame_id, params, scope)
-    if scope is not None and params.camera_ids is None:
-        params = replace(params, camera_ids=tuple(sorted(scope)))
+    require_known(session, order.frame_id, order.params, scope)
+    params = limited_params(scope, order.params)
     picture_sha256 = None
     if order.picture is not None:
         # One that lay there unused must not be swept before this query names it.
         search_record.lock_uploads(session, exclusive=False)
         desk.uploads.require_free(desk.settings.min_free_bytes)
         picture_sha256 = desk.uploads.put(order.picture)
-    job_id = job_record.submit(session, "query", QUERY_QUEUE, {})
+    job_id = job_record.submit(session, "query", QUERY_QUEUE, carried())
     query_id = search_record.create_query(
         session,
         job_id=job_id,
@@ -140,6 +141,7 @@ def record_query(
         roi=brief(roi_to_json(order.roi)),
         params={name: brief(value) for name, value in params.to_json().items()},
     )
+    note(query_id=query_id, job_id=job_id)
     return AcceptedQuery(query_id, job_id)
 
 
@@ -147,7 +149,7 @@ def require_known(
     session: Session,
     frame_id: int | None,
     params: SearchParams,
-    scope: Collection[int] | None,
+    scope: FootageScope,
 ) -> None:
     """Raise :class:`NotFound` unless frame, examples and cameras exist within the scope; the frame
     is kept until the transaction ends."""
@@ -161,15 +163,15 @@ def require_known(
         if not _sees_frame(session, example.frame_id, scope):
             raise NotFound(f"frame {example.frame_id} of an example is not known")
     if params.camera_ids is not None:
-        known = video_record.camera_ids(session)
-        unknown = sorted(set(params.camera_ids) - (known if scope is None else known & set(scope)))
+        known = filter(scope.sees_camera, video_record.camera_ids(session))
+        unknown = sorted(set(params.camera_ids).difference(known))
         if unknown:
             raise NotFound(f"cameras {unknown} are not known; `ris cameras` lists them")
 
 
-def _sees_frame(session: Session, frame_id: int, scope: Collection[int] | None) -> bool:
+def _sees_frame(session: Session, frame_id: int, scope: FootageScope) -> bool:
     frame = video_record.find_frame(session, frame_id)
-    return frame is not None and (scope is None or frame.camera_id in scope)
+    return frame is not None and scope.sees(frame)
 
 
 def query_state(desk: Desk, query_id: uuid.UUID) -> QueryState:

@@ -24,6 +24,7 @@ from worker.core.sampling import SamplingPolicy, policy_key, policy_to_json
 from worker.errors import InputInvalid, VideoUnreadable
 from worker.messages import QUEUE_OF_KIND, JobKind
 from worker.secret_keys import secret_keys
+from worker.tracing import carried, note
 from worker.video.address import AddressRules, holds_secrets, redacted
 from worker.video.download import SCHEMES, check_recording_address, without_login
 from worker.video.recording_store import IncomingRecording
@@ -206,8 +207,9 @@ def _submit_job(session: Session, segment_id: int, recording: Recording) -> uuid
     else:
         payload, kind = {"segment_id": segment_id}, "fetch"
     job_id = job_record.submit(
-        session, kind, QUEUE_OF_KIND[kind], payload, delay_s=recording.delay_s
+        session, kind, QUEUE_OF_KIND[kind], payload | carried(), delay_s=recording.delay_s
     )
+    note(segment_id=segment_id, job_id=job_id)
     video_record.set_segment(
         session,
         segment_id,

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 from models.repositories import index as index_record
 from models.repositories import search as search_record
 from models.repositories import standing as standing_record
+from models.repositories.scope import EVERYTHING, FootageScope
 from models.session import Session
 from models.standing import StandingQuery
 from worker.accepting.audit import brief, record_act
 from worker.accepting.desk import Actor, Desk
 from worker.accepting.names import checked_name
 from worker.accepting.queries import AcceptedQuery, QueryOrder, record_query, require_known
+from worker.accepting.scope import limited_params
 from worker.core.bounds import check_float
 from worker.core.roi_json import roi_to_json
 from worker.core.search_params import Strategy
@@ -70,10 +71,10 @@ def record_standing(
     session: Session,
     order: StandingOrder,
     actor: Actor,
-    scope: Collection[int] | None = None,
+    scope: FootageScope = EVERYTHING,
 ) -> AcceptedStanding:
     """Record a standing query in the caller's transaction: every frame that is committed after it
-    is seen. ``scope``: the cameras that exist for the actor, as in
+    is seen. ``scope``: the footage that exists for the actor, as in
     :func:`worker.accepting.queries.record_query`, which also says what is raised; and
     :class:`TooManyRequests`.
     """
@@ -84,10 +85,9 @@ def record_standing(
         )
     # Batches under way end first; later ones see that a standing query runs.
     index_record.lock_generations(session, exclusive=True)
-    query, params = order.query, order.query.params
-    require_known(session, query.frame_id, params, scope)
-    if scope is not None and params.camera_ids is None:
-        params = replace(params, camera_ids=tuple(sorted(scope)))
+    query = order.query
+    require_known(session, query.frame_id, query.params, scope)
+    params = limited_params(scope, query.params)
     picture_sha256 = None
     if query.picture is not None:
         search_record.lock_uploads(session, exclusive=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import signal
 import sys
 from typing import Any, NoReturn
 
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from typer.core import TyperGroup
 
 from models.session import DatabaseUnavailable
+from worker.admin.interrupts import heed_interrupts
 from worker.admin.output import notes
 from worker.config import settings
 from worker.errors import InputInvalid, RisError, ServiceUnavailable
@@ -94,7 +94,7 @@ def ris() -> None:
 
 def main() -> NoReturn:
     """Run a command; exit 0, 1 with an error that says what and what to do, or 130 on Ctrl-C."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    heed_interrupts()
     os.umask(0o077)  # whatever is written here or by what is started here shows footage
     try:
         configure_logging("WARNING" if settings().log_level == "INFO" else settings().log_level)
@@ -121,10 +121,6 @@ def main() -> NoReturn:
             raise
         _fail(RisError(f"{type(error).__name__}: {error} (RIS_LOG_LEVEL=DEBUG shows where)"))
     _leave(0)
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _fail(error: RisError) -> NoReturn:

@@ -16,6 +16,7 @@ from models.repositories import search as search_record
 from worker.accepting.desk import COMMAND_LINE
 from worker.accepting.evidence import bundle_of, order_export
 from worker.accepting.queries import discard_uploads
+from worker.admin.interrupts import pause
 from worker.admin.output import Json, console, emit_json, size, table
 from worker.bundle.archive import MAX_ARCHIVE_BYTES
 from worker.bundle.checking import CheckedBundle, check_bundle
@@ -171,7 +172,7 @@ def _wait(context: Context, query_id: uuid.UUID, evidence_id: uuid.UUID, timeout
                 f"evidence {evidence_id} is {job.state} after {timeout_s:.0f} s{why}: are the"
                 " workers up (`ris doctor`)?"
             )
-        time.sleep(_POLL_S)
+        pause(_POLL_S)
 
 
 def _write(path: Path, content: bytes) -> None:

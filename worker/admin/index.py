@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from models.index import IndexGeneration
 from models.repositories import index as index_record
 from worker.admin.output import Json, console, emit_json, notes, size, table, when
 from worker.admin.video import wait_for_jobs
@@ -22,7 +24,9 @@ from worker.generations import require_live_generation
 from worker.offloading import bring_back, moved_cameras, require_objects
 from worker.offloading import submit_due as submit_offload
 from worker.reindex import (
+    HowFar,
     ReindexSubmission,
+    how_far,
     remove_generation,
     submit_reindex,
     submit_return,
@@ -174,6 +178,7 @@ def generations(
         found = index_record.list_generations(session)
         frames = [index_record.count_indexed(session, one.id) for one in found]
     bytes_on_disk = [context.index.bytes_of(one.id) for one in found]
+    building = how_far(context)
     listed = list(zip(found, frames, bytes_on_disk, strict=True))
     if as_json:
         emit_json(
@@ -187,6 +192,7 @@ def generations(
                     "bytes": byte_count,
                     "created": one.created_at,
                     "comparison": one.comparison,
+                    "building": asdict(building[one.id]) if one.id in building else None,
                 }
                 for one, count, byte_count in listed
             ]
@@ -197,12 +203,23 @@ def generations(
         ["id", "backbone", "codec", "state", "frames", "size", "made", "compared"],
         [
             (
-                *(one.id, one.backbone, one.codec, one.state, count, size(n)),
+                *(one.id, one.backbone, one.codec, _state(one, building), count, size(n)),
                 *(when(one.created_at), _in_short(one.comparison)),
             )
             for one, count, n in listed
         ],
     )
+
+
+def _state(generation: IndexGeneration, building: Mapping[int, HowFar]) -> str:
+    """With how far it is, and how long that will take."""
+    far = building.get(generation.id)
+    if far is None or far.of == 0:
+        return generation.state
+    if far.frames >= far.of:
+        return f"{generation.state}, {far.verified / far.of:.0%} verified"
+    left = "" if far.left_s is None else f", {timedelta(seconds=round(far.left_s))} left"
+    return f"{generation.state}, {far.frames / far.of:.0%}{left}"
 
 
 def _follow(context: Context, job_id: uuid.UUID, *, quiet: bool) -> dict[str, Any]:
@@ -222,6 +239,9 @@ def _follow(context: Context, job_id: uuid.UUID, *, quiet: bool) -> dict[str, An
             if "asked" in told:
                 asked = {"completed": told["asked"], "total": told["to_ask"]}
                 progress.update(line, description="comparing", **asked)
+            elif "verified" in told:
+                read_back = {"completed": told["verified"], "total": told["of"]}
+                progress.update(line, description="verifying", **read_back)
             else:
                 embedded = {"completed": told.get("frames", 0), "total": told.get("of")}
                 progress.update(line, description="embedding", **embedded)

@@ -23,21 +23,36 @@ def keys(
     create: Annotated[str | None, typer.Option(help="Make a key of this name.")] = None,
     action: Annotated[
         list[str] | None,
-        typer.Option(help="What it allows: view, search, export, ingest or admin."),
+        typer.Option(help="What it allows: view, search, export, ingest, notify or admin."),
     ] = None,
     camera: Annotated[list[str] | None, typer.Option(help="Only these cameras.")] = None,
+    from_time: Annotated[
+        str | None, typer.Option("--from", help="Only footage from this time on (ISO 8601).")
+    ] = None,
+    to_time: Annotated[
+        str | None, typer.Option("--to", help="Only footage before this time (ISO 8601).")
+    ] = None,
     expires: Annotated[str | None, typer.Option(help="Until this time (ISO 8601).")] = None,
     days: Annotated[float | None, typer.Option(help="For this many days.")] = None,
+    role: Annotated[
+        str | None,
+        typer.Option(help="No secret: the key of whoever has an access token with this role."),
+    ] = None,
     revoke: Annotated[int | None, typer.Option(help="Id of a key that opens nothing more.")] = None,
     as_json: Json = False,
 ) -> None:
     """List the keys of the API, make one, or revoke one."""
     if create is not None and revoke is not None:
         raise InputInvalid("give either --create or --revoke")
-    if create is None and any(given is not None for given in (action, camera, expires, days)):
-        raise InputInvalid("--action, --camera, --expires and --days belong to --create NAME")
+    limits = (action, camera, from_time, to_time, expires, days, role)
+    if create is None and any(given is not None for given in limits):
+        raise InputInvalid(
+            "--action, --camera, --from, --to, --expires, --days and --role belong to --create NAME"
+        )
     if create is not None:
-        _create(create, action or [], camera, _expiry(expires, days), as_json=as_json)
+        window = parse_time("--from", from_time), parse_time("--to", to_time)
+        expires_at = _expiry(expires, days)
+        _create(create, action or [], camera, window, expires_at, role, as_json=as_json)
         return
     with process_context().db.transaction() as session:
         if revoke is not None:
@@ -51,21 +66,27 @@ def keys(
         (
             key.id,
             key.name,
+            key.role or "",
             ", ".join(key.actions),
             "all" if key.camera_ids is None else ", ".join(names[one] for one in key.camera_ids),
+            when(key.footage_from_utc),
+            when(key.footage_to_utc),
             when(key.expires_at),
             when(key.revoked_at),
         )
         for key in listed
     ]
-    table(None, ["id", "name", "actions", "cameras", "expires", "revoked"], rows)
+    columns = ["id", "name", "role", "actions", "cameras", "from", "to", "expires", "revoked"]
+    table(None, columns, rows)
 
 
 def _create(
     name: str,
     actions: list[str],
     cameras: list[str] | None,
+    window: tuple[datetime | None, datetime | None],
     expires_at: datetime | None,
+    role: str | None,
     *,
     as_json: bool,
 ) -> None:
@@ -82,10 +103,17 @@ def _create(
             name=name,
             actions=actions,
             camera_ids=[known[camera] for camera in cameras] if cameras else None,
+            footage_from_utc=window[0],
+            footage_to_utc=window[1],
             expires_at=expires_at,
+            role=role,
         )
     if as_json:
         emit_json({**_key_json(key), "secret": secret})
+        return
+    if secret is None:
+        told = f"key {key.id}, for access tokens with the role {key.role!r}"
+        console.print(told, markup=False, soft_wrap=True)
         return
     console.print(f"key {key.id}, shown this once: {secret}", markup=False, soft_wrap=True)
 
@@ -105,8 +133,11 @@ def _key_json(key: ApiKey) -> dict[str, Any]:
     return {
         "key_id": key.id,
         "name": key.name,
+        "role": key.role,
         "actions": key.actions,
         "camera_ids": key.camera_ids,
+        "footage_from_utc": key.footage_from_utc,
+        "footage_to_utc": key.footage_to_utc,
         "created_at": key.created_at,
         "expires_at": key.expires_at,
         "revoked_at": key.revoked_at,

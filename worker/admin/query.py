@@ -15,6 +15,7 @@ from models.search import SearchHit
 from worker.accepting.audit import record_act
 from worker.accepting.desk import COMMAND_LINE
 from worker.accepting.queries import QueryState, query_state, submit_query
+from worker.admin.interrupts import pause
 from worker.admin.output import Json, console, emit_json, notes, table, when
 from worker.context import Context
 from worker.core.geometry import cells_box, roi_from_xyxy
@@ -144,7 +145,7 @@ def wait_for_query(context: Context, query_id: uuid.UUID, timeout_s: float) -> Q
                 f"query {query_id} is {state.state} after {timeout_s:.0f} s{why}: it is kept and"
                 " will be answered; are the workers up (`ris doctor`)?"
             )
-        time.sleep(_POLL_S)
+        pause(_POLL_S)
 
 
 def show_result(state: QueryState, picture: Path | None, *, as_json: bool) -> None:

@@ -10,6 +10,8 @@ import shutil
 import sys
 from typing import Any
 
+from models.repositories import canaries as canary_record
+from worker import tracing
 from worker.accepting.desk import COMMAND_LINE
 from worker.accepting.keys import create_first_key
 from worker.admin.output import Json, console, emit_json, notes, size, table
@@ -17,13 +19,15 @@ from worker.bundle.signing import own_key
 from worker.config import Settings, settings
 from worker.embedded.control import start_supervisor, stop_supervisor
 from worker.embedded.state import ServiceState, api_path
-from worker.errors import RisError
+from worker.errors import IndexDamaged, RisError, ServiceUnavailable, SetupFailed
+from worker.installed import faiss_packages, require_one_faiss
 from worker.mqtt.subscription import broker_address, require_package
+from worker.oidc.rules import issuer_rules
 from worker.runtime import make_context, object_store, process_context
 from worker.services import broker_url, database_url
 
 _PACKAGES = ("av", "celery", "numpy", "psycopg", "redis", "sqlalchemy", "torch", "transformers")
-_FAISS_PACKAGES = ("faiss-cpu", "faiss-gpu")
+_COLLECTOR_PATIENCE_S = 3.0
 
 
 def start_services(configured: Settings, *, detach: bool, with_api: bool = False) -> ServiceState:
@@ -42,7 +46,14 @@ def up(as_json: Json = False) -> None:
 
     At the very first start it makes an admin key of the API and prints it, this once.
     """
+    require_one_faiss()
+    if not settings().device.startswith("cpu"):
+        from worker.backbones.devices import usable_device
+
+        usable_device(settings().device)
     object_store(settings())  # what the settings ask for must be installed, and be right
+    issuer_rules(settings())
+    tracing.wanted(settings())
     if (broker := settings().mqtt_url) is not None:
         require_package()
         broker_address(broker.get_secret_value())
@@ -83,14 +94,19 @@ def doctor(as_json: Json = False) -> None:
     checks: list[tuple[str, bool, str]] = [
         ("python", True, platform.python_version()),
         *((f"package {name}", True, importlib.metadata.version(name)) for name in _PACKAGES),
-        _faiss_check(),
+        _service_check("torch", _ask_torch),
+        _service_check("faiss", _ask_faiss),
         _device_check(configured),
         _service_check("decoder", _ask_decoder),
+        _service_check("hardware decoding", _ask_hardware_decoding),
         _free_space_check(configured),
         _service_check("postgres", lambda: _ping_postgres(configured)),
         _service_check("redis", lambda: _ping_redis(configured)),
         _backbone_check(configured),
         *_object_store_checks(configured),
+        *_issuer_checks(configured),
+        *trace_checks(configured),
+        _service_check("canaries", lambda: _last_canaries(configured)),
     ]
     if as_json:
         emit_json([{"check": c, "ok": ok, "detail": detail} for c, ok, detail in checks])
@@ -101,22 +117,31 @@ def doctor(as_json: Json = False) -> None:
         raise SystemExit(1)
 
 
-def _faiss_check() -> tuple[str, bool, str]:
-    """faiss-cpu and faiss-gpu install the same folder and overwrite each other silently."""
-    installed = []
-    for name in _FAISS_PACKAGES:
-        try:
-            installed.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    if len(installed) == 1:
-        return "faiss", True, installed[0]
-    what = " and ".join(installed) or "neither faiss-cpu nor faiss-gpu"
-    return "faiss", False, f"{what} installed: exactly one must be (extras cpu or gpu)"
+def _ask_faiss() -> str:
+    installed = faiss_packages()
+    require_one_faiss(installed)
+    from worker.index.faiss_report import describe_faiss
+
+    works, found = describe_faiss()
+    if not works:
+        raise SetupFailed(f"{', '.join(installed)}: {found}")
+    return f"{', '.join(installed)}: {found}"
+
+
+def _ask_torch() -> str:
+    from worker.backbones.devices import describe_torch
+
+    return describe_torch()
+
+
+def _ask_hardware_decoding() -> str:
+    from worker.video.hardware import describe_hardware_decoding
+
+    return describe_hardware_decoding()
 
 
 def _device_check(configured: Settings) -> tuple[str, bool, str]:
-    from worker.backbones.registry import describe_device
+    from worker.backbones.devices import describe_device
 
     ok, found = describe_device(configured.device)
     return "device", ok, f"RIS_DEVICE={configured.device}; {os.cpu_count()} cores, {found}"
@@ -142,6 +167,18 @@ def _service_check(name: str, ping: Any) -> tuple[str, bool, str]:
 def _ping_postgres(configured: Settings) -> str:
     context = make_context(configured, database_url(configured), application_name="ris doctor")
     return f"PostgreSQL {context.db.ping()}"
+
+
+def _last_canaries(configured: Settings) -> str:
+    context = make_context(configured, database_url(configured), application_name="ris doctor")
+    with context.db.transaction() as session:
+        last = canary_record.last_check(session)
+    if last is None:
+        return "not asked for yet"
+    told = f"{last.found} of {last.asked} stored frames found themselves, {last.age_s:.0f} s ago"
+    if last.found < canary_record.ENOUGH * last.asked:
+        raise IndexDamaged(f"{told}: `ris verify`, and see docs/operation.md, Canaries")
+    return told
 
 
 def _ask_decoder() -> str:
@@ -172,6 +209,38 @@ def _ask_object_store(configured: Settings) -> str:
     assert objects is not None
     objects.check()
     return f"{objects.url} answers"
+
+
+def _issuer_checks(configured: Settings) -> list[tuple[str, bool, str]]:
+    if configured.oidc_issuer is None:
+        return []
+    return [_service_check("issuer", lambda: _ask_issuer(configured))]
+
+
+def _ask_issuer(configured: Settings) -> str:
+    rules = issuer_rules(configured)
+    assert rules is not None
+    from worker.oidc.provider import fetch_keys
+
+    return f"{rules.issuer} tells {len(fetch_keys(rules).keys)} keys"
+
+
+def trace_checks(configured: Settings) -> list[tuple[str, bool, str]]:
+    """Whether a collector takes traces, where they are wanted."""
+    try:
+        if not tracing.wanted(configured):
+            return []
+    except SetupFailed as error:
+        return [("traces", False, str(error))]
+    return [_service_check("traces", lambda: _ask_collector(configured))]
+
+
+def _ask_collector(configured: Settings) -> str:
+    from worker.tracing.otlp import ask_collector
+
+    if not ask_collector(configured.otlp_endpoint, _COLLECTOR_PATIENCE_S):
+        raise ServiceUnavailable("no collector takes spans at RIS_OTLP_ENDPOINT, or as OTEL_* say")
+    return "the collector takes spans"
 
 
 def _backbone_check(configured: Settings) -> tuple[str, bool, str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from models.repositories import standing as standing_record
+from models.repositories.scope import EVERYTHING
 from models.session import Session
 from models.standing import Alert, StandingQuery
 from worker.accepting import standing as accepting
@@ -108,7 +109,9 @@ def alerts(
     with process_context().db.transaction() as session:
         if standing is not None:
             accepting.known_standing(session, None, standing)
-        found = standing_record.list_alerts(session, None, None, standing_id=standing, limit=limit)
+        found = standing_record.list_alerts(
+            session, None, EVERYTHING, standing_id=standing, limit=limit
+        )
         told = [_alert_json(alert) for alert in found]
     if as_json:
         emit_json(told)

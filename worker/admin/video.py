@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -25,6 +24,7 @@ from models.repositories import feeds as feed_record
 from models.repositories import videos as video_record
 from worker.accepting.segments import Submission
 from worker.admin.feed import state_of
+from worker.admin.interrupts import pause
 from worker.admin.output import Json, console, emit_json, notes, parse_time, table, when
 from worker.admin.watch import FromFolder, NameOption, Zone
 from worker.backfill import Backfill, ingest_folder
@@ -180,7 +180,7 @@ def wait_for_jobs(
         tell(states)
         if all(state["state"] in ("done", "failed") for state in states):
             return states
-        time.sleep(_POLL_S)
+        pause(_POLL_S)
 
 
 def _outcome(path: Path, state: dict[str, Any]) -> str:

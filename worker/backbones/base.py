@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from worker.core.types import Descriptors, FloatArray, ImageArray
 from worker.errors import DescriptorInvalid, InputInvalid
 
 MIN_NORM = 1e-6  # below this a direction is rounding noise, not a descriptor
+
+StoredType = Literal["fp32", "fp16", "int8"]
+"""Names of the index's codecs: the number type that descriptors leave the device in."""
 
 
 class Backbone(Protocol):
@@ -30,6 +33,24 @@ class Backbone(Protocol):
         ``spec.patch_dim``), float32. Raises ``InputInvalid`` for an empty sequence or an array
         that is not such a picture, ``DescriptorInvalid`` for NaN, infinite or zero output.
         """
+        ...
+
+
+@runtime_checkable
+class BatchingBackbone(Protocol):
+    """A ``Backbone`` that makes its own batches, and gives descriptors as they are stored."""
+
+    @property
+    def spec(self) -> BackboneSpec:
+        """As :class:`Backbone`."""
+        ...
+
+    def embed(self, imgs_hwc: Sequence[ImageArray]) -> Descriptors:
+        """As :class:`Backbone`, any number of pictures."""
+        ...
+
+    def embed_stored(self, imgs_hwc: Sequence[ImageArray], stored: StoredType) -> Descriptors:
+        """The same in the type of that codec: what ``codec.encode`` would make of them."""
         ...
 
 

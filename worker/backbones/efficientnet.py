@@ -21,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from worker.backbones.base import check_pictures, unit_descriptors
 from worker.backbones.preprocess import normalise, to_pixels
+from worker.backbones.staged import RawRows
 from worker.core.backbone_spec import BackboneSpec
 from worker.core.types import Descriptors, GridSize, ImageArray, SizePx
 from worker.errors import WeightsMissing
@@ -50,18 +51,22 @@ class EfficientNetBackbone:
         check_pictures(imgs_hwc)
         spec = self.spec
         with torch.inference_mode():
-            pixels = to_pixels(imgs_hwc, spec.input_size, spec.resize, self.device)
-            features = normalise(pixels, spec.mean_rgb, spec.std_rgb).to(self.dtype)
-            features = self.stem(features.contiguous(memory_format=torch.channels_last))
-            for block in self.blocks[: PATCH_BLOCK + 1]:
-                features = block(features)
-            patches_ncd = features.flatten(2).transpose(1, 2)
-            for block in self.blocks[PATCH_BLOCK + 1 : GLOBAL_BLOCK + 1]:
-                features = block(features)
-            global_nd = features.float().mean(dim=(2, 3))
+            raw = self.raw(to_pixels(imgs_hwc, spec.input_size, spec.resize, self.device))
         return unit_descriptors(
-            spec, global_nd.cpu().numpy(), patches_ncd.float().cpu().contiguous().numpy()
+            spec, raw.global_nd.cpu().numpy(), raw.patches_ncd.cpu().contiguous().numpy()
         )
+
+    def raw(self, pixels_nchw: Tensor) -> RawRows:
+        """See :class:`worker.backbones.staged.StagedBackbone`."""
+        spec = self.spec
+        features = normalise(pixels_nchw, spec.mean_rgb, spec.std_rgb).to(self.dtype)
+        features = self.stem(features.contiguous(memory_format=torch.channels_last))
+        for block in self.blocks[: PATCH_BLOCK + 1]:
+            features = block(features)
+        patches_ncd = features.flatten(2).transpose(1, 2)
+        for block in self.blocks[PATCH_BLOCK + 1 : GLOBAL_BLOCK + 1]:
+            features = block(features)
+        return RawRows(features.float().mean(dim=(2, 3)), patches_ncd.float())
 
 
 def packaged_weights() -> Path:

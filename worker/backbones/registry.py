@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from worker.backbones.devices import torch_device_of
 from worker.backbones.hub import hub_folder, hub_snapshots, weights_missing
 from worker.core.backbone_spec import GlobalPooling
 from worker.errors import InputInvalid, NotFound, WeightsMissing
@@ -213,7 +214,7 @@ def load_backbone(
     """
     from worker.backbones.embedder import set_threads
 
-    torch_device, torch_dtype = _device(device), _dtype(dtype)
+    torch_device, torch_dtype = torch_device_of(device), _dtype(dtype)
     set_threads(threads)
     text = str(name_or_folder)
     if isinstance(name_or_folder, Path) or os.sep in text:
@@ -329,39 +330,6 @@ def _model_type(folder: Path) -> str | None:
         return None
     model_type = config.get("model_type") if isinstance(config, dict) else None
     return model_type if isinstance(model_type, str) else None
-
-
-def describe_device(device: str) -> tuple[bool, str]:
-    """Whether backbones can run on ``device`` here, and what was found, in words."""
-    import torch
-
-    found = "no CUDA device"
-    if torch.cuda.is_available():
-        free_bytes, total_bytes = torch.cuda.mem_get_info()
-        name = torch.cuda.get_device_name(0)
-        found = f"{name}, {free_bytes / 1e9:.0f} of {total_bytes / 1e9:.0f} GB free"
-    try:
-        _device(device)
-    except InputInvalid as error:
-        return False, f"{error} ({found})"
-    return True, found
-
-
-def _device(device: str) -> torch.device:
-    import torch
-
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first_line = str(error).splitlines()[0]
-        raise InputInvalid(
-            f"Device {device!r} is not usable here ({first_line}); use cpu, or cuda with a CUDA "
-            "build of torch and a GPU."
-        ) from error
-    if chosen.type == "meta":
-        raise InputInvalid("Device 'meta' holds no numbers; use cpu or cuda.")
-    return chosen
 
 
 def _dtype(dtype: str) -> torch.dtype:

@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from worker.backbones.base import check_pictures, unit_descriptors
 from worker.backbones.preprocess import Resize, Rgb, normalise, to_pixels
+from worker.backbones.staged import RawRows
 from worker.core.backbone_spec import BackboneSpec, GlobalPooling
 from worker.core.types import Descriptors, FloatArray, GridSize, ImageArray, SizePx
 from worker.errors import InputInvalid, WeightsMissing
@@ -88,19 +89,24 @@ class VitBackbone:
         check_pictures(imgs_hwc)
         spec = self.spec
         with torch.inference_mode():
-            pixels = to_pixels(imgs_hwc, spec.input_size, spec.resize, self.device)
-            normalised = normalise(pixels, spec.mean_rgb, spec.std_rgb).to(self.dtype)
-            tokens = self.family.tokens(self.network, normalised, self.tokens_from)
-            patches = tokens.patches_ncd.float()
-            match spec.global_pooling:
-                case "mean":
-                    pooled = patches.mean(dim=1)
-                case "saliency-mean":
-                    weights = saliency_weights(pixels, spec.patch_px)
-                    pooled = (weights[:, :, None] * patches).sum(dim=1)
-                case _:
-                    pooled = cast(Tensor, tokens.summary_nd).float()
-        return unit_descriptors(spec, _to_numpy(pooled), _to_numpy(patches))
+            raw = self.raw(to_pixels(imgs_hwc, spec.input_size, spec.resize, self.device))
+        return unit_descriptors(spec, _to_numpy(raw.global_nd), _to_numpy(raw.patches_ncd))
+
+    def raw(self, pixels_nchw: Tensor) -> RawRows:
+        """See :class:`worker.backbones.staged.StagedBackbone`."""
+        spec = self.spec
+        normalised = normalise(pixels_nchw, spec.mean_rgb, spec.std_rgb).to(self.dtype)
+        tokens = self.family.tokens(self.network, normalised, self.tokens_from)
+        patches = tokens.patches_ncd.float()
+        match spec.global_pooling:
+            case "mean":
+                pooled = patches.mean(dim=1)
+            case "saliency-mean":
+                weights = saliency_weights(pixels_nchw, spec.patch_px)
+                pooled = (weights[:, :, None] * patches).sum(dim=1)
+            case _:
+                pooled = cast(Tensor, tokens.summary_nd).float()
+        return RawRows(pooled, patches)
 
 
 def saliency_weights(pixels_nchw: Tensor, patch_px: int) -> Tensor:

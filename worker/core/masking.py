@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worker.core.geometry import roi_cells, validate_roi
 from worker.core.roi_json import roi_from_json, roi_to_json
@@ -131,14 +132,21 @@ def hidden_cells(mask: PrivacyMask, grid: GridSize, input_size: SizePx, source: 
     return np.unique(rows * grid.h // input_size.h_px * grid.w + cols * grid.w // input_size.w_px)
 
 
-def hide_cells(patches_cd: FloatArray, mask: PrivacyMask, cells: IntArray) -> None:
+def hide_cells(
+    patches_cd: FloatArray,
+    mask: PrivacyMask,
+    cells: IntArray,
+    encode: Callable[[FloatArray], NDArray[Any]] | None = None,
+) -> None:
     """Put a direction that tells nothing in the place of the cells' descriptors, in place.
 
     Every descriptor has unit length, so there is no empty one: it is a random direction that is the
     same for a mask and cell at all times. It is like no picture (a cosine of 0.3 is five standard
-    deviations away in 192 dimensions), and it stands still, so that it is stored once.
+    deviations away in 192 dimensions), and it stands still, so that it is stored once. ``encode``
+    makes rows of the type that the descriptors have, where that is not float32.
     """
-    patches_cd[cells] = _directions(mask.mask_id, *patches_cd.shape)[cells]
+    hidden_cd = _directions(mask.mask_id, *patches_cd.shape)[cells]
+    patches_cd[cells] = hidden_cd if encode is None else encode(hidden_cd)
 
 
 @lru_cache(maxsize=_KEPT_RASTERS)

@@ -230,19 +230,27 @@ def check_arrays(
     ``InputInvalid`` for shapes that do not fit or repeated query cells, ``DescriptorInvalid`` for a
     NaN.
     """
-    if similarity.ndim != axes or similarity.shape[-1] != grid.cells:
+    if similarity.ndim != axes:
+        raise _unfit(similarity.shape, grid)
+    check_cells(similarity.shape, query_cells, grid)
+    if np.isnan(similarity).any():
+        raise DescriptorInvalid("a similarity is NaN: verify the index")
+
+
+def check_cells(shape: tuple[int, ...], query_cells: IntArray, grid: GridSize) -> None:
+    """The part of it that looks at no similarity: ``shape`` is theirs, (..., q, c)."""
+    if shape[-1] != grid.cells:
+        raise _unfit(shape, grid)
+    if query_cells.shape != (shape[-2], 2):
         raise InputInvalid(
-            f"similarities {similarity.shape} do not fit a grid of {grid.h}x{grid.w} cells"
-        )
-    if query_cells.shape != (similarity.shape[-2], 2):
-        raise InputInvalid(
-            f"similarities {similarity.shape} need query cells "
-            f"({similarity.shape[-2]}, 2), got {query_cells.shape}"
+            f"similarities {shape} need query cells ({shape[-2]}, 2), got {query_cells.shape}"
         )
     if len(np.unique(query_cells, axis=0)) != len(query_cells):
         raise InputInvalid("query cells repeat: give every cell of the ROI once")
-    if np.isnan(similarity).any():
-        raise DescriptorInvalid("a similarity is NaN: verify the index")
+
+
+def _unfit(shape: tuple[int, ...], grid: GridSize) -> InputInvalid:
+    return InputInvalid(f"similarities {shape} do not fit a grid of {grid.h}x{grid.w} cells")
 
 
 def _neighbours(

@@ -131,6 +131,10 @@ class Sampler(Protocol):
         """
         ...
 
+    def next_s(self) -> float:
+        """No frame before this time is kept, or needed to decide on later ones."""
+        ...
+
 
 def sampler(policy: SamplingPolicy, resume_after_s: float | None = None) -> Sampler:
     """A fresh sampler of one stream.
@@ -168,6 +172,9 @@ class _IntervalSampler:
         self._last_slot = slot
         return True
 
+    def next_s(self) -> float:
+        return (self._last_slot + 1) * self._every_s
+
 
 class _KeyframeSampler:
     def __init__(self, policy: KeyframePolicy, resume_after_s: float | None) -> None:
@@ -180,6 +187,9 @@ class _KeyframeSampler:
             return False
         self._last_kept_s = t_s
         return True
+
+    def next_s(self) -> float:
+        return self._last_kept_s + self._min_gap_s
 
 
 class _ChangeSampler:
@@ -202,6 +212,11 @@ class _ChangeSampler:
         self._last_kept_s = t_s
         self._reference_hw = gray_hw.copy()
         return True
+
+    def next_s(self) -> float:
+        # Resumed, it has to see the last kept one again.
+        seen = self._reference_hw is not None
+        return self._last_kept_s + (self._policy.min_gap_s if seen else 0.0)
 
     def _changed(self, gray_hw: FloatArray) -> bool:
         reference_hw = self._reference_hw

@@ -54,12 +54,13 @@ def link_strength(similarity_any: FloatArray) -> FloatArray:
     return scaled
 
 
-def resemblance(query_qd: FloatArray, weight_q: FloatArray, to_cd: FloatArray) -> FloatArray:
+def resemblance(cosine_qc: FloatArray, weight_q: FloatArray) -> FloatArray:
     """How much each cell still looks like some part of the query: float32 (c,), 0..1.
 
-    The strongest link over the query's cells, each weighted by ``weight_q`` (q,).
+    The strongest link over the query's cells, each weighted by ``weight_q`` (q,), from their
+    cosines with the cells.
     """
-    linked_qc = link_strength(query_qd @ to_cd.T)
+    linked_qc = link_strength(cosine_qc)
     best_c: FloatArray = (linked_qc * (weight_q / weight_q.max())[:, None]).max(axis=0)
     return best_c
 

@@ -84,7 +84,8 @@ class Descriptors:
     """Output of a backbone for n pictures; every row has unit L2 norm (paper eq. 2).
 
     ``global_nd``: float32 (n, global_dim). ``patches_ncd``: float32 (n, cells, patch_dim), cells in
-    row-major order of the spec's grid.
+    row-major order of the spec's grid. Those that an accelerator made to be stored have the number
+    type of the index's codec instead.
     """
 
     global_nd: FloatArray

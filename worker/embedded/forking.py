@@ -35,8 +35,9 @@ OF_WORKERS = (
     "celery.apps.worker", "celery.bin.celery", "celery.concurrency.solo",
     "celery.concurrency.thread", "kombu.transport.redis", "torch",
     "worker.compacting", "worker.delivering", "worker.erasure", "worker.evidence", "worker.feeds",
-    "worker.feed_host", "worker.ingest", "worker.offloading", "worker.reindex", "worker.retention",
-    "worker.sealing", "worker.search", "worker.standing_watch", "worker.watching",
+    "worker.feed_host", "worker.ingest", "worker.offloading", "worker.rebuilding",
+    "worker.retention", "worker.sealing", "worker.search", "worker.standing_watch",
+    "worker.watching",
 )  # fmt: skip
 OF_API = ("api.app", "uvicorn")
 """What children use. None of it reads settings, starts a thread or computes when it is imported:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import faiss
 import numpy as np
@@ -50,6 +50,12 @@ class Candidates:
         )
 
 
+SHARDS_AT_ONCE = 128
+"""Whose files are mapped together: each takes a file descriptor."""
+Int8Cosines = Callable[[Sequence[np.ndarray], FloatArray], FloatArray]
+"""Of rows stored as int8, in parts (n, d), with a vector (d,): float32, part after part."""
+
+
 def global_candidates(
     store: IndexStore,
     shards: Sequence[PinnedShard],
@@ -58,32 +64,31 @@ def global_candidates(
     *,
     t_from_epoch_s: float | None = None,
     t_to_epoch_s: float | None = None,
-    int8_cosines: Callable[[np.ndarray, FloatArray], FloatArray] | None = None,
+    int8_cosines: Int8Cosines | None = None,
 ) -> Candidates:
     """The ``top_n`` frames by ``q_g . g_j`` over all shards; ties by lower frame id.
 
-    ``int8_cosines``: those of rows stored as int8, (n, d), with a vector, float32 (n,); without it
-    rows are decoded, and kept so, for FAISS.
+    Without ``int8_cosines`` rows that are stored as int8 are decoded, and kept so, for FAISS.
     """
     query_d = query_d.astype(np.float32)
     parts: list[tuple[IntArray, IntArray, IntArray, FloatArray]] = []
+    as_bytes: list[_Span] = []
     for position, shard in enumerate(shards):
         blocks = _blocks_in_time(shard, t_from_epoch_s, t_to_epoch_s)
         if blocks.size == 0:
             continue
         if int8_cosines is not None and shard.layout.codec.name == "int8":
-            score_n = int8_cosines(store.stored_globals(shard), query_d)[blocks]
-            found = best_positions(score_n, shard.f_map.frame_id[blocks], top_n)
-            score = score_n[found]
-            _refuse_lost(np.where(np.isnan(score_n[:1]), -1, 0), shard)
-        else:
-            vectors = store.global_descriptors(shard)
-            if blocks.size < len(vectors):  # else nothing is copied
-                vectors = vectors[blocks]
-            score, found = _best_rows(query_d, vectors, top_n)
-            _refuse_lost(found, shard)
+            as_bytes.append(_Span(position, shard, blocks))
+            continue
+        vectors = store.global_descriptors(shard)
+        if blocks.size < len(vectors):  # else nothing is copied
+            vectors = vectors[blocks]
+        score, found = _best_rows(query_d, vectors, top_n)
+        _refuse_lost(found, shard)
         chosen = blocks[found]
         parts.append((np.full(chosen.size, position), chosen, shard.f_map.frame_id[chosen], score))
+    if as_bytes and int8_cosines is not None:
+        parts.append(_best_of_bytes(store, as_bytes, query_d, top_n, int8_cosines))
     if not parts:
         none = np.empty(0, dtype=np.int64)
         return Candidates(none, none, none, np.empty(0, dtype=np.float32))
@@ -97,6 +102,68 @@ def global_candidates(
         frame_id[order].astype(np.int64),
         score_n[order].astype(np.float32),
     )
+
+
+def cosines_of_shards(
+    store: IndexStore, shards: Sequence[PinnedShard], query_d: FloatArray, cosines: Int8Cosines
+) -> list[FloatArray]:
+    """Of every block of shards of codec int8, float32 (blocks,) each."""
+    spans = [_Span(at, shard, np.arange(shard.blocks)) for at, shard in enumerate(shards)]
+    score_n = _span_cosines(store, spans, query_d, cosines)
+    return np.split(score_n, np.cumsum([shard.blocks for shard in shards])[:-1])
+
+
+class _Span(NamedTuple):
+    """Blocks of one shard that the filters let in, in ascending order."""
+
+    position: int
+    shard: PinnedShard
+    blocks: IntArray
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """Those of the rows of all blocks; no copy where they lie side by side."""
+        if self.blocks.size == 0:
+            return rows[:0]
+        first, end = int(self.blocks[0]), int(self.blocks[-1]) + 1
+        beside = end - first == self.blocks.size
+        return rows[first:end] if beside else rows[self.blocks]
+
+
+def _span_cosines(
+    store: IndexStore, spans: Sequence[_Span], query_d: FloatArray, cosines: Int8Cosines
+) -> FloatArray:
+    """float32, span after span."""
+    parts = [np.empty(0, dtype=np.float32)]
+    for first in range(0, len(spans), SHARDS_AT_ONCE):
+        together = spans[first : first + SHARDS_AT_ONCE]
+        stored = [span.of(store.stored_globals(span.shard)) for span in together]
+        parts.append(cosines(stored, query_d))
+    return np.concatenate(parts)
+
+
+def _best_of_bytes(
+    store: IndexStore,
+    spans: Sequence[_Span],
+    query_d: FloatArray,
+    top_n: int,
+    int8_cosines: Int8Cosines,
+) -> tuple[IntArray, IntArray, IntArray, FloatArray]:
+    """Shard position, block, frame id and score of the best rows of all shards together: to choose
+    among a few of each costs more than their products."""
+    if np.isnan(query_d).any():
+        _refuse_lost(np.array([-1]), spans[0].shard)
+    score_n = _span_cosines(store, spans, query_d, int8_cosines)
+    frame_id = np.concatenate([span.of(span.shard.f_map.frame_id) for span in spans])
+    found = best_positions(score_n, frame_id, top_n)
+    ends = np.cumsum([span.blocks.size for span in spans])
+    of_span = np.searchsorted(ends, found, side="right")
+    starts = np.concatenate([[0], ends[:-1]])
+    block = np.empty(found.size, dtype=np.int64)
+    for number in np.unique(of_span):
+        members = of_span == number
+        block[members] = spans[number].blocks[found[members] - starts[number]]
+    position = np.array([span.position for span in spans], dtype=np.int64)[of_span]
+    return position, block, frame_id[found], score_n[found]
 
 
 def _best_rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ class Codec:
     back to unit length when read, so that it needs no scale beside it.
     """
 
-    name: str
+    name: Literal["fp32", "fp16", "int8"]
     dtype: np.dtype[np.generic]
 
     @property
@@ -30,11 +31,12 @@ class Codec:
         return self.dtype.itemsize
 
     def encode(self, descriptors: FloatArray) -> NDArray[np.generic]:
-        """float32 (..., d), unit rows -> stored type, C-contiguous, little-endian.
+        """float32 (..., d), unit rows -> stored type, C-contiguous, little-endian. What an
+        accelerator has encoded already is taken as it is.
 
         Raises :class:`DescriptorInvalid` for a row that int8 cannot hold: NaN, infinite or zero.
         """
-        if self.dtype != np.int8:
+        if self.dtype != np.int8 or descriptors.dtype == self.dtype:
             return np.ascontiguousarray(descriptors, dtype=self.dtype)
         peak = np.maximum(descriptors.max(axis=-1), -descriptors.min(axis=-1))
         if not (np.isfinite(peak) & (peak > 0)).all():

@@ -54,6 +54,32 @@ def read_chunk(shards: Sequence[PinnedShard], chunk: CandidateChunk) -> StoredPa
     return patches_of(shards[chunk.shard_position], chunk.block)
 
 
+def read_together(shards: Sequence[PinnedShard], chunks: Sequence[CandidateChunk]) -> StoredPatches:
+    """Patches of several chunks of one generation, one behind the other. Raises as above."""
+    layout = shards[chunks[0].shard_position].layout
+    frames = sum(chunk.block.size for chunk in chunks)
+    stored_mcd = np.empty((frames, layout.cells, layout.patch_dim), dtype=layout.codec.dtype)
+    start = 0
+    for chunk in chunks:
+        end = start + chunk.block.size
+        shards[chunk.shard_position].stored_patches(chunk.block, out=stored_mcd[start:end])
+        start = end
+    return StoredPatches(stored_mcd, layout.codec)
+
+
+def grouped(chunks: Iterable[CandidateChunk], frames: int) -> Iterator[list[CandidateChunk]]:
+    """Chunks in order, in groups of about ``frames`` frames; one that has more stands alone."""
+    group: list[CandidateChunk] = []
+    for chunk in chunks:
+        held = sum(member.block.size for member in group)
+        if group and held + chunk.block.size / 2 > frames:
+            yield group
+            group = []
+        group.append(chunk)
+    if group:
+        yield group
+
+
 def patches_of(shard: PinnedShard, blocks: IntArray) -> StoredPatches:
     """Patches of some blocks. Raises as above."""
     return StoredPatches(shard.stored_patches(blocks), shard.layout.codec)

@@ -207,17 +207,21 @@ def read_blocks(
 
 
 def read_checked(
-    layout: ShardLayout, kind: FileKind, blocks: Sequence[int] | IntArray, sums_n2: IntArray
+    layout: ShardLayout,
+    kind: FileKind,
+    blocks: Sequence[int] | IntArray,
+    sums_n2: IntArray,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Some blocks as they are stored, (n, *block_shape), in that order, each checked against its
-    checksum.
+    checksum; in ``out``, an array of that shape and type, if given.
 
     ``sums_n2``: int64 (n, 2), checksums of these blocks as :func:`append_blocks` gave them; -1 in
     the first column: not known, not checked. Raises :class:`IndexDamaged` naming every block that
     is missing, cut off or not what was written.
     """
     at = np.asarray(blocks, dtype=np.int64)
-    stored, sound = read_stored(layout, kind, at)
+    stored, sound = read_stored(layout, kind, at, out=out)
     sound &= sums_n2[:, 0] < NO_CHECKSUM
     for i in np.flatnonzero(sound & (sums_n2[:, 0] >= 0)):
         if kind == "global":
@@ -229,9 +233,11 @@ def read_checked(
     return stored
 
 
-def damaged_blocks(layout: ShardLayout, sums_n2: IntArray, step: int = 64) -> dict[int, FileKind]:
-    """Which of the first n blocks cannot be read, or do not match their checksums, int64 (n, 2);
-    and in which file.
+def damaged_blocks(
+    layout: ShardLayout, sums_n2: IntArray, step: int = 64, *, first: int = 0
+) -> dict[int, FileKind]:
+    """Which of the first n blocks, but for those before ``first``, cannot be read, or do not match
+    their checksums, int64 (n, 2); and in which file.
 
     A file without its header holds none that can be read. Where the checksum of the global block is
     not known (-1), damage of either is laid to the patch file.
@@ -241,9 +247,9 @@ def damaged_blocks(layout: ShardLayout, sums_n2: IntArray, step: int = 64) -> di
         try:
             read_stored(layout, kind, np.empty(0, dtype=np.int64))
         except IndexDamaged:
-            first = layout.sealed if kind == "patch" else 0
-            wrong |= dict.fromkeys(range(first, len(sums_n2)), kind)
-    for start in range(0, len(sums_n2), step):
+            begin = max(first, layout.sealed if kind == "patch" else 0)
+            wrong |= dict.fromkeys(range(begin, len(sums_n2)), kind)
+    for start in range(first, len(sums_n2), step):
         at = np.arange(start, min(start + step, len(sums_n2)))
         stored_global, sound_global = read_stored(layout, "global", at, header=False)
         stored_patches, sound_patch = read_stored(layout, "patch", at, header=False)
@@ -267,46 +273,53 @@ def _damaged(layout: ShardLayout, kind: FileKind, blocks: Sequence[int]) -> Inde
 
 
 def read_stored(
-    layout: ShardLayout, kind: FileKind, at: IntArray, *, header: bool = True
+    layout: ShardLayout,
+    kind: FileKind,
+    at: IntArray,
+    *,
+    header: bool = True,
+    out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, BoolArray]:
-    """Stored blocks (n, *block_shape), and which of them were there to read: bool (n,).
+    """Stored blocks (n, *block_shape), in ``out`` if given, and which of them were there to read:
+    bool (n,). What was not is zeros.
 
     Sealed ones are made up from their rows. Raises :class:`IndexDamaged`, for all of them, without
     the file or its header, and :class:`FormatNewer`; with ``header`` False those are not asked for,
     and nothing is there to read in a file that is not.
     """
     sealed = layout.sealed if kind == "patch" else 0
+    if out is None:
+        out = np.empty((at.size, *layout.block_shape(kind)), dtype=layout.codec.dtype)
     late = at >= sealed
     if late.all():
-        return _read_file(layout, kind, at, sealed, header)
+        return out, _read_file(layout, kind, at, sealed, header, out)
     if late.any():
-        stored = np.zeros((at.size, *layout.block_shape(kind)), dtype=layout.codec.dtype)
         sound = np.zeros(at.size, dtype=np.bool_)
-        stored[late], sound[late] = _read_file(layout, kind, at[late], sealed, header)
-        stored[~late], sound[~late] = read_stored(layout, kind, at[~late], header=header)
-        return stored, sound
+        for part in (late, ~late):
+            out[part], sound[part] = read_stored(layout, kind, at[part], header=header)
+        return out, sound
     with storage_errors(layout.path_of(kind, 0)):
         try:
-            return read_made_up(layout, at)
+            out[:], sound = read_made_up(layout, at)
         except IndexDamaged as error:
             if header:
                 raise _unreadable(layout, at, str(error)) from error
-    lost = np.zeros((at.size, *layout.block_shape(kind)), dtype=layout.codec.dtype)
-    return lost, np.zeros(at.size, dtype=np.bool_)
+            out[:], sound = 0, np.zeros(at.size, dtype=np.bool_)
+    return out, sound
 
 
 def _read_file(
-    layout: ShardLayout, kind: FileKind, at: IntArray, first: int, header: bool
-) -> tuple[np.ndarray, BoolArray]:
+    layout: ShardLayout, kind: FileKind, at: IntArray, first: int, header: bool, out: np.ndarray
+) -> BoolArray:
     """Blocks of the file that is appended to, whose first one is ``first``."""
-    stored = np.zeros((at.size, *layout.block_shape(kind)), dtype=layout.codec.dtype)
     sound = np.zeros(at.size, dtype=np.bool_)
     with storage_errors(layout.path(kind)):
         try:
             descriptor = open_file(layout.path(kind), os.O_RDONLY)
         except IndexDamaged as error:
             if not header:
-                return stored, sound
+                out[:] = 0
+                return sound
             raise _unreadable(layout, at, str(error)) from error
         try:
             found = _header(descriptor) if header else layout.header(kind)
@@ -316,10 +329,12 @@ def _read_file(
             edges = [0, *(np.flatnonzero(np.diff(at) != 1) + 1).tolist(), at.size]
             for start, end in pairwise(edges):
                 part = slice(start, end)
-                _fill(descriptor, layout, kind, at[part] - first, stored[part], sound[part])
+                _fill(descriptor, layout, kind, at[part] - first, out[part], sound[part])
         finally:
             os.close(descriptor)
-    return stored, sound
+    if not sound.all():
+        out[~sound] = 0
+    return sound
 
 
 def _unreadable(layout: ShardLayout, at: IntArray, message: str) -> IndexDamaged:

@@ -66,10 +66,13 @@ class PinnedShard:
         at = np.asarray(blocks, dtype=np.int64)
         return read_blocks(self.layout, kind, self.stored_n[at], self.sums_n2[at])
 
-    def stored_patches(self, blocks: Sequence[int] | IntArray) -> np.ndarray:
-        """Patches of some blocks as they are stored, (n, cells, d), checked. Raises as above."""
+    def stored_patches(
+        self, blocks: Sequence[int] | IntArray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Patches of some blocks as they are stored, (n, cells, d), in ``out`` if given, checked.
+        Raises as above."""
         at = np.asarray(blocks, dtype=np.int64)
-        return read_checked(self.layout, "patch", self.stored_n[at], self.sums_n2[at])
+        return read_checked(self.layout, "patch", self.stored_n[at], self.sums_n2[at], out)
 
 
 @dataclass(frozen=True, slots=True)

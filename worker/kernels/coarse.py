@@ -14,17 +14,15 @@ from worker.core.background import FULL_NOVELTY, TARGET_FLOOR
 from worker.core.compact import Codes
 from worker.core.types import BoolArray, FloatArray
 from worker.kernels.jit import reordered
+from worker.kernels.queries import rounded_query
 from worker.kernels.threads import thread_pool
 
 FRAMES_PER_CHUNK = 256
 """What one thread takes at a time."""
 _FRAMES_AT_ONCE = 32
 """Their products stay in a core's second-level cache until their maximum is taken."""
-_QUERY_STEP = 16
 # Files are mapped to be read, and nothing here writes to them.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-
-"""The product is fastest when its width is a multiple of this."""
 
 
 def best_similarities(
@@ -72,18 +70,6 @@ def best_similarities(
             done.result()
     best_nq *= scale_q
     return best_nq
-
-
-def rounded_query(query_qk: FloatArray, step: float) -> tuple[Any, FloatArray]:
-    """Query rows as 8-bit columns, a torch tensor (k, w) with w >= q, and what one unit of each
-    row's products with codes is worth, float32 (q,)."""
-    import torch  # here: commands that never search need not load it
-
-    q, k = query_qk.shape
-    peak_q = np.maximum(np.abs(query_qk).max(axis=1), 1e-9)
-    query_wk = np.zeros((-(-q // _QUERY_STEP) * _QUERY_STEP, k), dtype=np.int8)
-    query_wk[:q] = np.rint(query_qk * (127 / peak_q)[:, None])
-    return torch.from_numpy(query_wk).T, (peak_q / 127 * step).astype(np.float32)
 
 
 def multiply(codes_rk: Codes, query_kw: Any, out_rw: NDArray[np.int32]) -> None:

@@ -6,7 +6,6 @@ so that a cosine stays within 2e-5 of the reference; the products themselves are
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -15,40 +14,11 @@ import numpy as np
 from worker.core.types import BoolArray, FloatArray
 from worker.kernels.coarse import multiply
 from worker.kernels.jit import reordered
+from worker.kernels.queries import ByteQuery, byte_query
 
-_WIDTH_STEP = 16
 _LEAST_ROWS = 32
 """The product wants more than 16."""
 _ROWS_AT_ONCE = 4096
-_PEAK = 32_000
-"""Of a query row in units of its low byte: both bytes fit in eight bits."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ByteQuery:
-    """Query rows float32 (q, d) as columns of bytes: int8 (d, w), first the q high ones, then the
-    low ones; ``unit_q``: float32 (q,), what one unit of the low byte is worth."""
-
-    columns_dw: Any
-    unit_q: FloatArray
-
-    @property
-    def count(self) -> int:
-        """q."""
-        return len(self.unit_q)
-
-
-def byte_query(query_qd: FloatArray) -> ByteQuery:
-    """Query rows, made ready once for many products."""
-    import torch  # here: commands that never search need not load it
-
-    q, d = query_qd.shape
-    unit_q = np.maximum(np.abs(query_qd).max(axis=1), 1e-9) / _PEAK
-    number_qd = np.rint(query_qd / unit_q[:, None]).astype(np.int32)
-    high_qd = (number_qd + 128) >> 8
-    bytes_wd = np.zeros((-(-2 * q // _WIDTH_STEP) * _WIDTH_STEP, d), dtype=np.int8)
-    bytes_wd[:q], bytes_wd[q : 2 * q] = high_qd, number_qd - 256 * high_qd
-    return ByteQuery(torch.from_numpy(bytes_wd).T, unit_q.astype(np.float32))
 
 
 def cell_cosines(stored_ncd: np.ndarray, query: ByteQuery) -> FloatArray:
@@ -112,6 +82,16 @@ def products_are_exact() -> bool:
         return False
     exact = rows.astype(np.int64) @ query.columns_dw.numpy().astype(np.int64)
     return bool((out == exact).all())
+
+
+def warm_up() -> None:
+    """Compile or load the kernels now, so that no query waits for them (seconds)."""
+    stored_ncd = np.ones((1, _LEAST_ROWS, 64), dtype=np.int8)
+    rows_qd = np.ones((1, 64), dtype=np.float32)
+    cosines_of_cells(stored_ncd, np.ones((_LEAST_ROWS, 64), dtype=np.float32))
+    if products_are_exact():
+        cell_cosines(stored_ncd, byte_query(rows_qd))
+        best_cosines(stored_ncd, byte_query(rows_qd))
 
 
 @reordered

@@ -40,7 +40,7 @@ def grow_seedless_chunk(
     if similarity_mqc.dtype != np.float32:
         raise InputInvalid(f"similarities are float32, got {similarity_mqc.dtype}")
     m, _, c = similarity_mqc.shape
-    tau_m = _tau_per_candidate(tau, m)
+    tau_m = tau_per_candidate(tau, m)
     if similarity_mqc.size == 0:
         return [None] * m
 
@@ -58,25 +58,26 @@ def grow_seedless_chunk(
         _region(similarity_mqc[n].ravel(), flat[start:end], c)
         for n, (start, end) in enumerate(zip(start_m, end_m, strict=True))
     ]
-    for n in _unsure(similarity_mqc, tau_m, end_m - start_m, lead_m):
+    for n in unsure(float(similarity_mqc.max()), tau_m, end_m - start_m, lead_m):
         regions[n] = grow_seedless(similarity_mqc[n], query_cells, grid, float(tau_m[n]), mode)
     return regions
 
 
-def _unsure(
-    similarity_mqc: FloatArray, tau_m: FloatArray, size_m: IntArray, lead_m: NDArray[np.float64]
+def unsure(
+    greatest: float, tau_m: FloatArray, size_m: IntArray, lead_m: NDArray[np.float64]
 ) -> IntArray:
-    """Candidates whose tie the rounding of float64 sums may have decided.
+    """Candidates whose tie the rounding of float64 sums may have decided. ``greatest``: of all
+    similarities; ``lead_m``: how far the best sum lies above the next of its size.
 
     Sums are exact for up to 2**16 similarities of 2**-13 and more and below 2: multiples of 2**-36,
     whose sums stay below 2**17, fit 53 bits. Otherwise their error is far below 1e-6.
     """
-    exact_m = (tau_m >= 2.0**-13) & (size_m <= 2**16) & bool(similarity_mqc.max() < 2)
+    exact_m = (tau_m >= 2.0**-13) & (size_m <= 2**16) & (greatest < 2)
     # A lead that is NaN (of infinite sums) is not sure either.
     return np.flatnonzero((size_m > 0) & ~exact_m & ~(lead_m > 1e-6))
 
 
-def _tau_per_candidate(tau: float | FloatArray, m: int) -> FloatArray:
+def tau_per_candidate(tau: float | FloatArray, m: int) -> FloatArray:
     """float32 (m,), contiguous."""
     if np.ndim(tau) == 0:
         return np.full(m, tau, dtype=np.float32)

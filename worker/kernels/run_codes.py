@@ -11,8 +11,9 @@ import numpy as np
 
 from worker.core.run_codes import RunCodes
 from worker.core.types import BoolArray, FloatArray
-from worker.kernels.coarse import FLOOR, FULL, multiply, rounded_query
+from worker.kernels.coarse import FLOOR, FULL, multiply
 from worker.kernels.jit import reordered
+from worker.kernels.queries import rounded_query
 
 _ROWS_AT_ONCE = 4096
 """Their products stay in a core's second-level cache."""

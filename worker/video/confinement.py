@@ -11,6 +11,7 @@ import math
 import os
 import resource
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,9 @@ Network = Literal["none", "unlimited"]
 """``none``: the process has no network at all. ``unlimited``: the kernel did not let it go, and
 only FFmpeg's list of protocols keeps it from being used."""
 
+_LIMITED_CLOCK = -8
+"""What the kernel compares RLIMIT_CPU with (CPUCLOCK_PROF of this process): by its ticks, of which
+a process that wakes with them is charged whole ones. `getrusage` tells what was really used."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 _CLONE_NEWUSER = 0x1000_0000
@@ -187,9 +191,8 @@ def limit_memory(beyond_bytes: int) -> None:
 
 def renew_cpu(further_s: float) -> None:
     """Let this process use ``further_s`` more seconds of processor time before it is killed."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    until_s = math.ceil(used.ru_utime + used.ru_stime + further_s) + 1
+    until_s = math.ceil(time.clock_gettime(_LIMITED_CLOCK) + further_s) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (_at_most(until_s, hard), hard))
 
 

@@ -8,16 +8,24 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import dropwhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from worker.core.bounds import check_int
-from worker.core.sampling import ChangePolicy, KeyframePolicy, SamplingPolicy, sampler
+from worker.core.sampling import (
+    ChangePolicy,
+    KeyframePolicy,
+    Sampler,
+    SamplingPolicy,
+    sampler,
+)
 from worker.core.types import FloatArray, ImageArray, SizePx
 from worker.errors import StorageFailed
 from worker.video.container import (
@@ -28,6 +36,7 @@ from worker.video.container import (
     packets,
     video_stream,
 )
+from worker.video.passing_over import PassingOver
 from worker.video.probe import believable_count, display_size, probe, rotation_cw_deg
 from worker.video.values import GRAY_W_PX, DecodeReport, SampledFrame, VideoInfo
 
@@ -104,9 +113,10 @@ def sample_video(
     an interrupted run; what follows is what that run would have kept. ``threads``: decoder
     threads, 0 for all cores.
 
-    Damaged packets are counted and skipped, a cut-off file yields what it holds. Raises
-    ``VideoUnreadable`` and ``VideoInvalid`` as :func:`probe` does, ``StorageFailed`` when reading
-    fails half-way, and ``InputInvalid`` for sizes out of bounds.
+    Packets that no wanted picture stands on are not decoded, and count as decoded. Damaged ones are
+    counted and skipped, a cut-off file yields what it holds. Raises ``VideoUnreadable`` and
+    ``VideoInvalid`` as :func:`probe` does, ``StorageFailed`` when reading fails half-way, and
+    ``InputInvalid`` for sizes out of bounds.
     """
     check_sizes(input_size, picture_max_side_px)
     file = as_file(given)
@@ -121,13 +131,15 @@ def sample_video(
             stream.codec_context.skip_frame = "NONKEY"
         if seek_pts is not None:
             container.seek(seek_pts, stream=stream)
-        pictures = _in_order(
-            _decoded(file, container, stream, info, tally), info, tally, resume_after_pts
-        )
+        chosen = sampler(policy, None if resume_after_pts is None else info.t_s(resume_after_pts))
+        read = _read(file, container, stream, tally)
+        needed = _needed(read, policy, chosen, info, tally, resume_after_pts)
+        decoded = _decoded(file, container, stream, info, tally, needed)
+        pictures = _in_order(decoded, info, tally, resume_after_pts)
         if seek_pts is not None:
             pictures = dropwhile(lambda timed: not timed[1].key_frame, pictures)
         converter = Converter(info, input_size, picture_max_side_px)
-        frames = _kept(pictures, policy, converter, tally, resume_after_pts)
+        frames = _kept(pictures, policy, chosen, converter, tally, resume_after_pts)
         yield SampledVideo(info, tally, frames)
 
 
@@ -149,28 +161,64 @@ def _seek_pts(file: VideoFile, info: VideoInfo, max_px: int, resume_pts: int) ->
             except FFmpegError:
                 return None
             trial = _Tally()
-            decoded = _decoded(file, container, stream, info, trial)
+            read = _read(file, container, stream, trial)
+            decoded = _decoded(file, container, stream, info, trial, read)
             first = next((picture for picture in decoded if picture.key_frame), None)
             if first is not None and first.pts is not None and first.pts <= resume_pts:
                 return seek_pts
     return None
 
 
+def _read(
+    file: VideoFile, container: InputContainer, stream: VideoStream, tally: _Tally
+) -> Iterator[Packet[Any]]:
+    for packet in packets(container, stream):
+        file.on_packet()
+        at_pts = packet.pts if packet.pts is not None else packet.dts
+        if at_pts is not None:
+            tally.end_pts = max(tally.end_pts, at_pts + (packet.duration or 0))
+        yield packet
+
+
+def _needed(
+    read: Iterator[Packet[Any]],
+    policy: SamplingPolicy,
+    chosen: Sampler,
+    info: VideoInfo,
+    tally: _Tally,
+    resume_pts: int | None,
+) -> Iterator[Packet[Any] | None]:
+    """Those packets without which a wanted picture cannot be decoded; None: they do not go on."""
+
+    def passed(pts: int) -> None:
+        tally.decoded += resume_pts is None or pts > resume_pts
+
+    if not info.timestamped:
+        return read
+    alone = isinstance(policy, KeyframePolicy)
+    return PassingOver(info, chosen.next_s, passed, alone).needed(read)
+
+
 def _decoded(
-    file: VideoFile, container: InputContainer, stream: VideoStream, info: VideoInfo, tally: _Tally
+    file: VideoFile,
+    container: InputContainer,
+    stream: VideoStream,
+    info: VideoInfo,
+    tally: _Tally,
+    needed: Iterator[Packet[Any] | None],
 ) -> Iterator[VideoFrame]:
-    """Every picture that can be decoded; damage is counted, the end is judged."""
+    """Every picture that can be decoded of the packets; damage is counted, the end is judged."""
+    decoder = stream.codec_context
     try:
-        for packet in packets(container, stream):
-            file.on_packet()
-            at_pts = packet.pts if packet.pts is not None else packet.dts
-            if at_pts is not None:
-                tally.end_pts = max(tally.end_pts, at_pts + (packet.duration or 0))
+        for packet in needed:
             try:
-                pictures = packet.decode()
+                pictures = decoder.decode(None) if packet is None else packet.decode()
             except FFmpegError:
                 tally.errors += 1
                 continue
+            finally:
+                if packet is None:
+                    decoder.flush_buffers()
             for picture in pictures:
                 tally.errors += picture.is_corrupt
                 yield picture
@@ -221,13 +269,12 @@ def _in_order(
 def _kept(
     pictures: Iterator[tuple[int, VideoFrame]],
     policy: SamplingPolicy,
+    chosen: Sampler,
     converter: Converter,
     tally: _Tally,
     resume_pts: int | None,
 ) -> Iterator[SampledFrame]:
     info = converter.info
-    resume_s = None if resume_pts is None else info.t_s(resume_pts)
-    chosen = sampler(policy, resume_s)
     for pts, picture in pictures:
         if resume_pts is not None and pts < resume_pts:
             continue

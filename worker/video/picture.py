@@ -148,6 +148,15 @@ def thumbnail(jpeg: bytes, max_side_px: int) -> bytes:
         return _encoded(small, "JPEG")
 
 
+def small_picture(jpeg: bytes, size: SizePx) -> ImageArray:
+    """A kept picture as uint8 RGB of that size, for looking at it coarsely."""
+    wanted_wh = (size.w_px, size.h_px)
+    with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as picture:
+        picture.draft("RGB", wanted_wh)
+        small = picture.convert("RGB").resize(wanted_wh, Image.Resampling.BOX)
+    return np.array(small, dtype=np.uint8)
+
+
 def as_jpeg(img_hwc: ImageArray) -> bytes:
     """A picture as a JPEG."""
     return _encoded(Image.fromarray(img_hwc), "JPEG")

@@ -64,7 +64,8 @@ class SampledFrame:
 class DecodeReport:
     """What happened up to now.
 
-    ``frames_decoded``: pictures decoded in this run, after the resume point if there is one.
+    ``frames_decoded``: pictures decoded in this run, after the resume point if there is one, and
+    passed over, because they were read and no wanted one stands on them.
     ``frames_out_of_order``: pictures dropped because their time repeats or goes back.
     ``decode_errors``: packets that could not be decoded plus pictures with concealed damage.
     ``truncated``: the file ended before its declared length; known at the end only.

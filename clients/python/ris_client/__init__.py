@@ -4,7 +4,9 @@ from ris_client.client import RisClient
 from ris_client.values import (
     Alert,
     Answer,
+    BoxState,
     Camera,
+    Changes,
     Feed,
     Frame,
     Gap,
@@ -19,7 +21,9 @@ from ris_client.values import (
 __all__ = [
     "Alert",
     "Answer",
+    "BoxState",
     "Camera",
+    "Changes",
     "Feed",
     "Frame",
     "Gap",

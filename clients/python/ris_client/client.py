@@ -21,6 +21,7 @@ from ris_client.values import (
     Answer,
     Box,
     Camera,
+    Changes,
     Feed,
     Frame,
     Gap,
@@ -41,7 +42,8 @@ _SILENCE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class RisClient:
-    """An API at ``url`` and a key of it; connects anew for each request.
+    """An API at ``url`` and a key of it, or an access token of the issuer that it believes, which
+    is not renewed; connects anew for each request.
 
     A request that meets 429 or 503 is sent again, for ``patience_s`` at most; what makes something
     carries an Idempotency-Key, so that it is made once. Every method raises :class:`RisApiError`
@@ -91,9 +93,8 @@ class RisClient:
         ``params``: as in docs/search.md, e.g. ``camera_ids=[1, 2], limit=20``; times as
         ``datetime`` or text.
         """
-        roi: Any = {"polygon": [list(point) for point in polygon]} if polygon else {"box": box}
         asked: dict[str, Any] = {
-            "roi": roi,
+            "roi": _roi(box, polygon),
             "params": {name: _plain(value) for name, value in params.items()},
         }
         if frame_id is not None:
@@ -119,24 +120,47 @@ class RisClient:
     def wait(self, query_id: str, timeout_s: float = 120.0) -> Query:
         """The query once it is done. Raises :class:`RisApiError` with its code when it failed, and
         ``TimeoutError`` after ``timeout_s`` and ten seconds at most: it is still worked on."""
+        return Query.of(self._done(f"/v1/queries/{query_id}", timeout_s))
+
+    def changes(
+        self,
+        camera_id: int,
+        *,
+        box: Box | None = None,
+        polygon: Sequence[tuple[float, float]] | None = None,
+        timeout_s: float = 120.0,
+        **asked: Any,
+    ) -> Changes:
+        """When a box or polygon of a camera's picture changed, and when it was again as before.
+
+        ``asked``: ``t_from_utc``, ``t_to_utc`` (``datetime`` or text), ``hold``. Raises as
+        :meth:`wait`.
+        """
+        body = {"camera_id": camera_id, "roi": _roi(box, polygon)}
+        body |= {name: _plain(value) for name, value in asked.items()}
+        told = self._json("POST", "/v1/changes", body, _once())
+        return Changes.of(self._done(f"/v1/changes/{told['change_query_id']}", timeout_s))
+
+    def _done(self, path: str, timeout_s: float) -> Mapping[str, Any]:
+        """What is told at an address once it is done."""
         until_s, poll_s = time.monotonic() + timeout_s, _FIRST_POLL_S
         while True:
-            self._follow(query_id, until_s)
-            query = self.query(query_id)
-            if query.state == "done":
-                return query
-            if query.state == "failed":
-                error = query.told["error"]
-                raise RisApiError(error["code"], error["detail"], 200)
+            self._follow(path, until_s)
+            told: Mapping[str, Any] = self._json("GET", path)
+            if told["state"] == "done":
+                return told
+            if told["state"] == "failed":
+                raise RisApiError(told["error"]["code"], told["error"]["detail"], 200)
             if time.monotonic() > until_s:
-                raise TimeoutError(f"query {query_id} is {query.state} after {timeout_s:g} s")
+                raise TimeoutError(f"{path} is {told['state']} after {timeout_s:g} s")
             time.sleep(poll_s)  # the stream ended early, or there is none to be had
             poll_s = min(_SLOWEST_POLL_S, poll_s * 1.3)
 
-    def _follow(self, query_id: str, until_s: float) -> None:
-        """Read the events of a query until it has ended, for as long as they come."""
+    def _follow(self, path: str, until_s: float) -> None:
+        """Read the events of what is told at an address until it has ended, for as long as they
+        come."""
         request = urllib.request.Request(  # noqa: S310 - the address is the caller's
-            f"{self.url.rstrip('/')}/v1/queries/{query_id}/events",
+            f"{self.url.rstrip('/')}{path}/events",
             headers={"Authorization": f"Bearer {self.key}"},
         )
         left_s = max(_FIRST_POLL_S, until_s - time.monotonic())
@@ -149,7 +173,7 @@ class RisClient:
                     if told.get("state") in ("done", "failed") or time.monotonic() > until_s:
                         return
         except (OSError, HTTPException, ValueError):
-            return  # whoever waits asks for the query itself
+            return  # whoever waits asks at the address itself
 
     def webhooks(self) -> list[Webhook]:
         """Addresses that this key has told of events; of all keys for an admin's."""
@@ -159,7 +183,7 @@ class RisClient:
         """Have an address told of events of these kinds, or of all that the key may read. With it
         comes the secret that checks signatures, this once."""
         asked = {"name": name, "url": url, "kinds": list(kinds)}
-        told = self._json("POST", "/v1/webhooks", asked)
+        told = self._json("POST", "/v1/webhooks", asked, _once())
         return Webhook.of(told), str(told["secret"])
 
     def remove_webhook(self, webhook_id: int) -> None:
@@ -357,6 +381,10 @@ def _refusal(error: urllib.error.HTTPError) -> RisApiError:
         return RisApiError(told["code"], told["detail"], error.code, told["request_id"])
     except (ValueError, KeyError, TypeError):  # a proxy in between has its own words
         return RisApiError("internal", f"HTTP {error.code} {error.reason}", error.code)
+
+
+def _roi(box: Box | None, polygon: Sequence[tuple[float, float]] | None) -> dict[str, Any]:
+    return {"polygon": [list(point) for point in polygon]} if polygon else {"box": box}
 
 
 def _plain(value: Any) -> Any:

@@ -127,6 +127,53 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class BoxState:
+    """A stretch in which a box looked the same, by its first and last frame. ``like``: number of
+    the first state that looked like it. ``before_utc``: the last frame that still showed something
+    else, None for the first state: the change lies between it and ``from_utc``."""
+
+    number: int
+    like: int
+    from_utc: datetime
+    to_utc: datetime
+    before_utc: datetime | None
+    first_frame_id: int
+    last_frame_id: int
+    difference: float
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> BoxState:
+        """From JSON."""
+        return cls(
+            told["number"],
+            told["like"],
+            datetime.fromisoformat(told["from_utc"]),
+            datetime.fromisoformat(told["to_utc"]),
+            _time(told["before_utc"]),
+            told["first_frame_id"],
+            told["last_frame_id"],
+            told["difference"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The states of a box in order of time; each but the first is a change. ``frames``: how many
+    were looked at."""
+
+    change_query_id: str
+    frames: int
+    states: tuple[BoxState, ...]
+    told: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Changes:
+        """From JSON of one that is done."""
+        states = tuple(BoxState.of(state) for state in told["states"])
+        return cls(told["change_query_id"], told["frames"], states, told)
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A recorded file and how its ingest stands; ``outcome`` is None until it ended."""
 

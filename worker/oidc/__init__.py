@@ -1,0 +1,1 @@
+"""Access tokens of one OpenID Connect issuer; the only importer of joserfc."""
