@@ -7,7 +7,8 @@ another process: 640 x 360, ten pictures a second, a keyframe every two. Each is
 keyframes over the HTTP API. Every few seconds the proportional memory (PSS) and the open files of
 all processes of RIS are read, and how old each new frame is when it can be searched. At the end
 every camera must have a frame for every interval, and nothing may have been missed. Memory is
-judged by the slope over the second half. Prints one JSON object; exit 1 where something is wrong.
+judged by the slope over the second half, open files by its two halves. Prints one JSON object;
+exit 1 where something is wrong.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Looks:
     at_s: list[float] = field(default_factory=list)
     mb: list[float] = field(default_factory=list)
     open_files: list[int] = field(default_factory=list)
-    index_files: list[int] = field(default_factory=list)
+    cached_files: list[int] = field(default_factory=list)
     age_s: list[float] = field(default_factory=list)
     times_s: dict[str, list[float]] = field(default_factory=dict)
     newest: int = 0
@@ -97,22 +98,23 @@ class Looks:
             self.newest = frame_id
 
     def weigh(self) -> None:
-        """Note memory and open files now; files of the index, which are mapped, apart: caches with
-        bounds of their own keep them."""
-        mb, files, of_index = 0.0, 0, 0
-        index = str(self.ris.data_dir / "index")
+        """Note memory and open files now. Apart: mapped files of the index, and tables, which each
+        connection's backend of Postgres opens as it first needs them; both are caches with bounds
+        of their own."""
+        mb, files, cached = 0.0, 0, 0
+        caches = tuple(str(self.ris.data_dir / one) for one in ("index", "postgres"))
         for process in self._processes():
             try:
                 mb += pss_mb(process.pid)
                 opened = [_target(one) for one in Path(f"/proc/{process.pid}/fd").iterdir()]
             except (OSError, psutil.Error):
                 continue  # it has ended
-            mapped = sum(name.startswith(index) for name in opened)
-            files, of_index = files + len(opened) - mapped, of_index + mapped
+            kept = sum(name.startswith(caches) for name in opened)
+            files, cached = files + len(opened) - kept, cached + kept
         self.at_s.append(time.time())
         self.mb.append(mb)
         self.open_files.append(files)
-        self.index_files.append(of_index)
+        self.cached_files.append(cached)
 
     def _processes(self) -> list[psutil.Process]:
         found: dict[int, psutil.Process] = {}
@@ -130,6 +132,12 @@ class Looks:
             with suppress(psutil.Error):  # it has ended
                 used_s += sum(process.cpu_times()[:4])
         return used_s
+
+    def settled_files(self) -> list[float]:
+        """Open files in the two halves of the second half (median): at first, processes open what
+        they then keep."""
+        third, fourth = np.array_split(self.open_files[len(self.open_files) // 2 :], 2)
+        return [float(np.median(third)), float(np.median(fourth))]
 
     def slope(self, values: list[float] | list[int]) -> float:
         """Growth a minute over the second half."""
@@ -205,8 +213,8 @@ def measured(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
             "failed_or_repeated_slices": wrong_jobs,
             "feeds_without_a_slice": idle,
             "mb": [round(looks.mb[0]), round(max(looks.mb)), round(looks.mb[-1])],
-            "open_files": [looks.open_files[0], looks.open_files[-1]],
-            "open_files_of_the_index": [looks.index_files[0], looks.index_files[-1]],
+            "open_files": looks.settled_files(),
+            "cached_files": [looks.cached_files[0], looks.cached_files[-1]],
             "searchable_after_s": [
                 round(float(np.percentile(looks.age_s, share)), 2) for share in (50, 95, 100)
             ],
@@ -230,8 +238,8 @@ def _all_live(looks: Looks, cameras: int) -> bool:
 def sound(found: dict[str, Any]) -> bool:
     """Whether nothing was missed, and nothing grows."""
     missed = ("holes", "gaps", "dropped", "failed_or_repeated_slices", "feeds_without_a_slice")
-    first, last = found["open_files"]
-    return not any(found[name] for name in missed) and last <= first + found["cameras"]
+    before, after = found["open_files"]
+    return not any(found[name] for name in missed) and after < before + found["cameras"]
 
 
 def main() -> int:
