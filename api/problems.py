@@ -78,6 +78,13 @@ _CODE_OF_STATUS = {
     415: "media_unsupported",
     422: "input_invalid",
 }
+_SHOWN_DETAIL: Final[Mapping[str, str]] = {
+    "index_damaged": "a stored file is missing or damaged: the operator can run `ris verify`",
+    "storage_full": "the disk is full: work goes on by itself when the operator has freed space",
+    "storage_failed": "the disk answered with an error: the operator's log says which",
+    "object_store_unavailable": "object storage is away: work goes on by itself when it is back",
+    "internal": "an error that nobody foresaw: the operator's log says which",
+}
 
 
 class Problem(BaseModel):
@@ -147,10 +154,19 @@ def problem(
     return Response(text, status, headers=headers, media_type=MEDIA_TYPE)
 
 
+def shown_detail(code: str, detail: str) -> str:
+    """What whoever asked may know of an error. Where files lie, and what a disk or a bucket said,
+    is the operator's: the log tells it, and `/v1/jobs` to a key for administration."""
+    return _SHOWN_DETAIL.get(code, detail)
+
+
 def problem_of(error: Exception, request_id: str) -> Response | None:
     """The answer to an error that we know; None for one that nobody foresaw."""
     if isinstance(error, RisError):
-        return problem(error.code, str(error), request_id, challenge=_challenge(error))
+        if error.code in _SHOWN_DETAIL:
+            log.warning("request_failed", request_id=request_id, code=error.code, detail=str(error))
+        detail = shown_detail(error.code, str(error))
+        return problem(error.code, detail, request_id, challenge=_challenge(error))
     if isinstance(error, DatabaseUnavailable):
         # Where it is, and what it says, is for the log: /readyz answers without a key.
         log.warning("database_unavailable", request_id=request_id, detail=str(error))

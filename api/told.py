@@ -9,6 +9,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, Field
 
+from api.problems import shown_detail
 from models.jobs import Job
 from models.repositories.browse import CameraView, QueryView
 from models.search import SearchHit
@@ -178,8 +179,8 @@ class QueryTold(BaseModel):
 
 
 def failure(code: str | None, detail: str | None) -> Failure | None:
-    """From a job's columns."""
-    return None if code is None else Failure(code=code, detail=detail or "")
+    """From a job's columns, as whoever asked may know it."""
+    return None if code is None else Failure(code=code, detail=shown_detail(code, detail or ""))
 
 
 class GridTold(BaseModel):

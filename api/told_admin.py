@@ -8,10 +8,15 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from api.told import Failure, JobState, failure
+from api.told import Failure, JobState
 from models.access import ApiKey, AuditEntry
 from models.index import IndexGeneration
 from models.jobs import Job
+
+
+def _whole(code: str | None, detail: str | None) -> Failure | None:
+    """With the detail as it was, unlike what others are told."""
+    return None if code is None else Failure(code=code, detail=detail or "")
 
 
 class JobTold(BaseModel):
@@ -37,8 +42,8 @@ class JobTold(BaseModel):
             state=job.state,
             attempts=job.attempts,
             progress=job.progress,
-            waiting=failure(job.retry_code, job.retry_detail),
-            error=failure(job.error_code, job.error_detail),
+            waiting=_whole(job.retry_code, job.retry_detail),
+            error=_whole(job.error_code, job.error_detail),
             created_at=job.created_at,
             started_at=job.started_at,
             finished_at=job.finished_at,

@@ -125,6 +125,7 @@ def test_a_damaged_picture_is_told_and_not_shown(api: Api):
     try:
         reply = api.client.get(f"/v1/frames/{frame_id}/picture", headers=key)
         assert (reply.status_code, reply.json()["code"]) == (500, "index_damaged")
+        assert str(api.context.index.root.parent) not in reply.text  # nothing of this machine
         path.unlink()
         reply = api.client.get(f"/v1/frames/{frame_id}/picture", headers=key)
         assert (reply.status_code, reply.json()["code"]) == (404, "not_found")
