@@ -30,6 +30,7 @@ class Job(Base):
         CheckConstraint("(state = 'running') = (lease_token is not null)", name="lease_running"),
         CheckConstraint("(state = 'failed') = (error_code is not null)", name="error_failed"),
         Index("ix_jobs_open", "run_after", postgresql_where="state in ('queued', 'running')"),
+        Index("ix_jobs_ended", "finished_at", postgresql_where="state in ('done', 'failed')"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)

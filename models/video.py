@@ -70,7 +70,7 @@ class VideoSegment(Base):
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     camera_id: Mapped[int] = mapped_column(ForeignKey("cameras.id"))
-    job_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("jobs.id"))
+    job_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     source_path: Mapped[str]
     held_sha256: Mapped[str | None]
     fetch_url: Mapped[str | None]

@@ -137,6 +137,19 @@ class Settings(OidcSettings):
     retain_every_s: float = Field(
         900.0, ge=0.2, le=86_400, description="How often beat looks for footage to erase."
     )
+    query_keep_days: float = Field(
+        0.0,
+        ge=0,
+        le=36_500,
+        description="Queries stay so long after their end, with their hits and uploaded pictures; 0:"
+        " as long as their footage.",
+    )
+    job_keep_days: float = Field(
+        90.0,
+        ge=0,
+        le=36_500,
+        description="Ended jobs that no footage, query or feed names stay this long; 0: for ever.",
+    )
     canary_every_s: float = Field(
         3600.0,
         ge=0,

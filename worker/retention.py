@@ -1,4 +1,4 @@
-"""Retention: what is older than its camera's rule is erased by itself."""
+"""Retention: what is older than its camera's rule, or its kind's, goes by itself."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from datetime import timedelta
 import structlog
 
 from models.repositories import erasures as erasure_record
+from models.repositories import outlived as outlived_record
 from models.repositories import recordings as recording_record
 from models.repositories import videos as video_record
 from worker.accepting.audit import record_act
 from worker.accepting.desk import BEAT, COMMAND_LINE
+from worker.accepting.queries import discard_uploads
 from worker.context import Context
 from worker.erasure import Span, submit_erasure
 from worker.errors import NotFound, ObjectStoreUnavailable
@@ -24,6 +26,9 @@ from worker.leftovers import (
 from worker.recording import bucket_of
 
 log = structlog.get_logger()
+
+_AT_ONCE = 500
+"""Rows of a transaction."""
 
 
 def submit_due(context: Context) -> int:
@@ -62,6 +67,25 @@ def submit_due(context: Context) -> int:
     for span in due:
         submit_erasure(context, span, "retention", actor=BEAT)
     return len(due)
+
+
+def forget_outlived(context: Context) -> None:
+    """Forget queries, with their hits and uploads, and then jobs, that were kept for their time."""
+    settings = context.settings
+    while settings.query_keep_days:
+        with context.db.transaction() as session:
+            gone = outlived_record.remove_queries_ended(session, settings.query_keep_days, _AT_ONCE)
+            if gone.queries:
+                counts = {"queries": gone.queries, "hits": gone.hits}
+                record_act(session, BEAT, "query.forget", **counts)
+        discard_uploads(context, gone.files)
+        if gone.queries < _AT_ONCE:
+            break
+    while settings.job_keep_days:
+        with context.db.transaction() as session:
+            removed = outlived_record.remove_jobs_ended(session, settings.job_keep_days, _AT_ONCE)
+        if removed < _AT_ONCE:
+            break
 
 
 def set_retention(context: Context, camera_name: str, days: int | None) -> None:

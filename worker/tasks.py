@@ -103,13 +103,14 @@ def sweep_task() -> None:
 
 @app.task(name=RETAIN_TASK)  # type: ignore[untyped-decorator]
 def retain_task() -> None:
-    """Order the erasure of what has outlived its retention; old exports, events, standing
-    queries and answers about changes go at once."""
+    """Order the erasure of what has outlived its retention; old exports, events, queries of all
+    kinds and jobs go at once."""
     retention.submit_due(process_context())
     evidence.drop_old(process_context())
     changes.drop_old(process_context())
     standing_watch.clean_up(process_context())
     delivering.clean_up(process_context())
+    retention.forget_outlived(process_context())
 
 
 @app.task(name=COMPACT_TASK)  # type: ignore[untyped-decorator]

@@ -31,6 +31,7 @@ from models.index import FMapRun, Shard
 from models.jobs import Job
 from models.repositories import changes as changes_record
 from models.repositories import evidence as evidence_record
+from models.repositories import outlived as outlived_record
 from models.search import EvidenceExport, SearchHit, SearchQuery
 from models.standing import Alert, StandingQuery
 from models.video import Camera, Frame, VideoSegment
@@ -265,16 +266,8 @@ def _forget_terms(session: Session, which: ColumnElement[bool]) -> list[str]:
 
 
 def _remove_queries(session: Session, shown: ColumnElement[bool]) -> Removed:
-    names = (SearchQuery.picture_sha256, SearchQuery.terms_sha256)
-    found = select(SearchQuery.id, *names).where(shown).with_for_update()
-    queries = session.execute(found).all()
-    ids = [query[0] for query in queries]
-    files = [name for query in queries for name in query[1:] if name is not None]
-    files += evidence_record.remove_exports(session, EvidenceExport.query_id.in_(ids))
-    _count(session, delete(Event).where(Event.query_id.in_(ids)))
-    hits = _count(session, delete(SearchHit).where(SearchHit.query_id.in_(ids)))
-    _count(session, delete(SearchQuery).where(SearchQuery.id.in_(ids)))
-    return Removed(0, len(queries), hits, files, [])
+    removed = outlived_record.remove_queries(session, shown)
+    return Removed(0, removed.queries, removed.hits, removed.files, [])
 
 
 def _remove_standing(session: Session, shown: ColumnElement[bool]) -> Removed:
