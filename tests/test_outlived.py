@@ -12,8 +12,8 @@ from tests.parts import HANDLERS, ingested, job, loaded, sql, with_settings
 from tests.searching import asked
 from worker.accepting.queries import submit_query
 from worker.context import Context
-from worker.core.types import Box
 from worker.core.search_params import SearchParams
+from worker.core.types import Box
 from worker.erasure import camera_span, submit_erasure
 from worker.jobs import run_job
 from worker.retention import forget_outlived

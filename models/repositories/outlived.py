@@ -77,7 +77,10 @@ def remove_jobs_ended(session: Session, keep_days: float, limit: int) -> int:
     return _count(session, delete(Job).where(Job.id.in_(old)))
 
 
-def _remove(session: Session, found: Select[uuid.UUID, uuid.UUID, str | None, str | None]) -> RemovedQueries:
+_Found = Select[uuid.UUID, uuid.UUID, str | None, str | None]
+
+
+def _remove(session: Session, found: _Found) -> RemovedQueries:
     queries = session.execute(found).all()
     ids, job_ids = [query[0] for query in queries], [query[1] for query in queries]
     files = [name for query in queries for name in query[2:] if name is not None]
