@@ -233,5 +233,23 @@ def _own_traverse_capability() -> str | None:
 
 def rotate_log(log_path: Path) -> None:
     """Put a log that has grown long aside; the one before it is gone."""
-    if log_path.exists() and log_path.stat().st_size > MAX_LOG_BYTES:
-        log_path.replace(log_path.with_suffix(".log.1"))
+    if _is_long(log_path):
+        log_path.replace(_aside(log_path))
+
+
+def trim_logs(data_dir: Path) -> None:
+    """Put the logs of a data folder that have grown long aside while they are written to: what is
+    appended during the copy is lost."""
+    for log_path in data_dir.glob("*/*.log"):
+        with contextlib.suppress(OSError):  # a full disk; later, then
+            if _is_long(log_path):
+                shutil.copy(log_path, _aside(log_path))
+                os.truncate(log_path, 0)  # who appends goes on at its new end
+
+
+def _is_long(log_path: Path) -> bool:
+    return log_path.exists() and log_path.stat().st_size > MAX_LOG_BYTES
+
+
+def _aside(log_path: Path) -> Path:
+    return log_path.with_suffix(".log.1")

@@ -25,6 +25,7 @@ from worker.embedded.child_process import (
     kill_group,
     log_tail,
     spawn,
+    trim_logs,
 )
 from worker.embedded.children import (
     MIGRATE_COMMAND,
@@ -59,6 +60,7 @@ READY_TIMEOUT_S = 180.0
 CHILD_GRACE_S = 10.0
 DEATHS_BEFORE_GIVING_UP = 3
 _TICK_S = 0.1
+TRIM_EVERY_S = 60.0
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS",
 )  # fmt: skip
@@ -154,8 +156,12 @@ class _Supervisor:
             self._publish("ready")
 
     def watch(self) -> None:
+        trim_at_s = time.monotonic()
         while not self.stopping:
             self._tick()
+            if time.monotonic() >= trim_at_s:
+                trim_logs(self.plan.data_dir)
+                trim_at_s = time.monotonic() + TRIM_EVERY_S
             time.sleep(_TICK_S)
 
     def tear_down(self) -> None:
