@@ -89,16 +89,21 @@ class RecordMetrics(Collector):
 
 def _families(found: Measures) -> Iterator[Metric]:
     jobs = GaugeMetricFamily("ris_jobs", "Jobs of the record.", labels=["kind", "state"])
+    failed = GaugeMetricFamily(
+        "ris_jobs_failed_lately", "Jobs that failed in the last 15 minutes.", labels=["kind"]
+    )
     waiting = GaugeMetricFamily(
         "ris_job_oldest_queued_seconds",
         "How long the queued job that is due longest has waited; 0: none is queued.",
         labels=["kind"],
     )
     for kind in get_args(JobKind):
+        failed.add_metric([kind], found.failed_lately.get(kind, 0))
         waiting.add_metric([kind], found.waiting_s.get(kind, 0.0))
         for state in _JOB_STATES:
             jobs.add_metric([kind, state], found.jobs.get((kind, state), 0))
     yield jobs
+    yield failed
     yield waiting
     feeds = GaugeMetricFamily("ris_feeds", "Feeds, by how they are.", labels=["state"])
     for state in _FEED_STATES:

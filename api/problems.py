@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -78,13 +79,17 @@ _CODE_OF_STATUS = {
     415: "media_unsupported",
     422: "input_invalid",
 }
-_SHOWN_DETAIL: Final[Mapping[str, str]] = {
-    "index_damaged": "a stored file is missing or damaged: the operator can run `ris verify`",
-    "storage_full": "the disk is full: work goes on by itself when the operator has freed space",
-    "storage_failed": "the disk answered with an error: the operator's log says which",
-    "object_store_unavailable": "object storage is away: work goes on by itself when it is back",
-    "internal": "an error that nobody foresaw: the operator's log says which",
+_OF_THE_MACHINE: Final = frozenset(
+    {"index_damaged", "storage_full", "storage_failed", "weights_missing", "secret_key_missing"}
+    | {"video_unreadable", "video_invalid", "video_killed_decoder", "video_too_slow"}
+)
+"""Codes whose details may name files: of those only the last part of each is told."""
+_IN_GENERAL: Final[Mapping[str, str]] = {
+    "object_store_unavailable": "object storage that holds part of the index is away",
+    "internal": "an error that nobody foresaw; the log says more",
 }
+_PART: Final = r"[^\s/:;,'\"()]+"
+_ABSOLUTE: Final = re.compile(rf"(?:\b[a-z][a-z0-9+]*:/)?(?<![\w.])/(?:{_PART}/)*({_PART})")
 
 
 class Problem(BaseModel):
@@ -155,17 +160,19 @@ def problem(
 
 
 def shown_detail(code: str, detail: str) -> str:
-    """What whoever asked may know of an error. Where files lie, and what a disk or a bucket said,
-    is the operator's: the log tells it, and `/v1/jobs` to a key for administration."""
-    return _SHOWN_DETAIL.get(code, detail)
+    """What whoever asked may know of an error: files by name, not by where they lie. The whole is
+    the operator's: the log tells it, and of jobs `/v1/jobs` to a key for administration."""
+    if code in _OF_THE_MACHINE:
+        return _ABSOLUTE.sub(r"\1", detail)
+    return _IN_GENERAL.get(code, detail)
 
 
 def problem_of(error: Exception, request_id: str) -> Response | None:
     """The answer to an error that we know; None for one that nobody foresaw."""
     if isinstance(error, RisError):
-        if error.code in _SHOWN_DETAIL:
-            log.warning("request_failed", request_id=request_id, code=error.code, detail=str(error))
         detail = shown_detail(error.code, str(error))
+        if detail != str(error):
+            log.warning("request_failed", request_id=request_id, code=error.code, detail=str(error))
         return problem(error.code, detail, request_id, challenge=_challenge(error))
     if isinstance(error, DatabaseUnavailable):
         # Where it is, and what it says, is for the log: /readyz answers without a key.

@@ -102,7 +102,7 @@ class Looks:
         connection's backend of Postgres opens as it first needs them; both are caches with bounds
         of their own."""
         mb, files, cached = 0.0, 0, 0
-        caches = tuple(str(self.ris.data_dir / one) for one in ("index", "postgres"))
+        caches = tuple(f"{self.ris.data_dir / one}/" for one in ("index", "postgres"))
         for process in self._processes():
             try:
                 mb += pss_mb(process.pid)
@@ -239,7 +239,7 @@ def sound(found: dict[str, Any]) -> bool:
     """Whether nothing was missed, and nothing grows."""
     missed = ("holes", "gaps", "dropped", "failed_or_repeated_slices", "feeds_without_a_slice")
     before, after = found["open_files"]
-    return not any(found[name] for name in missed) and after < before + found["cameras"]
+    return not any(found[name] for name in missed) and after <= before + 1 + found["cameras"] // 4
 
 
 def main() -> int:
@@ -252,6 +252,8 @@ def main() -> int:
         "--set", nargs="*", default=[], type=lambda text: text.split("=", 1), help="RIS_X=..."
     )
     given = parser.parse_args()
+    if given.minutes < 1:
+        parser.error("--minutes: at least 1")
     with tempfile.TemporaryDirectory() as folder:
         found = measured(Path(folder), given)
     sys.stdout.write(json.dumps(found) + "\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +18,7 @@ from worker.core.search_params import SearchParams
 from worker.core.types import Box
 from worker.erasure import camera_span, submit_erasure
 from worker.jobs import run_job
+from worker.leftovers import STRAY_AFTER_S
 from worker.retention import forget_outlived
 from worker.verify import verify_index
 
@@ -57,6 +60,17 @@ def test_queries_go_after_their_time_with_all_that_is_theirs(indexed: Context) -
     forget_outlived(with_settings(indexed, query_keep_days=30.0))
     assert not list(indexed.uploads.root.iterdir())
     assert not verify_index(indexed).problems
+
+
+def test_an_upload_that_a_killed_worker_left_goes(indexed: Context) -> None:
+    """No erasure has to come by, after which strays are swept."""
+    names = [indexed.uploads.put(content) for content in (b"old", b"new")]
+    long_ago_s = time.time() - 2 * STRAY_AFTER_S
+    os.utime(indexed.uploads.root / names[0], (long_ago_s, long_ago_s))
+    forget_outlived(indexed)
+    assert len(list(indexed.uploads.root.iterdir())) == 2
+    forget_outlived(with_settings(indexed, query_keep_days=30.0))
+    assert [path.name for path in indexed.uploads.root.iterdir()] == [names[1]]
 
 
 def test_what_is_not_answered_yet_stays(indexed: Context) -> None:

@@ -92,7 +92,7 @@ class Answer:
     def _kept(self, session: Session, hits: list[Shown]) -> list[Shown]:
         """Those whose frames were not just erased; they stay until the transaction ends."""
         if not search_record.lock_query(session, self.query.id):
-            raise NotFound(f"query {self.query.id} was erased with the footage it shows")
+            raise NotFound(f"query {self.query.id} was erased with its footage, or forgotten")
         kept = search_record.frames_kept(session, [shown.hit.frame_id for shown in hits])
         return [shown for shown in hits if shown.hit.frame_id in kept]
 

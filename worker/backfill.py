@@ -152,6 +152,9 @@ def _follow(
         ends = watch_record.job_ends(session, list(waiting))
     how_far.waiting = None
     ended = 0
+    for job_id in waiting.keys() - ends.keys():  # its footage was erased since, and then it
+        _count(how_far, waiting.pop(job_id).size_bytes)
+        ended += 1
     for job_id, (state, frames, code, detail) in ends.items():
         if state not in ("done", "failed"):
             how_far.waiting = how_far.waiting or detail

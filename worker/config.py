@@ -141,8 +141,8 @@ class Settings(OidcSettings):
         0.0,
         ge=0,
         le=36_500,
-        description="Queries stay so long after their end, with their hits and uploads; 0: as long"
-        " as their footage.",
+        description="Queries stay so long after their end, with hits, exports and uploads; 0: as"
+        " long as the footage they were asked on.",
     )
     job_keep_days: float = Field(
         90.0,

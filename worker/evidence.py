@@ -89,7 +89,7 @@ def run_evidence(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
     export = read.export
     with context.db.transaction() as session:
         if not search_record.lock_query(session, export.query_id):
-            raise NotFound(f"query {export.query_id} was erased with the footage it shows")
+            raise NotFound(f"query {export.query_id} was erased with its footage, or forgotten")
         if search_record.frames_kept(session, export.frame_ids) != set(export.frame_ids):
             raise NotFound(f"footage of query {export.query_id} was erased: search again")
         search_record.lock_uploads(session, exclusive=False)
@@ -131,7 +131,7 @@ def drop_old(context: Context) -> int:
 def _read(session: Session, job: ClaimedJob) -> _Read:
     export = evidence_record.of_job(session, job.id)
     if export is None:
-        raise NotFound(f"job {job.id} has no export: it was erased with the footage it shows")
+        raise NotFound(f"job {job.id} has no export: erased with its footage, or forgotten")
     query = search_record.find_query(session, export.query_id)
     assert query is not None  # the export goes with it
     generation = index_record.find_generation(session, query.generation_id or 0)

@@ -156,7 +156,8 @@ def _attempt(context: Context, job: ClaimedJob, handler: Handler) -> bool:
         note_failure(error.code)
         log.warning("lease_lost", detail=str(error))
     except DatabaseUnavailable as error:
-        _retry(context, job, ServiceUnavailable(f"Postgres: {error}"))
+        log.warning("database_unavailable", detail=str(error))  # where it is, is for the log
+        _retry(context, job, ServiceUnavailable("Postgres is away or busy"))
     except RisError as error:
         if error.retryable:
             _retry(context, job, error)

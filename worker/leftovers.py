@@ -75,8 +75,7 @@ def remove_strays(context: Context, older_than_s: float = STRAY_AFTER_S) -> int:
     removed = 0
     for sha256s in _in_parts(context.pictures.names(before_s)):
         removed += discard_pictures(context, sha256s)
-    for sha256s in _in_parts(context.uploads.names(before_s)):
-        removed += discard_uploads(context, sha256s)
+    removed += remove_stray_uploads(context, older_than_s)
     removed += remove_stray_shards(context, older_than_s)
     removed += remove_stray_recordings(context, older_than_s)
     removed += _remove_halves(context.pictures.root, before_s)
@@ -173,6 +172,13 @@ def _is_kept(context: Context, url: str) -> bool:
         if own and not (folder / "patch.runs").exists():
             return True
     return False
+
+
+def remove_stray_uploads(context: Context, older_than_s: float = STRAY_AFTER_S) -> int:
+    """Remove uploads that no row names; returns how many. What was written in the last
+    ``older_than_s`` may be about to be recorded and stays."""
+    names = context.uploads.names(time.time() - older_than_s)
+    return sum(discard_uploads(context, sha256s) for sha256s in _in_parts(names))
 
 
 def remove_stray_shards(context: Context, older_than_s: float = STRAY_AFTER_S) -> int:

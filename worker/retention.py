@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
@@ -10,17 +11,19 @@ from models.repositories import erasures as erasure_record
 from models.repositories import outlived as outlived_record
 from models.repositories import recordings as recording_record
 from models.repositories import videos as video_record
+from models.session import DatabaseUnavailable
 from worker.accepting.audit import record_act
 from worker.accepting.desk import BEAT, COMMAND_LINE
 from worker.accepting.queries import discard_uploads
 from worker.context import Context
 from worker.erasure import Span, submit_erasure
-from worker.errors import NotFound, ObjectStoreUnavailable
+from worker.errors import NotFound, ObjectStoreUnavailable, RisError
 from worker.leftovers import (
     STRAY_AFTER_S,
     remove_stray_objects,
     remove_stray_recordings,
     remove_stray_shards,
+    remove_stray_uploads,
     remove_strays,
 )
 from worker.recording import bucket_of
@@ -29,6 +32,20 @@ log = structlog.get_logger()
 
 _AT_ONCE = 500
 """Rows of a transaction."""
+_ROUNDS = 20
+
+
+def go_through(context: Context, *steps: Callable[[Context], object]) -> None:
+    """Each step, whatever becomes of the others; the first error is raised in the end."""
+    errors: list[RisError | DatabaseUnavailable] = []
+    for step in steps:
+        try:
+            step(context)
+        except (RisError, DatabaseUnavailable) as error:
+            log.warning("retention_step_failed", step=step.__qualname__, detail=str(error))
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def submit_due(context: Context) -> int:
@@ -70,9 +87,12 @@ def submit_due(context: Context) -> int:
 
 
 def forget_outlived(context: Context) -> None:
-    """Forget queries, with their hits and uploads, and then jobs, that were kept for their time."""
+    """Forget queries, with their hits and uploads, and then jobs, that were kept for their time.
+
+    Some thousands of each; what is left is for the next time.
+    """
     settings = context.settings
-    while settings.query_keep_days:
+    for _ in range(_ROUNDS if settings.query_keep_days else 0):
         with context.db.transaction() as session:
             gone = outlived_record.remove_queries_ended(session, settings.query_keep_days, _AT_ONCE)
             if gone.queries:
@@ -81,7 +101,9 @@ def forget_outlived(context: Context) -> None:
         discard_uploads(context, gone.files)
         if gone.queries < _AT_ONCE:
             break
-    while settings.job_keep_days:
+    if settings.query_keep_days:
+        remove_stray_uploads(context)  # of a worker that died before it removed them
+    for _ in range(_ROUNDS if settings.job_keep_days else 0):
         with context.db.transaction() as session:
             removed = outlived_record.remove_jobs_ended(session, settings.job_keep_days, _AT_ONCE)
         if removed < _AT_ONCE:

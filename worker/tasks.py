@@ -105,12 +105,16 @@ def sweep_task() -> None:
 def retain_task() -> None:
     """Order the erasure of what has outlived its retention; old exports, events, queries of all
     kinds and jobs go at once."""
-    retention.submit_due(process_context())
-    evidence.drop_old(process_context())
-    changes.drop_old(process_context())
-    standing_watch.clean_up(process_context())
-    delivering.clean_up(process_context())
-    retention.forget_outlived(process_context())
+    context = process_context()
+    retention.go_through(
+        context,
+        retention.submit_due,
+        evidence.drop_old,
+        changes.drop_old,
+        standing_watch.clean_up,
+        delivering.clean_up,
+        retention.forget_outlived,
+    )
 
 
 @app.task(name=COMPACT_TASK)  # type: ignore[untyped-decorator]

@@ -229,6 +229,10 @@ def remove_frames(session: Session, frame_ids: Sequence[int], sha256s: Sequence[
     that ended and have no frame left.
     """
     ids = cast(list(frame_ids), ARRAY(BigInteger))
+    shown = select(SearchHit.query_id).where(SearchHit.frame_id == func.any(ids))
+    # Queries before frames and hits, as whoever answers or forgets one.
+    touched = or_(SearchQuery.frame_id == func.any(ids), SearchQuery.id.in_(shown))
+    outlived_record.lock_queries(session, touched)
     locked = select(Frame.segment_id).where(Frame.id == func.any(ids)).with_for_update()
     segments = sorted(set(session.scalars(locked)))  # answers being recorded end first
     _count(session, delete(Event).where(Event.frame_id == func.any(ids)))

@@ -21,13 +21,15 @@ from models.watch import WatchedFolder
 class Measures:
     """What the record says now.
 
-    ``waiting_s``: by kind, how long the queued job that is due longest has waited; a kind with
-    none is left out. ``feeds``: by phase, or by what is wanted where that is not running.
-    ``frames`` and ``shards``: of the live generation. ``canaries``: its newest check, if there was
-    one.
+    ``failed_lately``: by kind, jobs that failed in the last quarter of an hour; rows of jobs go in
+    time, so a difference of counts would miss some. ``waiting_s``: by kind, how long the queued job
+    that is due longest has waited; a kind with none is left out. ``feeds``: by phase, or by what is
+    wanted where that is not running. ``frames`` and ``shards``: of the live generation.
+    ``canaries``: its newest check, if there was one.
     """
 
     jobs: Mapping[tuple[str, str], int]
+    failed_lately: Mapping[str, int]
     waiting_s: Mapping[str, float]
     feeds: Mapping[str, int]
     open_gaps: Mapping[str, int]
@@ -50,6 +52,7 @@ def measure(session: Session) -> Measures:
     ).one()
     return Measures(
         jobs=_jobs(session),
+        failed_lately=_failed_lately(session),
         waiting_s=_waiting_s(session),
         feeds=_feeds(session),
         open_gaps=_open_gaps(session),
@@ -76,6 +79,12 @@ def measure(session: Session) -> Measures:
 def _jobs(session: Session) -> dict[tuple[str, str], int]:
     query = select(Job.kind, Job.state, func.count()).group_by(Job.kind, Job.state)
     return {(kind, state): count for kind, state, count in session.execute(query)}
+
+
+def _failed_lately(session: Session) -> dict[str, int]:
+    lately = Job.finished_at > func.now() - func.make_interval(0, 0, 0, 0, 0, 15)
+    query = select(Job.kind, func.count()).where(Job.state == "failed", lately)
+    return dict(session.execute(query.group_by(Job.kind)).tuples().all())
 
 
 def _waiting_s(session: Session) -> dict[str, float]:

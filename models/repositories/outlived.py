@@ -33,6 +33,15 @@ _NAME_A_JOB = (
 )
 
 
+_COLUMNS = (
+    SearchQuery.id,
+    SearchQuery.job_id,
+    SearchQuery.picture_sha256,
+    SearchQuery.terms_sha256,
+)
+_Found = Select[uuid.UUID, uuid.UUID, str | None, str | None]
+
+
 @dataclass(frozen=True, slots=True)
 class RemovedQueries:
     """How many rows went, and the names of uploads and bundles that were made for them."""
@@ -42,26 +51,38 @@ class RemovedQueries:
     files: list[str]
 
 
+def lock_queries(session: Session, which: ColumnElement[bool]) -> None:
+    """Keep queries as they are until the transaction ends: first the jobs of those that are not
+    answered, then the queries. That is the order of all that lock both."""
+    open_jobs = select(SearchQuery.job_id).where(which)
+    session.execute(
+        select(Job.id)
+        .where(Job.id.in_(open_jobs), Job.state.not_in(ENDED))
+        .order_by(Job.id)
+        .with_for_update()
+    )
+    session.execute(select(SearchQuery.id).where(which).order_by(SearchQuery.id).with_for_update())
+
+
 def remove_queries(session: Session, which: ColumnElement[bool]) -> RemovedQueries:
     """Forget queries with their hits, exports and events. What is not answered yet ends now."""
-    columns = (SearchQuery.id, SearchQuery.job_id, SearchQuery.picture_sha256)
-    found = select(*columns, SearchQuery.terms_sha256).where(which).with_for_update()
-    return _remove(session, found)
+    lock_queries(session, which)
+    return _remove(session, select(*_COLUMNS).where(which))
 
 
 def remove_queries_ended(session: Session, keep_days: float, limit: int) -> RemovedQueries:
     """Forget up to ``limit`` queries that ended longer ago, oldest first; those that somebody
     writes to are for the next time."""
-    columns = (SearchQuery.id, SearchQuery.job_id, SearchQuery.picture_sha256)
-    found = (
-        select(*columns, SearchQuery.terms_sha256)
+    old = (
+        select(SearchQuery.id)
         .join(Job, Job.id == SearchQuery.job_id)
         .where(Job.state.in_(ENDED), Job.finished_at < _ago(keep_days))
         .order_by(SearchQuery.created_at)
         .limit(limit)
         .with_for_update(of=SearchQuery, skip_locked=True)
     )
-    return _remove(session, found)
+    ids = session.scalars(old).all()
+    return _remove(session, select(*_COLUMNS).where(SearchQuery.id.in_(ids)))
 
 
 def remove_jobs_ended(session: Session, keep_days: float, limit: int) -> int:
@@ -75,9 +96,6 @@ def remove_jobs_ended(session: Session, keep_days: float, limit: int) -> int:
         .with_for_update(skip_locked=True)
     )
     return _count(session, delete(Job).where(Job.id.in_(old)))
-
-
-_Found = Select[uuid.UUID, uuid.UUID, str | None, str | None]
 
 
 def _remove(session: Session, found: _Found) -> RemovedQueries:
@@ -98,7 +116,7 @@ def _remove(session: Session, found: _Found) -> RemovedQueries:
             retry_code=None,
             retry_detail=None,
             error_code="not_found",
-            error_detail="what it asked on was erased",
+            error_detail="the query was erased with the footage it shows",
             finished_at=func.now(),
         ),
     )

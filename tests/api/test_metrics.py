@@ -136,6 +136,10 @@ def test_numbers_of_the_record_are_true(troubled: Api):
     assert found.value("ris_jobs", kind="ingest", state="done") == done[0][0] == 2
     assert found.value("ris_jobs", kind="feed", state="queued") == 2
     assert found.value("ris_jobs", kind="offload", state="running") == 0
+    failed = sql(
+        troubled.context, "select count(*) from jobs where (kind, state) = ('feed', 'failed')"
+    )
+    assert found.value("ris_jobs_failed_lately", kind="feed") == failed[0][0]
     waited_s = found.value("ris_job_oldest_queued_seconds", kind="feed")
     assert waited_s is not None and waited_s >= 90
     assert found.value("ris_job_oldest_queued_seconds", kind="reindex") == 0

@@ -194,6 +194,28 @@ def test_the_picture_of_a_frame_needs_the_key_to_view(api: Api):
     api.client.delete(own.headers["Location"], headers=key)
 
 
+@pytest.mark.parametrize(
+    ("code", "detail", "told"),
+    [
+        ("storage_full", "/srv/ris/index: disk full; free space", "index: disk full; free space"),
+        ("index_damaged", "s3://bucket/a/g1/s2 is lost; repair", "s2 is lost; repair"),
+        ("object_store_unavailable", "https://s3.example/b refuses", "object storage that holds"),
+        ("service_unavailable", "Postgres is away or busy", "Postgres is away or busy"),
+    ],
+)
+def test_where_files_lie_is_for_the_operator(api: Api, code: str, detail: str, told: str):
+    key = api.key("search")
+    asked = api.client.post("/v1/queries", json=body(api), headers=key)
+    waits = "update jobs set retry_code = %s, retry_detail = %s where id = %s"
+    sql(api.context, waits, code, detail, asked.json()["job_id"])
+    where = asked.headers["Location"]
+    assert api.client.get(where, headers=key).json()["waiting"]["detail"].startswith(told)
+    job = f"/v1/jobs/{asked.json()['job_id']}"
+    shown = api.client.get(job, headers=api.key("admin")).json()
+    assert shown["waiting"] == {"code": code, "detail": detail}
+    api.client.delete(where, headers=key)
+
+
 def test_a_query_taken_back_waits_for_nothing(api: Api):
     key = api.key("search")
     asked = api.client.post("/v1/queries", json=body(api), headers=key)

@@ -125,10 +125,12 @@ def test_a_damaged_picture_is_told_and_not_shown(api: Api):
     try:
         reply = api.client.get(f"/v1/frames/{frame_id}/picture", headers=key)
         assert (reply.status_code, reply.json()["code"]) == (500, "index_damaged")
-        assert str(api.context.index.root.parent) not in reply.text  # nothing of this machine
+        assert str(path.parent) not in reply.text  # nothing of this machine
+        assert path.name in reply.json()["detail"]
         path.unlink()
         reply = api.client.get(f"/v1/frames/{frame_id}/picture", headers=key)
         assert (reply.status_code, reply.json()["code"]) == (404, "not_found")
+        assert str(path.parent) not in reply.text
     finally:
         path.write_bytes(sound)
     assert len(api.acts("picture.view")) == seen

@@ -288,13 +288,13 @@ def test_a_search_that_failed_says_why(visit, api):
     query_id = asked(visit, api)
     sql(
         api.context,
-        "update jobs set state = 'failed', error_code = 'index_damaged', error_detail = '/srv/7',"
+        "update jobs set state = 'failed', error_code = 'index_damaged', error_detail = '/srv/7: bad',"
         " finished_at = now() where id = (select job_id from search_queries where id = %s)",
         query_id,
     )
     expect(visit.text("The search failed")).to_be_visible()
-    expect(visit.text("a stored file is missing or damaged")).to_be_visible()
-    expect(visit.text("/srv/7")).to_have_count(0)
+    expect(visit.text("7: bad")).to_be_visible()
+    expect(visit.text("/srv")).to_have_count(0)
     expect(visit.text("Code: index_damaged")).to_be_visible()
     visit.assert_accessible("failed")
 

@@ -160,7 +160,7 @@ def _wait(context: Context, query_id: uuid.UUID, evidence_id: uuid.UUID, timeout
         with context.db.transaction() as session:
             found = evidence_record.find(session, query_id, evidence_id)
         if found is None:
-            raise NotFound(f"query {query_id} was erased with the footage it shows")
+            raise NotFound(f"query {query_id} was erased with its footage, or forgotten")
         made, job = found
         if job.state == "failed":
             raise error_of_code(job.error_code or "internal", job.error_detail or "")

@@ -9,6 +9,7 @@ import pwd
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -233,22 +234,45 @@ def _own_traverse_capability() -> str | None:
 
 def rotate_log(log_path: Path) -> None:
     """Put a log that has grown long aside; the one before it is gone."""
-    if _is_long(log_path):
+    if log_path.exists() and log_path.stat().st_size > MAX_LOG_BYTES:
         log_path.replace(_aside(log_path))
 
 
 def trim_logs(data_dir: Path) -> None:
-    """Put the logs of a data folder that have grown long aside while they are written to: what is
-    appended during the copy is lost."""
-    for log_path in data_dir.glob("*/*.log"):
-        with contextlib.suppress(OSError):  # a full disk; later, then
-            if _is_long(log_path):
-                shutil.copy(log_path, _aside(log_path))
-                os.truncate(log_path, 0)  # who appends goes on at its new end
+    """Put the ends of logs of a data folder that have grown long aside while they are written to:
+    what is appended meanwhile is lost."""
+    logs = [data_dir / one / f"{one}.log" for one in ("postgres", "redis")]
+    with contextlib.suppress(OSError):
+        logs += (data_dir / "logs").glob("*.log")
+    for log_path in logs:
+        with contextlib.suppress(OSError):  # a full disk, say; later, then
+            _trim(log_path)
 
 
-def _is_long(log_path: Path) -> bool:
-    return log_path.exists() and log_path.stat().st_size > MAX_LOG_BYTES
+def _trim(log_path: Path) -> None:
+    """We may be root in a folder of another user: no link is followed."""
+    if not log_path.exists():
+        return
+    descriptor = os.open(log_path, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_size <= MAX_LOG_BYTES:
+            return
+        made = log_path.with_suffix(".log.1.tmp")
+        made.unlink(missing_ok=True)
+        try:
+            with open(made, "xb", opener=_opened_for_owner) as copy:
+                copy.write(os.pread(descriptor, MAX_LOG_BYTES, found.st_size - MAX_LOG_BYTES))
+            made.replace(_aside(log_path))
+        finally:
+            made.unlink(missing_ok=True)
+        os.ftruncate(descriptor, 0)  # who appends goes on at its new end
+    finally:
+        os.close(descriptor)
+
+
+def _opened_for_owner(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _aside(log_path: Path) -> Path:

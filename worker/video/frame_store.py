@@ -108,8 +108,8 @@ class FrameStore:
             jpeg = path.read_bytes()
         except FileNotFoundError:
             raise NotFound(
-                f"picture {sha256} is not in the store at {path}; it was removed by retention or "
-                "the data folder is not the one that was indexed"
+                f"picture {sha256} is not in the store; it was removed by retention or the data"
+                " folder is not the one that was indexed"
             ) from None
         except OSError as error:
             raise storage_error(error, path) from error
