@@ -288,8 +288,9 @@ def test_a_search_that_failed_says_why(visit, api):
     query_id = asked(visit, api)
     sql(
         api.context,
-        "update jobs set state = 'failed', error_code = 'index_damaged', error_detail = '/srv/7: bad',"
-        " finished_at = now() where id = (select job_id from search_queries where id = %s)",
+        "update jobs set state = 'failed', error_code = 'index_damaged',"
+        " error_detail = '/srv/7: bad', finished_at = now()"
+        " where id = (select job_id from search_queries where id = %s)",
         query_id,
     )
     expect(visit.text("The search failed")).to_be_visible()
