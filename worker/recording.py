@@ -22,7 +22,7 @@ from worker.core.masking import PrivacyMask, painted
 from worker.core.types import Descriptors, ImageArray, SizePx
 from worker.errors import ErasedMeanwhile, GenerationSwitched, MaskChanged
 from worker.index.codec import codec_named
-from worker.index.shard import append_blocks, hold_shard
+from worker.index.shard import appended_blocks, hold_shard
 from worker.pinning import layout_of
 from worker.tracing import span
 
@@ -127,10 +127,10 @@ def record_batch(
     for frame in prepared.frames:
         if not context.pictures.has(frame.picture_sha256):
             raise ErasedMeanwhile(f"picture {frame.picture_sha256} was erased; batch redone")
-    ids = video_record.insert_frames(session, segment, prepared.frames)
-    frame_ids = [ids[frame.pts] for frame in prepared.frames]
+    inserted = video_record.insert_frames(session, segment, prepared.frames)
+    frame_ids = [inserted.id_of[frame.pts] for frame in prepared.frames]
     indexed = IndexedFrames(segment.camera_id, frame_ids, times, prepared.descriptors)
-    append_frames(context, session, generation, indexed, held)
+    append_frames(context, session, generation, indexed, held, sorted(inserted.known))
     standing_record.queue_frames(session, segment.camera_id, frame_ids)
     return frame_ids
 
@@ -163,12 +163,15 @@ def append_frames(
     generation: IndexGeneration,
     frames: IndexedFrames,
     held: ExitStack,
+    known: Sequence[int] | None = None,
 ) -> None:
     """Append descriptors to the camera's shards of a generation, skipping frames it holds.
 
-    ``held`` keeps the shards' locks; the caller closes it after its transaction.
+    ``held`` keeps the shards' locks; the caller closes it after its transaction. ``known``: the
+    frames that it may hold, None: any.
     """
-    present = index_record.indexed_frames(session, generation.id, frames.frame_ids)
+    asked = frames.frame_ids if known is None else known
+    present = index_record.indexed_frames(session, generation.id, asked) if asked else set()
     by_bucket: dict[datetime, list[int]] = {}
     for position, frame_id in enumerate(frames.frame_ids):
         if frame_id not in present:
@@ -201,20 +204,23 @@ def _append_to_shard(
         from worker.kernels.directions import stored_directions  # numba: no listing waits for it
 
         descriptors = stored_directions(descriptors)
-    with span("index.append", shard_id=shard.id, frames=len(positions)):
-        sums_n2 = append_blocks(layout, shard.frame_count, descriptors)
-    runs = [
-        index_record.NewRun(
-            start_row=shard.row_count + i * layout.cells,
-            row_count=layout.cells,
-            frame_id=frames.frame_ids[position],
-            view=0,
-            crc32=int(sums_n2[i, 1]),
-            global_crc32=int(sums_n2[i, 0]),
-        )
-        for i, position in enumerate(positions)
-    ]
-    index_record.append_runs(session, shard, runs)
+    with (
+        span("index.append", shard_id=shard.id, frames=len(positions)),
+        appended_blocks(layout, shard.frame_count, descriptors) as sums_n2,
+    ):
+        # The disk writes meanwhile.
+        runs = [
+            index_record.NewRun(
+                start_row=shard.row_count + i * layout.cells,
+                row_count=layout.cells,
+                frame_id=frames.frame_ids[position],
+                view=0,
+                crc32=int(sums_n2[i, 1]),
+                global_crc32=int(sums_n2[i, 0]),
+            )
+            for i, position in enumerate(positions)
+        ]
+        index_record.append_runs(session, shard, runs)
 
 
 def bucket_of(t_utc: datetime, span_s: int) -> datetime:

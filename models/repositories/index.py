@@ -23,7 +23,7 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
+from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by, insert
 from sqlalchemy.orm import Session
 
 from models.bulk import unnested
@@ -125,16 +125,13 @@ def lock_generations(session: Session, *, exclusive: bool) -> None:
 
 def lock_shard(session: Session, generation_id: int, camera_id: int, bucket_utc: datetime) -> Shard:
     """The shard of this camera and time, created if new, locked for its only writer."""
-    session.execute(
-        insert(Shard)
-        .values(generation_id=generation_id, camera_id=camera_id, bucket_utc=bucket_utc)
-        .on_conflict_do_nothing()
-    )
-    return session.scalars(
-        select(Shard)
-        .filter_by(generation_id=generation_id, camera_id=camera_id, bucket_utc=bucket_utc)
-        .with_for_update()
-    ).one()
+    named = {"generation_id": generation_id, "camera_id": camera_id, "bucket_utc": bucket_utc}
+    there = select(Shard).filter_by(**named).with_for_update()
+    shard = session.scalars(there, execution_options=_FRESH).one_or_none()
+    if shard is not None:
+        return shard
+    session.execute(insert(Shard).values(**named).on_conflict_do_nothing())
+    return session.scalars(there, execution_options=_FRESH).one()
 
 
 def find_shard(session: Session, shard_id: int, *, lock: bool = False) -> Shard | None:
@@ -270,7 +267,7 @@ def append_runs(session: Session, shard: Shard, runs: Sequence[NewRun]) -> None:
     )
     last = (
         select(func.max(Frame.t_utc))
-        .where(Frame.id.in_([run.frame_id for run in runs]))
+        .where(Frame.id == func.any(cast(columns["frame_id"], ARRAY(BigInteger))))
         .scalar_subquery()
     )
     session.execute(
@@ -293,10 +290,11 @@ def known_frames(session: Session, frame_ids: Sequence[int]) -> set[int]:
 
 def indexed_frames(session: Session, generation_id: int, frame_ids: Sequence[int]) -> set[int]:
     """Which of these frames already have rows in a generation."""
+    ids = cast(list(frame_ids), ARRAY(BigInteger))
     rows = session.scalars(
         select(FMapRun.frame_id)
         .join(Shard, Shard.id == FMapRun.shard_id)
-        .where(Shard.generation_id == generation_id, FMapRun.frame_id.in_(frame_ids))
+        .where(Shard.generation_id == generation_id, FMapRun.frame_id == func.any(ids))
     )
     return set(rows)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, case, func, literal, select, tuple_, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import BigInteger, case, cast, func, literal, select, tuple_, update
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
@@ -262,10 +262,18 @@ def finish_live_segment(session: Session, segment_id: int) -> None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class InsertedFrames:
+    """Ids of frames by pts, and those of them that were recorded before."""
+
+    id_of: dict[int, int]
+    known: frozenset[int]
+
+
 def insert_frames(
     session: Session, segment: VideoSegment, frames: Sequence[NewFrame]
-) -> dict[int, int]:
-    """Record frames and return their ids by pts. Frames already recorded keep their id."""
+) -> InsertedFrames:
+    """Record frames. Those already recorded keep their id."""
     columns: dict[str, list[Any]] = {
         "t_utc": [frame.t_utc for frame in frames],
         "pts": [frame.pts for frame in frames],
@@ -277,13 +285,24 @@ def insert_frames(
     rows = unnested(Frame, columns)
     chosen = select(literal(segment.id, BigInteger), literal(segment.camera_id, BigInteger), *rows)
     names = ["segment_id", "camera_id", *columns]
-    session.execute(insert(Frame).from_select(names, chosen).on_conflict_do_nothing())
+    made = session.execute(
+        insert(Frame)
+        .from_select(names, chosen)
+        .on_conflict_do_nothing()
+        .returning(Frame.pts, Frame.id)
+    )
+    id_of = dict(made.tuples().all())
+    missing = sorted({frame.pts for frame in frames} - id_of.keys())
+    if not missing:
+        return InsertedFrames(id_of, frozenset())
     found = session.execute(
         select(Frame.pts, Frame.id).where(
-            Frame.segment_id == segment.id, Frame.pts.in_([frame.pts for frame in frames])
+            Frame.segment_id == segment.id,
+            Frame.pts == func.any(cast(missing, ARRAY(BigInteger))),
         )
     )
-    return dict(found.tuples().all())
+    known = dict(found.tuples().all())
+    return InsertedFrames(id_of | known, frozenset(known.values()))
 
 
 def count_at(session: Session, segment_id: int, pts: Sequence[int]) -> int:

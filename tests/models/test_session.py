@@ -153,15 +153,17 @@ def test_related_rows_are_only_read_when_asked_for(db: Database) -> None:
             },
         )
         frame = video_record.NewFrame(datetime(2026, 1, 1, tzinfo=UTC), 1, 2, 3, "b" * 64)
-        ids = video_record.insert_frames(session, segment, [frame])
-        assert video_record.insert_frames(session, segment, [frame]) == ids
+        made = video_record.insert_frames(session, segment, [frame])
+        again = video_record.insert_frames(session, segment, [frame])
+        assert (made.known, again.known) == (frozenset(), frozenset(made.id_of.values()))
+        assert again.id_of == made.id_of
     with db.transaction() as session:
-        plain = session.get(Frame, ids[1])
+        plain = session.get(Frame, made.id_of[1])
         assert plain is not None
         with pytest.raises(InvalidRequestError, match="lazy='raise'"):
             _ = plain.camera
     with db.transaction() as session:
-        found = video_record.find_frame(session, ids[1])
+        found = video_record.find_frame(session, made.id_of[1])
     assert found is not None
     assert found.camera.name == "gate"
     assert found.t_utc == datetime(2026, 1, 1, tzinfo=UTC)

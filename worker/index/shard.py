@@ -15,7 +15,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from worker.index.layout import (
     VECTOR_MAGIC,
     FileKind,
     ShardLayout,
+    begin_write_out,
     fsync_folder,
     newer_format,
     open_file,
@@ -46,8 +47,19 @@ NO_CHECKSUM = 2**32
 
 
 def append_blocks(layout: ShardLayout, valid_blocks: int, descriptors: Descriptors) -> IntArray:
-    """Write n blocks behind ``valid_blocks`` and fsync them; returns their checksums.
+    """:func:`appended_blocks` with nothing to do meanwhile; returns the checksums."""
+    with appended_blocks(layout, valid_blocks, descriptors) as sums_n2:
+        return sums_n2
 
+
+@contextmanager
+def appended_blocks(
+    layout: ShardLayout, valid_blocks: int, descriptors: Descriptors
+) -> Iterator[IntArray]:
+    """Write n blocks behind ``valid_blocks``, and fsync them when the block is left; their
+    checksums.
+
+    The disk begins to write at once, so that what is done inside costs no time of its own.
     Checksums are int64 (n, 2): CRC-32 of the stored global block, and of it and the patch block.
     The caller holds the shard's row lock and :func:`hold_shard`, and commits afterwards. Nothing
     before ``valid_blocks`` is touched. Raises :class:`StorageFull`, :class:`StorageFailed` or
@@ -62,10 +74,24 @@ def append_blocks(layout: ShardLayout, valid_blocks: int, descriptors: Descripto
             f"{layout.folder}: descriptors of shapes {stored_global.shape}, {stored_patches.shape}"
             f" do not fit the shard's blocks {expected}"
         )
-    with storage_errors(layout.folder):
-        _append_file(layout, "global", valid_blocks, stored_global.data.cast("B"))
-        _append_file(layout, "patch", valid_blocks - layout.sealed, stored_patches.data.cast("B"))
-    return checksums(stored_global, stored_patches)
+    places = (valid_blocks, valid_blocks - layout.sealed)
+    with ExitStack() as opened:
+        with storage_errors(layout.folder):
+            written = [
+                _write_behind(layout, kind, place, stored.data.cast("B"), opened)
+                for kind, place, stored in zip(
+                    KINDS, places, (stored_global, stored_patches), strict=True
+                )
+            ]
+        yield checksums(stored_global, stored_patches)
+        with storage_errors(layout.folder):
+            for descriptor in written:
+                os.fsync(descriptor)
+            if 0 in places:
+                # Also when the file was there: whoever made it may have died before syncing its
+                # entry.
+                for folder in (layout.folder, *list(layout.folder.parents)[:3]):
+                    fsync_folder(folder)
 
 
 def checksums(stored_global: np.ndarray, stored_patches: np.ndarray) -> IntArray:
@@ -154,30 +180,28 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def _append_file(layout: ShardLayout, kind: FileKind, place: int, body: memoryview | bytes) -> None:
-    """Write behind ``place`` blocks of the file, which is made at 0."""
+def _write_behind(
+    layout: ShardLayout, kind: FileKind, place: int, body: memoryview, opened: ExitStack
+) -> int:
+    """Write behind ``place`` blocks of the file, which is made at 0; the open file, to be synced
+    before ``opened`` closes it."""
     path = layout.path(kind)
     if place == 0:
         layout.folder.mkdir(parents=True, exist_ok=True)
     descriptor = open_file(path, os.O_RDWR | (os.O_CREAT if place == 0 else 0))
-    try:
-        if place == 0:
-            # A sealed shard's file has its header already, which must not be torn.
-            if _header(descriptor) != layout.header(kind):
-                os.ftruncate(descriptor, 0)
-                write_all(descriptor, layout.header(kind), 0)
-        else:
-            _check_file(descriptor, layout, kind, place)
-        start = HEADER_BYTES + place * layout.block_bytes(kind)
-        write_all(descriptor, body, start)
-        os.ftruncate(descriptor, start + len(body))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    opened.callback(os.close, descriptor)
     if place == 0:
-        # Also when the file was there: whoever made it may have died before syncing its entry.
-        for folder in (layout.folder, *list(layout.folder.parents)[:3]):
-            fsync_folder(folder)
+        # A sealed shard's file has its header already, which must not be torn.
+        if _header(descriptor) != layout.header(kind):
+            os.ftruncate(descriptor, 0)
+            write_all(descriptor, layout.header(kind), 0)
+    else:
+        _check_file(descriptor, layout, kind, place)
+    start = HEADER_BYTES + place * layout.block_bytes(kind)
+    write_all(descriptor, body, start)
+    os.ftruncate(descriptor, start + len(body))
+    begin_write_out(descriptor, start, len(body))
+    return descriptor
 
 
 def _check_file(descriptor: int, layout: ShardLayout, kind: FileKind, blocks: int) -> None:
