@@ -1,10 +1,11 @@
 """What the API, the queue and the record add to a search, and what many at once cost.
 
     .venv/bin/python -m pip install locust
-    .venv/bin/python -m benchmarks.api [--seconds 30] [--users 8] [--looks 20]
+    .venv/bin/python -m benchmarks.api [--seconds 30] [--users 8] [--looks 20] [--queued 10000]
 
 A RIS of its own on the two packaged clips, asked by locust: one user, ``--users`` at once, and as
-many while two clips are ingested again and again. Each query is asked over HTTP, followed by its
+many while two clips are ingested again and again; at last one again, while another key has
+``--queued`` queries waiting. Each query is asked over HTTP, followed by its
 events, and its hits are read. The peer of "added" is the search itself, as the worker measured it;
 that of the crowds is the single user. Prints one JSON object per figure.
 """
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -43,8 +45,11 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=8)
     parser.add_argument("--every", type=float, default=0.25, help="sample every so many seconds")
     parser.add_argument("--looks", type=int, default=20, help="closer looks of each query")
+    parser.add_argument("--queued", type=int, default=2000, help="queries of another key")
     given = parser.parse_args()
-    os.environ.update(RIS_API_PORT="0", RIS_API_REQUESTS_PER_S="10000", RIS_API_OPEN_QUERIES="1000")
+    os.environ.update(
+        RIS_API_PORT="0", RIS_API_REQUESTS_PER_S="10000", RIS_API_OPEN_QUERIES="100000"
+    )
     os.environ.pop("RIS_DATA_DIR", None)
     with running_ris() as data_dir:
         for clip in packaged_footage():
@@ -60,13 +65,19 @@ def main() -> int:
         crowd = measured(url, load, given.users, given.seconds)
         with ingesting():
             busy = measured(url, load, given.users, given.seconds)
+        flood(url, load, given.queued)
+        beside = measured(url, load, 1, given.seconds)
     frames = len(load["frames"])
     added = [one["answered_ms"] - one["search_ms"] for one in single]
     searched = float(np.median([one["search_ms"] for one in single]))
     figure("api-added", float(np.median(added)), "the search itself", searched, single, frames)
-    for name, notes in (("", crowd), ("-while-ingesting", busy)):
-        peer = p95(single)
-        figure(f"api-{given.users}-at-once{name}-p95", p95(notes), "one at a time", peer, notes)
+    crowds = {
+        f"api-{given.users}-at-once-p95": crowd,
+        f"api-{given.users}-at-once-while-ingesting-p95": busy,
+        f"api-beside-{given.queued}-queued-of-another-key-p95": beside,
+    }
+    for name, notes in crowds.items():
+        figure(name, p95(notes), "one at a time", p95(single), notes)
     first = float(np.median([one["first_ms"] for one in single]))
     whole = float(np.median([one["answered_ms"] for one in single]))
     figure("api-first-hits", first, "all hits", whole, single)
@@ -96,6 +107,23 @@ def ingesting() -> Iterator[None]:
         finally:
             over.set()
         ingests.result()
+
+
+def flood(url: str, load: dict[str, Any], count: int) -> None:
+    """Have another key wait for so many queries at once."""
+    key = ris("keys", "--create", "flood", "--action", "search")["secret"]
+    body = {"frame_id": load["frames"][0], "roi": {"box": load["box"]}, "params": load["params"]}
+
+    def ask(_: int) -> None:
+        request = urllib.request.Request(
+            f"{url}/v1/queries",
+            data=json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+        )
+        urllib.request.urlopen(request, timeout=60).close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(ask, range(count)))
 
 
 def measured(url: str, load: dict[str, Any], users: int, seconds: float) -> list[dict[str, float]]:
