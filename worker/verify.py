@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from models.repositories import videos as video_record
 from models.session import Session
 from worker.accepting.audit import check_chain
 from worker.context import Context
-from worker.errors import IndexDamaged, RisError
+from worker.errors import IndexDamaged, NotFound, RisError
 from worker.generations import basis_of
 from worker.index.candidates import global_candidates
 from worker.index.codes_file import damaged_codes, empty_codes, map_codes
@@ -66,7 +67,8 @@ def verify_index(context: Context, *, pictures: bool = True) -> Report:
     problems += chain.problems
     kept, uploads, recordings = 0, 0, 0
     if pictures:
-        kept, harmed = _unreadable(context, video_record.picture_hashes, context.pictures.load)
+        load = partial(_load_picture, context)
+        kept, harmed = _unreadable(context, video_record.picture_hashes, load)
         uploads, lost = _unreadable(context, search_record.upload_hashes, context.uploads.read)
         recordings, bad = _unreadable(
             context, recording_record.recording_hashes, context.recordings.check
@@ -103,6 +105,13 @@ def _unreadable(
             still = named(session)
         wrong = {sha256: problem for sha256, problem in wrong.items() if sha256 in still}
     return len(hashes), list(wrong.values())
+
+
+def _load_picture(context: Context, sha256: str) -> None:
+    try:
+        context.pictures.load(sha256)
+    except NotFound as error:  # which does not tell everybody where pictures lie
+        raise NotFound(f"{context.pictures.path(sha256)}: {error}") from error
 
 
 def _unfinished_erasures(context: Context) -> list[str]:
