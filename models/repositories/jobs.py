@@ -167,9 +167,14 @@ def cancel(session: Session, job_id: uuid.UUID, code: str, detail: str) -> bool:
 
     Whoever runs it has lost its lease and can record nothing any more.
     """
+    return cancel_all(session, [job_id], code, detail) == 1
+
+
+def cancel_all(session: Session, job_ids: Sequence[uuid.UUID], code: str, detail: str) -> int:
+    """The same for those of some jobs that have not ended; returns how many."""
     result = session.execute(
         update(Job)
-        .where(Job.id == job_id, Job.state.in_(["queued", "running"]))
+        .where(Job.id.in_(job_ids), Job.state.in_(["queued", "running"]))
         .values(
             state="failed",
             lease_token=None,
@@ -183,7 +188,7 @@ def cancel(session: Session, job_id: uuid.UUID, code: str, detail: str) -> bool:
         .execution_options(synchronize_session=False)
     )
     assert isinstance(result, CursorResult)
-    return result.rowcount == 1
+    return int(result.rowcount)
 
 
 def requeue(

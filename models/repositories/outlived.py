@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Select, delete, func, select, update
+from sqlalchemy import ColumnElement, Select, delete, func, select
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import InstrumentedAttribute, Session
 from sqlalchemy.sql.dml import UpdateBase
@@ -16,6 +16,7 @@ from models.events import Event
 from models.feed import Feed
 from models.jobs import Job
 from models.repositories import evidence as evidence_record
+from models.repositories import jobs as job_record
 from models.search import ChangeQuery, EvidenceExport, SearchHit, SearchQuery
 from models.video import VideoSegment
 from models.watch import WatchedFolder
@@ -31,8 +32,6 @@ _NAME_A_JOB = (
     Feed.job_id,
     WatchedFolder.job_id,
 )
-
-
 _COLUMNS = (
     SearchQuery.id,
     SearchQuery.job_id,
@@ -106,19 +105,8 @@ def _remove(session: Session, found: _Found) -> RemovedQueries:
     _count(session, delete(Event).where(Event.query_id.in_(ids)))
     hits = _count(session, delete(SearchHit).where(SearchHit.query_id.in_(ids)))
     _count(session, delete(SearchQuery).where(SearchQuery.id.in_(ids)))
-    unanswered = update(Job).where(Job.id.in_(job_ids), Job.state.not_in(ENDED))
-    _count(
-        session,
-        unanswered.values(
-            state="failed",
-            lease_token=None,
-            lease_until=None,
-            retry_code=None,
-            retry_detail=None,
-            error_code="not_found",
-            error_detail="the query was erased with the footage it shows",
-            finished_at=func.now(),
-        ),
+    job_record.cancel_all(
+        session, job_ids, "not_found", "the query was erased with the footage it shows"
     )
     return RemovedQueries(len(ids), hits, files)
 
