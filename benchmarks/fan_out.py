@@ -26,7 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.index import Bench, prepare
+from benchmarks.bench import Bench
+from benchmarks.index import prepare
 from benchmarks.machine import machine
 from benchmarks.scratch import scratch_context
 from worker.config import settings

@@ -10,7 +10,8 @@ fraction. Then, warm, in this process:
 - two-stage: the paper's search, 50 candidates by global descriptor, then MaxSim; its peers are the
   same search in a plain loop, reading the candidates' bytes once, and, where they are installed,
   Qdrant Edge (`qdrant-edge-py`: prefetch 50, MaxSim over multivectors; fp32, and int8 beside it),
-  LanceDB (`lancedb`: gated by the whole frame, and its multivector search alone) and pgvector;
+  LanceDB (`lancedb`: gated by the whole frame, and its multivector search alone) and pgvector (of
+  the Postgres here, or of the one that `--pgvector URL` names);
 - every-cell: MaxSim over the codes of every frame; its peers are the plain loop over 50 frames, and
   the slow reference; how many of the exact best are among its best (the made-up frames come in
   families of nearly equal ones, whose order only the full descriptors tell);
@@ -25,16 +26,14 @@ Prints one JSON line per figure. Only the search of the vectors is timed: no tas
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -45,9 +44,10 @@ from benchmarks.archive import (
     make_archive,
     varied_footage,
 )
-from benchmarks.machine import machine
-from benchmarks.peers import GATE, TOP, Search, lancedb, pgvector, qdrant
+from benchmarks.bench import Bench, figure, median_ms
+from benchmarks.peers import GATE
 from benchmarks.scratch import reader, scratch_context
+from benchmarks.two_stage import compare, plain_loop, two_stage
 from models.index import IndexGeneration
 from models.repositories import codes as codes_record
 from models.repositories import index as index_record
@@ -57,15 +57,12 @@ from worker.context import Context
 from worker.core.backbone_spec import BackboneSpec
 from worker.core.coarse import best_similarity
 from worker.core.compact import CODE_DIM
-from worker.core.search_params import SearchParams, Strategy
+from worker.core.search_params import SearchParams
 from worker.core.types import Box, FloatArray
 from worker.describe import describe_query
 from worker.generations import ensure_live_generation
-from worker.index.candidates import global_candidates
-from worker.index.store import PinnedShard
 from worker.jobs import Handler, run_job
 from worker.kernels import cosines, region_growing, trail
-from worker.kernels.directions import direction_cosines
 from worker.logs import configure_logging
 from worker.pinning import pin_shards, spec_of
 from worker.ranked_frame import QueryDescriptors
@@ -73,96 +70,8 @@ from worker.sealing import sealed_cameras
 from worker.search import search_generation
 from worker.shard_scan import CodeScan
 from worker.shard_scan import warm_up as scan_warm_up
-from worker.two_stage import search_shards
 
 ROI = Box(0.3, 0.3, 0.6, 0.6)
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """An archive, and queries drawn on frames of it."""
-
-    context: Context
-    generation: IndexGeneration
-    shards: list[PinnedShard]
-    queries: list[tuple[int, QueryDescriptors]]
-
-    @property
-    def frames(self) -> int:
-        return sum(shard.blocks for shard in self.shards)
-
-
-def median_ms(call: Callable[[QueryDescriptors], object], bench: Bench) -> tuple[float, float]:
-    """Median and 95th percentile over the queries, the first of which warms up."""
-    times = []
-    for _, query in (bench.queries[0], *bench.queries):
-        began_s = time.perf_counter()
-        call(query)
-        times.append(1000 * (time.perf_counter() - began_s))
-    return float(np.median(times[1:])), float(np.percentile(times[1:], 95))
-
-
-def figure(
-    name: str, value: float, unit: str, peer: str | None, peer_value: float | None, **more: Any
-) -> None:
-    ratio = None if not peer_value or not value else round(peer_value / value, 2)
-    fields = {
-        "name": name,
-        "value": round(value, 3),
-        "unit": unit,
-        "peer": peer,
-        "peer_value": None if peer_value is None else round(peer_value, 3),
-        "ratio": ratio,
-        "machine": machine(),
-        **more,
-    }
-    sys.stdout.write(json.dumps(fields) + "\n")
-    sys.stdout.flush()
-
-
-def two_stage(bench: Bench, query: QueryDescriptors) -> list[tuple[int, float]]:
-    params = SearchParams(strategy=Strategy.MAX_SIM, top_n=GATE, limit=TOP)
-    spec = spec_of(bench.generation)
-    ranked = search_shards(
-        bench.context.index,
-        bench.shards,
-        query,
-        params,
-        tau=spec.tau,
-        grid=spec.grid,
-        regions_for=0,
-        compact=bench.context.compact,
-    )
-    return [(frame.frame_id, frame.score) for frame in ranked[:TOP]]
-
-
-def plain_loop(bench: Bench, query: QueryDescriptors) -> list[tuple[int, float]]:
-    """The same in a loop over frames, as it is first written."""
-    chosen = global_candidates(bench.context.index, bench.shards, query.global_d, GATE)
-    scored = []
-    for at in range(chosen.count):
-        shard = bench.shards[int(chosen.shard_position[at])]
-        patches_cd = shard.read("patch", [int(chosen.block[at])])[0]
-        best = [max(float(q @ p) for p in patches_cd) for q in query.patches_qd]
-        scored.append((int(chosen.frame_id[at]), float(np.mean(best))))
-    return sorted(scored, key=lambda pair: -pair[1])[:TOP]
-
-
-def read_once(bench: Bench, query: QueryDescriptors) -> None:
-    """The limit: the candidates' stored patches, read and not looked at."""
-    chosen = global_candidates(
-        bench.context.index,
-        bench.shards,
-        query.global_d,
-        GATE,
-        int8_cosines=partial(direction_cosines, threads=bench.context.compact.threads),
-    )
-    for at in range(chosen.count):
-        layout = bench.shards[int(chosen.shard_position[at])].layout
-        size = layout.block_bytes("patch")
-        with layout.path("patch").open("rb", buffering=0) as file:
-            file.seek(4096 + int(chosen.block[at]) * size)
-            file.read(size)
 
 
 def every_cell(bench: Bench, query: QueryDescriptors) -> FloatArray:
@@ -201,48 +110,6 @@ def recall(bench: Bench, best: int, among: int) -> float:
         coarse = set(np.argsort(-every_cell(bench, query))[:among].tolist())
         shares.append(len(coarse & set(np.argsort(-exact(bench, query))[:best].tolist())) / best)
     return float(np.mean(shares))
-
-
-def compare(bench: Bench) -> None:
-    ours_ms, ours_95_ms = median_ms(lambda query: two_stage(bench, query), bench)
-    name = f"two-stage-{bench.frames}"
-    shards, spec, folder = bench.shards, spec_of(bench.generation), bench.context.settings.data_dir
-    agreed = [
-        [f for f, _ in two_stage(bench, query)] == [f for f, _ in plain_loop(bench, query)]
-        for _, query in bench.queries[:3]
-    ]
-    loop_ms, _ = median_ms(
-        lambda query: plain_loop(bench, query), replace(bench, queries=bench.queries[:3])
-    )
-    figure(name, ours_ms, "ms", "plain loop", loop_ms, p95=ours_95_ms, same_top_10=all(agreed))
-    read_ms, _ = median_ms(lambda query: read_once(bench, query), bench)
-    figure(name, ours_ms, "ms", "stage 1 and reading the candidates once", read_ms)
-    peers: dict[str, Callable[[], Search]] = {
-        "Qdrant Edge": lambda: qdrant(shards, spec, f"{folder}/qdrant", quantised=False),
-        "Qdrant Edge int8": lambda: qdrant(shards, spec, f"{folder}/qdrant-int8", quantised=True),
-        "LanceDB gated": lambda: lancedb(shards, spec, f"{folder}/lance-gated", gated=True),
-        "LanceDB multivector": lambda: lancedb(shards, spec, f"{folder}/lance", gated=False),
-        "pgvector": lambda: pgvector(shards, spec, bench.context.db),
-    }
-    for peer, made in peers.items():
-        try:
-            search = made()
-        except ImportError as error:
-            sys.stderr.write(f"{peer}: not here ({error})\n")
-            continue
-        peer_ms, _ = median_ms(search, bench)
-        found = [(search(query), two_stage(bench, query)) for _, query in bench.queries]
-        same_first = [theirs[0][0] == own[0][0] for theirs, own in found]
-        same_top = [[f for f, _ in theirs] == [f for f, _ in own] for theirs, own in found]
-        figure(
-            name,
-            ours_ms,
-            "ms",
-            peer,
-            peer_ms,
-            same_first=float(np.mean(same_first)),
-            same_top_10=float(np.mean(same_top)),
-        )
 
 
 def scan(bench: Bench) -> None:
@@ -405,13 +272,15 @@ def main() -> int:
     parser.add_argument("--footage", choices=("varied", "fixed"), default="varied")
     parser.add_argument("--sealed", action="store_true", help="seal every shard")
     parser.add_argument("--folder", type=Path, help="keep the archive there, and use what it holds")
+    parser.add_argument("--pgvector", metavar="URL", help="a Postgres that has this extension")
     parser.add_argument("--part", action="append", choices=PARTS, help="only this; repeatable")
     given = parser.parse_args()
     configure_logging("ERROR")
     with scratch_context(given.folder, job_slice_s=600.0) as context:
         bench = prepare(context, given)
+        parts = PARTS | {"two-stage": partial(compare, pgvector_url=given.pgvector)}
         for part in given.part or ("cold", "default", "every-cell", "two-stage"):
-            PARTS[part](bench)
+            parts[part](bench)
     return 0
 
 
