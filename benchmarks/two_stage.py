@@ -13,7 +13,6 @@ from benchmarks.bench import Bench, figure, median_ms
 from benchmarks.peers import GATE, TOP, Search, lancedb, pgvector, qdrant
 from models.session import connect
 from worker.core.search_params import SearchParams, Strategy
-from worker.core.types import FloatArray
 from worker.index.candidates import Candidates, global_candidates
 from worker.kernels.directions import direction_cosines
 from worker.patch_cosines import max_similarities
