@@ -1,5 +1,5 @@
-"""Cosines of stored patches with query cells: by 8-bit products where the index is int8 and this
-machine's keep all bits, by decoding them otherwise."""
+"""Cosines of stored patches with query cells: by products of bytes where the index is int8, by
+decoding them otherwise."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from worker.kernels.cosines import (
     best_cosines,
     cell_cosines,
     cosines_of_cells,
-    products_are_exact,
 )
 from worker.kernels.queries import ByteQuery, byte_query
 from worker.kernels.threads import thread_pool
@@ -40,17 +39,17 @@ class QueryRows:
     """Unit rows float32 (q, d) that many frames are compared with; made by :func:`query_rows`."""
 
     rows_qd: FloatArray
-    as_bytes: ByteQuery | None
+    as_bytes: ByteQuery
 
 
 def query_rows(rows_qd: FloatArray) -> QueryRows:
     """Rows made ready for comparing."""
-    return QueryRows(rows_qd, byte_query(rows_qd) if products_are_exact() else None)
+    return QueryRows(rows_qd, byte_query(rows_qd))
 
 
 def all_cosines(patches: StoredPatches, query: QueryRows) -> FloatArray:
     """Of every cell with every query row: float32 (m, q, cells)."""
-    if patches.codec.name == "int8" and query.as_bytes is not None:
+    if patches.codec.name == "int8":
         return cell_cosines(patches.stored_mcd, query.as_bytes)
     decoded = patches.codec.decode(patches.stored_mcd)
     m, cells, d = decoded.shape
@@ -63,7 +62,7 @@ def greatest_cosines(
 ) -> FloatArray:
     """The greatest of them over the cells that are looked at (bool (cells,); None: all), float32
     (m, q)."""
-    if patches.codec.name == "int8" and query.as_bytes is not None:
+    if patches.codec.name == "int8":
         return best_cosines(patches.stored_mcd, query.as_bytes, inside_c)
     cosine_mqc = all_cosines(patches, query)
     looked_at = cosine_mqc if inside_c is None else cosine_mqc[:, :, inside_c]

@@ -14,7 +14,7 @@ from worker.core.similarity import l2_normalise
 from worker.core.types import FloatArray
 from worker.index.codec import codec_named
 from worker.kernels.coarse import best_similarities
-from worker.kernels.cosines import cell_cosines, products_are_exact
+from worker.kernels.cosines import cell_cosines
 from worker.kernels.device_codes import (
     DeviceCodes,
     best_similarities_on_device,
@@ -112,7 +112,6 @@ def test_cosines_of_patches_are_those_of_the_compiled_kernel(device, d, queries)
     assert found.shape == (5, queries, 49) and found.dtype == np.float32
     decoded = (CODEC.decode(stored) @ query_qd.T).transpose(0, 2, 1)
     np.testing.assert_allclose(found, decoded, atol=5e-5)
-    assert products_are_exact()
     compiled = cell_cosines(stored, byte_query(query_qd))
     np.testing.assert_allclose(found, compiled, atol=1e-6)
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worker.core.background import FULL_NOVELTY, TARGET_FLOOR
 from worker.core.compact import Codes
 from worker.core.types import BoolArray, FloatArray
 from worker.kernels.jit import reordered
+from worker.kernels.products import multiply
 from worker.kernels.queries import rounded_query
 from worker.kernels.threads import thread_pool
 
@@ -21,8 +19,6 @@ FRAMES_PER_CHUNK = 256
 """What one thread takes at a time."""
 _FRAMES_AT_ONCE = 32
 """Their products stay in a core's second-level cache until their maximum is taken."""
-# Files are mapped to be read, and nothing here writes to them.
-warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 def best_similarities(
@@ -70,13 +66,6 @@ def best_similarities(
             done.result()
     best_nq *= scale_q
     return best_nq
-
-
-def multiply(codes_rk: Codes, query_kw: Any, out_rw: NDArray[np.int32]) -> None:
-    """Products of int8 codes with query columns, (r, w), into ``out_rw``."""
-    import torch
-
-    torch._int_mm(torch.from_numpy(codes_rk), query_kw, out=torch.from_numpy(out_rw))
 
 
 FLOOR = np.float32(TARGET_FLOOR)

@@ -6,18 +6,15 @@ so that a cosine stays within 2e-5 of the reference; the products themselves are
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from worker.core.types import BoolArray, FloatArray
-from worker.kernels.coarse import multiply
 from worker.kernels.jit import reordered
+from worker.kernels.products import LEAST_ROWS, multiply
 from worker.kernels.queries import ByteQuery, byte_query
 
-_LEAST_ROWS = 32
-"""The product wants more than 16."""
 _ROWS_AT_ONCE = 4096
 
 
@@ -47,14 +44,14 @@ def _products(stored_ncd: np.ndarray, query: ByteQuery) -> Any:
     n, c, d = stored_ncd.shape
     width = int(query.columns_dw.shape[1])
     step = max(1, min(n, _ROWS_AT_ONCE // c))
-    out = np.empty((max(step * c, _LEAST_ROWS), width), dtype=np.int32)
+    out = np.empty((max(step * c, LEAST_ROWS), width), dtype=np.int32)
     for start in range(0, n, step):
         part = slice(start, min(start + step, n))
         rows = np.ascontiguousarray(stored_ncd[part]).reshape(-1, d)
-        if len(rows) < _LEAST_ROWS:
-            padded = np.zeros((_LEAST_ROWS, d), dtype=np.int8)
+        if len(rows) < LEAST_ROWS:
+            padded = np.zeros((LEAST_ROWS, d), dtype=np.int8)
             padded[: len(rows)] = rows
-            multiply(padded, query.columns_dw, out[:_LEAST_ROWS])
+            multiply(padded, query.columns_dw, out[:LEAST_ROWS])
         else:
             multiply(rows, query.columns_dw, out[: len(rows)])
         yield part, out[: len(rows)].reshape(part.stop - start, c, width)
@@ -68,30 +65,13 @@ def cosines_of_cells(stored_ncd: np.ndarray, other_cd: FloatArray) -> FloatArray
     return cosine_nc
 
 
-@cache
-def products_are_exact() -> bool:
-    """Whether 8-bit products of this machine keep all bits: without instructions for them they may
-    be summed in 16, which the largest bytes overflow."""
-    rows = np.full((_LEAST_ROWS, 64), 127, dtype=np.int8)
-    rows[1::2] = -127
-    query = byte_query(np.array([[127.0 * 256] * 64, [-127.0 * 256, 127.0 * 256] * 32], np.float32))
-    out = np.empty((_LEAST_ROWS, int(query.columns_dw.shape[1])), dtype=np.int32)
-    try:
-        multiply(rows, query.columns_dw, out)
-    except (RuntimeError, AttributeError):
-        return False
-    exact = rows.astype(np.int64) @ query.columns_dw.numpy().astype(np.int64)
-    return bool((out == exact).all())
-
-
 def warm_up() -> None:
     """Compile or load the kernels now, so that no query waits for them (seconds)."""
-    stored_ncd = np.ones((1, _LEAST_ROWS, 64), dtype=np.int8)
+    stored_ncd = np.ones((1, LEAST_ROWS, 64), dtype=np.int8)
     rows_qd = np.ones((1, 64), dtype=np.float32)
-    cosines_of_cells(stored_ncd, np.ones((_LEAST_ROWS, 64), dtype=np.float32))
-    if products_are_exact():
-        cell_cosines(stored_ncd, byte_query(rows_qd))
-        best_cosines(stored_ncd, byte_query(rows_qd))
+    cosines_of_cells(stored_ncd, np.ones((LEAST_ROWS, 64), dtype=np.float32))
+    cell_cosines(stored_ncd, byte_query(rows_qd))
+    best_cosines(stored_ncd, byte_query(rows_qd))
 
 
 @reordered

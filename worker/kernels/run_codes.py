@@ -11,8 +11,9 @@ import numpy as np
 
 from worker.core.run_codes import RunCodes
 from worker.core.types import BoolArray, FloatArray
-from worker.kernels.coarse import FLOOR, FULL, multiply
+from worker.kernels.coarse import FLOOR, FULL
 from worker.kernels.jit import reordered
+from worker.kernels.products import LEAST_ROWS, multiply
 from worker.kernels.queries import rounded_query
 
 _ROWS_AT_ONCE = 4096
@@ -52,8 +53,7 @@ def best_similarities_of_runs(
     codes_rk, rows = run_codes.codes_rk, len(run_codes.codes_rk)
     for first in range(0, rows, _ROWS_AT_ONCE):
         end = min(first + _ROWS_AT_ONCE, rows)
-        # The product wants more than 16 rows: the last few are taken with some before them.
-        begin = max(0, min(first, end - 32))
+        begin = max(0, min(first, end - LEAST_ROWS))  # the last few are taken with some before them
         out = product[: end - begin]
         multiply(codes_rk[begin:end], query_kw, out)
         _spread(
