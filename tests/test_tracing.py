@@ -16,20 +16,26 @@ import pytest
 from models.repositories import jobs as job_record
 from models.repositories.jobs import ClaimedJob
 from tests.conftest import REPO, Services
+from tests.feeding import feed_context, feed_worker, frame_times, until
 from tests.otlp_collector import Collector, collecting
-from tests.parts import fresh_context, ingested, job
+from tests.parts import fresh_context, ingested, job, run_jobs, sql
 from tests.receiver import receiving
-from worker import tracing
+from tests.rtsp_server import Camera
+from worker import sealing, tracing
 from worker.accepting import webhooks
 from worker.accepting.webhooks import AT_COMMAND_LINE
 from worker.admin.services import trace_checks
 from worker.config import Settings
 from worker.context import Context
+from worker.core.sampling import IntervalPolicy
 from worker.delivering import deliver_due
 from worker.embedded.child_process import free_port
 from worker.errors import InputInvalid, SetupFailed, StorageFull
+from worker.feeds import add_feed, pause_feed
 from worker.jobs import Handler, Lease, Outcome, run_job
+from worker.reindex import submit_reindex
 from worker.scanning import answer_scan
+from worker.sealing import submit_due
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -181,6 +187,60 @@ def test_an_ingest_tells_its_batches(
     assert len([count for count in frames if count]) == len(collector.named("ingest.embed")) > 1
     raw = b"".join(collector.raw)
     for secret in ("private name", str(footage["bikes"]), str(context.settings.database_url)):
+        assert secret.encode() not in raw
+
+
+def test_a_reindex_and_a_sealing_tell_their_steps(
+    context: Context,
+    collector: Collector,
+    footage: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sealing, "MIN_FRAMES", 4)
+    monkeypatch.setattr(sealing, "seal_distance", lambda _name: 0.2)
+    ingested(context, footage["car"], "private yard", 0.4, start_utc=START)
+    sealed = submit_due(context, after_s=0.0)
+    run_jobs(context)
+    with tracing.entry("request", GIVEN):
+        made = submit_reindex(context, "tiny-b")
+    run_jobs(context)
+    assert job(context, made.job_id).state == "done" and sealed is not None
+    tracing.stop()
+    seal = collector.one("job seal")
+    shard = collector.one("seal.shard")
+    assert collector.below(seal) == {"seal.shard"} and shard.attributes["ris.frames"] == 10
+    reindex = collector.one("job reindex")
+    assert reindex.links == (TRACE,) and reindex.attributes["ris.outcome"] == "finished"
+    assert reindex.attributes["ris.generation_id"] == made.generation_id
+    steps = {"reindex.batch", "reindex.verify", "reindex.close", "index.append"}
+    assert steps <= collector.below(reindex)
+    embedded = sum(span.attributes["ris.frames"] for span in collector.named("reindex.batch"))
+    assert embedded == sql(context, "select count(*) from frames")[0][0]
+    assert b"private yard" not in b"".join(collector.raw)
+
+
+def test_slices_of_a_feed_are_a_trace_each(
+    services: Services, template_database: str, tmp_path: Path, collector: Collector
+) -> None:
+    with (
+        feed_context(services, template_database, tmp_path) as fed,
+        Camera(user="ris", password="marker-secret") as camera,
+        feed_worker(fed),
+    ):
+        add_feed(fed, "private gate", camera.url, IntervalPolicy(0.5))
+        until(lambda: len(frame_times(fed, "private gate")) >= 8, what="slices of a camera")
+        pause_feed(fed, "private gate")
+    tracing.stop()
+    slices = collector.named("job feed")
+    assert len(slices) > 1 and len({span.trace for span in slices}) == len(slices)
+    assert not any(span.parent for span in slices)
+    batches = collector.named("feed.batch")
+    assert batches and {span.parent for span in batches} == {""}
+    assert set().union(*map(collector.below, batches)) == {"feed.embed", "index.append"}
+    appended = [span.attributes["ris.frames"] for span in collector.named("index.append")]
+    assert sum(span.attributes["ris.frames"] for span in batches) == sum(appended) >= 8
+    raw = b"".join(collector.raw)
+    for secret in ("marker-secret", "private gate", camera.url):
         assert secret.encode() not in raw
 
 

@@ -46,6 +46,7 @@ from worker.recording import (
     prepare_batch,
     record_batch,
 )
+from worker.tracing import entry, span
 
 log = structlog.get_logger()
 
@@ -107,8 +108,10 @@ class FeedRecorder:
             return parts
 
     def _work(self, context: Context, parts: Sequence[_Part]) -> None:
+        counts = {"feeds": len(parts), "frames": sum(len(part.frames) for part in parts)}
         try:
-            self._record_all(context, parts)
+            with entry("feed.batch", attributes=counts):  # of many slices: a trace of its own
+                self._record_all(context, parts)
         finally:
             with self._changed:
                 for part in parts:
@@ -167,18 +170,16 @@ class FeedRecorder:
             return []
         with context.db.transaction() as session:
             masks = camera_masks(session, [part.session.camera_id for part in parts])
-        whole = prepare_batch(
-            context,
-            backbone,
-            PictureBatch(
-                t_utc=[frame.t_utc for frame in frames],
-                pts=[0] * len(frames),
-                imgs_input_hwc=[frame.img_input_hwc for frame in frames],
-                imgs_picture_hwc=[frame.img_picture_hwc for frame in frames],
-                masks=[masks.get(part.session.camera_id) for part in parts for _ in part.frames],
-                codec=None if self._generation is None else self._generation.codec,
-            ),
+        batch = PictureBatch(
+            t_utc=[frame.t_utc for frame in frames],
+            pts=[0] * len(frames),
+            imgs_input_hwc=[frame.img_input_hwc for frame in frames],
+            imgs_picture_hwc=[frame.img_picture_hwc for frame in frames],
+            masks=[masks.get(part.session.camera_id) for part in parts for _ in part.frames],
+            codec=None if self._generation is None else self._generation.codec,
         )
+        with span("feed.embed", frames=len(frames)):
+            whole = prepare_batch(context, backbone, batch)
         batches, at = [], 0
         for part in parts:
             cut = slice(at, at + len(part.frames))

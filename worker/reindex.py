@@ -22,6 +22,7 @@ from worker.errors import InputInvalid, NotFound, ObjectStoreUnavailable
 from worker.generations import backbone_of
 from worker.messages import INGEST_QUEUE
 from worker.moved import remove_objects
+from worker.tracing import carried
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def _submit_job(
 ) -> uuid.UUID:
     queries = context.settings.shadow_queries
     wanted = None if gate is None or queries == 0 else ShadowOptions(queries, gate).to_json()
-    payload = {"generation_id": generation_id, "compare": wanted}
+    payload = {"generation_id": generation_id, "compare": wanted, **carried()}
     job_id = job_record.submit(session, "reindex", INGEST_QUEUE, payload)
     record_act(
         session, COMMAND_LINE, "reindex.order", job_id=str(job_id), generation_id=generation_id
