@@ -23,15 +23,15 @@ def keep_products_single() -> None:
 @cache
 def thread_pool(threads: int) -> ThreadPoolExecutor:
     """Threads that stay: starting them for every shard costs more than the scan of a small one."""
-    return ThreadPoolExecutor(threads, "search", _keep_own_products_single)
+    return ThreadPoolExecutor(threads, "search", keep_own_products_single)
 
 
 # A forked process has the pools of its parent, and none of their threads.
 os.register_at_fork(after_in_child=thread_pool.cache_clear)
 
 
-def _keep_own_products_single() -> None:
-    """Of this thread: OpenMP counts threads for each that calls it."""
+def keep_own_products_single() -> None:
+    """Of this thread, torch's: OpenMP counts threads for each that calls it."""
     import torch
 
     torch.get_num_threads()  # sets this thread's count when asked first, and not again
