@@ -48,7 +48,7 @@ def float_products(rows_rk: np.ndarray, columns_kw: Any, out_rw: NDArray[np.int3
     (r, k), width = rows.shape, columns_kw.shape[1]
     for first in range(0, k, _SUMMED_AT_ONCE):
         some = rows[:, first : first + _SUMMED_AT_ONCE]
-        columns = columns_kw[first : first + _SUMMED_AT_ONCE].float()
+        columns = columns_kw[first : first + _SUMMED_AT_ONCE].float().contiguous()
         step = max(LEAST_ROWS, _NUMBERS_AT_ONCE // some.shape[1])
         for start in range(0, r, step):
             n = min(step, r - start)
