@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -33,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faults", type=int, default=1000)
     parser.add_argument("--cameras", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=7200.0, help="no new fault after so many")
     parser.add_argument("--stall", type=float, default=8.0)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
@@ -54,8 +56,13 @@ def measured(context: Context, given: argparse.Namespace) -> dict[str, object]:
             dice = random.Random(given.seed * 1000 + number)
             trials.append(Trial(context, name, camera, given.stall, EVERY_S, dice))
 
+        until_s = time.monotonic() + given.seconds
+
         def harm(trial: Trial) -> list[Outcome]:
-            return [trial.run(trial.dice.choice(sorted(FAULTS))) for _ in range(each)]
+            found: list[Outcome] = []
+            while len(found) < each and time.monotonic() < until_s:
+                found.append(trial.run(trial.dice.choice(sorted(FAULTS))))
+            return found
 
         with ThreadPoolExecutor(given.cameras) as threads:
             outcomes = [outcome for found in threads.map(harm, trials) for outcome in found]

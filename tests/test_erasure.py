@@ -7,6 +7,7 @@ import os
 import random
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -446,6 +447,7 @@ def test_an_upload_is_not_swept_while_a_query_is_made_from_it(indexed: Context) 
         job_id = job_record.submit(session, "query", QUERY_QUEUE, {})
         search_record.create_query(
             session,
+            query_id=uuid.uuid4(),
             job_id=job_id,
             frame_id=None,
             picture_sha256=stray,

@@ -16,7 +16,7 @@ from api.bodies import DrawnBody, drawn_body, named, read_drawn
 from api.desk import ApiDesk, Here
 from api.events import EventStream, event_responses
 from api.fields import Cursor, IdempotencyKey, Limit, moment, next_cursor, read_cursor
-from api.given import QueryGiven
+from api.given import BoxGiven, QueryGiven
 from api.pictures import PICTURE_RESPONSES, picture_response, unchanged
 from api.problems import READING, WRITING
 from api.routes.frames import known_frame, note_view
@@ -33,7 +33,7 @@ from worker.accepting.queries import (
     discard_uploads,
     record_query,
 )
-from worker.accepting.repeats import NamedRequest, made_before, note_made, repeated
+from worker.accepting.repeats import NamedRequest, made_before, repeated
 from worker.core.roi_json import roi_from_json
 from worker.core.search_params import search_params_from_json
 from worker.errors import Forbidden, NotFound, TooManyRequests
@@ -58,7 +58,9 @@ async def submit(
     given = body.given
     picture_sha256 = None if body.picture is None else hashlib.sha256(body.picture).hexdigest()
     asked = named(idempotency_key, "query", given.model_dump(mode="json"), picture_sha256)
-    told = await run_in_threadpool(_made_already, desk, caller, asked)
+    told = None
+    if body.picture is not None or not isinstance(given.roi, BoxGiven):
+        told = await run_in_threadpool(_made_already, desk, caller, asked)
     if told is None:
         run = run_in_threadpool if body.picture is None else desk.decoding.run
         order = await run(lambda: query_order(desk, body))
@@ -94,13 +96,13 @@ def _accept(
     desk: ApiDesk, caller: Caller, order: QueryOrder, asked: NamedRequest | None
 ) -> QueryTold:
     accepted: AcceptedQuery | None = None
+    query_id = uuid.uuid4()
     with desk.db.transaction() as session:
-        made = made_before(session, caller.key_id, asked)
+        made = made_before(session, caller.key_id, asked, making=str(query_id))
         if made is None:
+            made = str(query_id)
             _require_room(session, desk, caller)
-            accepted = record_query(desk, session, order, caller.actor, caller.scope)
-            made = str(accepted.query_id)
-            note_made(session, caller.key_id, asked, made)
+            accepted = record_query(desk, session, order, caller.actor, caller.scope, query_id)
         told = QueryTold.of(known_query(session, caller, uuid.UUID(made)))
     if accepted is not None:
         desk.ring(accepted.job_id, "query")

@@ -103,9 +103,14 @@ def revoke_key(session: Session, key_id: int) -> None:
 
 
 def remember_request(
-    session: Session, key_id: int, idempotency_key: str, request_sha256: str, kept_s: float
+    session: Session,
+    key_id: int,
+    idempotency_key: str,
+    request_sha256: str,
+    making: str,
+    kept_s: float,
 ) -> RequestKey | None:
-    """Note a request, ``made`` still empty; the earlier one of that Idempotency-Key if there is.
+    """Note a request and what it makes; the earlier one of that Idempotency-Key if there is.
 
     Waits for a transaction that is noting the same one. Notes older than ``kept_s`` are forgotten.
     """
@@ -120,7 +125,10 @@ def remember_request(
     noted = session.scalars(
         insert(RequestKey)
         .values(
-            key_id=key_id, idempotency_key=idempotency_key, request_sha256=request_sha256, made=""
+            key_id=key_id,
+            idempotency_key=idempotency_key,
+            request_sha256=request_sha256,
+            made=making,
         )
         .on_conflict_do_nothing()
         .returning(RequestKey.key_id)

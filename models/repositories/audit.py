@@ -20,10 +20,13 @@ def lock_end(session: Session) -> tuple[int, str, datetime]:
     ends nobody else appends."""
     session.execute(text(f"select pg_advisory_xact_lock({AUDIT_LOCK})"))
     last = session.execute(
-        select(AuditEntry.seq, AuditEntry.sha256).order_by(AuditEntry.seq.desc()).limit(1)
+        select(AuditEntry.seq, AuditEntry.sha256, func.clock_timestamp())
+        .order_by(AuditEntry.seq.desc())
+        .limit(1)
     ).one_or_none()
-    now_utc = session.execute(select(func.clock_timestamp())).scalar_one()
-    return (0, "", now_utc) if last is None else (int(last[0]), str(last[1]), now_utc)
+    if last is None:
+        return 0, "", session.execute(select(func.clock_timestamp())).scalar_one()
+    return int(last[0]), str(last[1]), last[2]
 
 
 def add_entry(session: Session, entry: AuditEntry) -> None:

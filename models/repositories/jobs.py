@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, text, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
 
@@ -66,17 +66,15 @@ def free() -> ColumnElement[bool]:
 def claim(session: Session, job_id: uuid.UUID, lease_s: float) -> ClaimedJob | None:
     """Take a queued job, or a running one whose lease ran out. None when there is nothing to take.
 
-    A job locked by another claimer at this moment counts as taken (SKIP LOCKED).
+    A job locked by another claimer at this moment counts as taken (SKIP LOCKED). Not waited for on
+    the disk: a claim lost in a crash is one nobody holds, and the job is taken again.
     """
-    job = session.scalars(
-        select(Job).where(Job.id == job_id, free()).with_for_update(skip_locked=True)
-    ).one_or_none()
-    if job is None:
-        return None
     token = uuid.uuid4()
-    session.execute(
+    unlocked = select(Job.id).where(Job.id == job_id, free()).with_for_update(skip_locked=True)
+    session.execute(text("set local synchronous_commit = off"))
+    taken = session.execute(
         update(Job)
-        .where(Job.id == job_id)
+        .where(Job.id.in_(unlocked))
         .values(
             state="running",
             lease_token=token,
@@ -84,9 +82,14 @@ def claim(session: Session, job_id: uuid.UUID, lease_s: float) -> ClaimedJob | N
             attempts=Job.attempts + 1,
             started_at=func.coalesce(Job.started_at, func.now()),
         )
+        .returning(Job.kind, Job.payload, Job.attempts)
         .execution_options(synchronize_session=False)
+    ).one_or_none()
+    return (
+        None
+        if taken is None
+        else ClaimedJob(job_id, taken.kind, taken.payload, token, taken.attempts)
     )
-    return ClaimedJob(job_id, job.kind, job.payload, token, job.attempts + 1)
 
 
 def _held(job_id: uuid.UUID, token: uuid.UUID) -> ColumnElement[bool]:

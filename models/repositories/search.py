@@ -129,15 +129,15 @@ def unused_uploads(session: Session, sha256s: Sequence[str]) -> set[str]:
 def create_query(
     session: Session,
     *,
+    query_id: uuid.UUID,
     job_id: uuid.UUID,
     frame_id: int | None,
     picture_sha256: str | None,
     roi: dict[str, Any],
     params: dict[str, Any],
     key_id: int | None = None,
-) -> uuid.UUID:
+) -> None:
     """Record a query beside its job. ``key_id``: the API key that asks."""
-    query_id = uuid.uuid4()
     session.add(
         SearchQuery(
             id=query_id,
@@ -150,7 +150,6 @@ def create_query(
         )
     )
     session.flush()
-    return query_id
 
 
 def lock_query(session: Session, query_id: uuid.UUID) -> bool:

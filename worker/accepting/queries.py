@@ -105,8 +105,10 @@ def record_query(
     order: QueryOrder,
     actor: Actor,
     scope: FootageScope = EVERYTHING,
+    query_id: uuid.UUID | None = None,
 ) -> AcceptedQuery:
-    """Record a query in the caller's transaction, which rings after its commit.
+    """Record a query in the caller's transaction, which rings after its commit; ``query_id``: a new
+    one, where the caller has told of it before.
 
     ``scope``: the footage that exists for the actor. A query is limited to it before it is
     recorded, so that neither its hits nor its counts tell of other footage; frames and cameras
@@ -122,8 +124,10 @@ def record_query(
         desk.uploads.require_free(desk.settings.min_free_bytes)
         picture_sha256 = desk.uploads.put(order.picture)
     job_id = job_record.submit(session, "query", QUERY_QUEUE, carried())
-    query_id = search_record.create_query(
+    query_id = query_id or uuid.uuid4()
+    search_record.create_query(
         session,
+        query_id=query_id,
         job_id=job_id,
         frame_id=order.frame_id,
         picture_sha256=picture_sha256,

@@ -30,15 +30,18 @@ def repeated(session: Session, key_id: int, request: NamedRequest | None) -> str
     return None if earlier is None else _made_by(earlier, request)
 
 
-def made_before(session: Session, key_id: int, request: NamedRequest | None) -> str | None:
+def made_before(
+    session: Session, key_id: int, request: NamedRequest | None, making: str = ""
+) -> str | None:
     """What the same request made before; None for a new one, which is noted.
 
-    Waits while the same one is under way. Raises :class:`KeyReused` where it was another request.
+    ``making``: what it will make, where that is known; else :func:`note_made` follows. Waits while
+    the same one is under way. Raises :class:`KeyReused` where it was another request.
     """
     if request is None:
         return None
     earlier = access_record.remember_request(
-        session, key_id, request.idempotency_key, request.sha256, KEPT_S
+        session, key_id, request.idempotency_key, request.sha256, making, KEPT_S
     )
     return None if earlier is None else _made_by(earlier, request)
 
