@@ -207,8 +207,8 @@ def test_a_reindex_and_a_sealing_tell_their_steps(
     assert job(context, made.job_id).state == "done" and sealed is not None
     tracing.stop()
     seal = collector.one("job seal")
-    shard = collector.one("seal.shard")
-    assert collector.below(seal) == {"seal.shard"} and shard.attributes["ris.frames"] == 10
+    assert collector.below(seal) == {"seal.shard"}
+    assert 10 in [span.attributes["ris.frames"] for span in collector.named("seal.shard")]
     reindex = collector.one("job reindex")
     assert reindex.links == (TRACE,) and reindex.attributes["ris.outcome"] == "finished"
     assert reindex.attributes["ris.generation_id"] == made.generation_id
