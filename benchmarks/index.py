@@ -272,7 +272,7 @@ def main() -> int:
     parser.add_argument("--footage", choices=("varied", "fixed"), default="varied")
     parser.add_argument("--sealed", action="store_true", help="seal every shard")
     parser.add_argument("--folder", type=Path, help="keep the archive there, and use what it holds")
-    parser.add_argument("--pgvector", metavar="URL", help="a Postgres that has this extension")
+    parser.add_argument("--pgvector", metavar="URL", help="a Postgres with it, to hold two tables")
     parser.add_argument("--part", action="append", choices=PARTS, help="only this; repeatable")
     given = parser.parse_args()
     configure_logging("ERROR")

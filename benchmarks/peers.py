@@ -134,6 +134,15 @@ _PGVECTOR_SEARCH = """
 """
 
 
+_NO_PGVECTOR_TABLES = "drop table if exists peer_frames, peer_patches"
+
+
+def forget_pgvector(database: Database) -> None:
+    """Leave nothing behind in it."""
+    with database.transaction() as session:
+        session.execute(text(_NO_PGVECTOR_TABLES))
+
+
 def pgvector(shards: Sequence[PinnedShard], spec: BackboneSpec, database: Database) -> Search:
     """The same vectors in pgvector, a row per patch, found by frame: the best of the whole-frame
     column, then MaxSim among those in one statement. Raises ImportError where it is not there."""
@@ -143,7 +152,7 @@ def pgvector(shards: Sequence[PinnedShard], spec: BackboneSpec, database: Databa
             raise ImportError("this Postgres has no pgvector")
         for statement in (
             "create extension if not exists vector",
-            "drop table if exists peer_frames, peer_patches",
+            _NO_PGVECTOR_TABLES,
             f"create unlogged table peer_frames (frame_id bigint, whole vector({spec.global_dim}))",
             f"create unlogged table peer_patches (frame_id bigint, patch vector({spec.patch_dim}))",
         ):

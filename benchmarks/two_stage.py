@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from benchmarks.bench import Bench, figure, median_ms
-from benchmarks.peers import GATE, TOP, Search, lancedb, pgvector, qdrant
+from benchmarks.peers import GATE, TOP, Search, forget_pgvector, lancedb, pgvector, qdrant
 from models.session import connect
 from worker.core.search_params import SearchParams, Strategy
 from worker.index.candidates import Candidates, global_candidates
@@ -81,7 +81,8 @@ def compare(bench: Bench, pgvector_url: str | None = None) -> None:
     loop_ms, _ = median_ms(
         lambda query: plain_loop(bench, query), replace(bench, queries=bench.queries[:3])
     )
-    figure(name, ours_ms, "ms", "plain loop", loop_ms, p95=ours_95_ms, same_top_10=all(agreed))
+    same = {"same_top_10": all(agreed), "peer_n": len(agreed)}
+    figure(name, ours_ms, "ms", "plain loop", loop_ms, p95=ours_95_ms, **same)
     compare_stage_2(bench)
     compare_engines(bench, pgvector_url or str(bench.context.settings.database_url))
 
@@ -135,3 +136,4 @@ def compare_engines(bench: Bench, pgvector_url: str) -> None:
             same_first=float(np.mean(same_first)),
             same_top_10=float(np.mean(same_top)),
         )
+    forget_pgvector(other)

@@ -7,9 +7,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -19,12 +20,15 @@ from models.repositories import jobs as job_record
 from models.repositories.jobs import ClaimedJob
 from models.session import Database, DatabaseUnavailable, Session
 from tests.conftest import Services
+from tests.feed_faults import wrong_gaps
 from tests.feeding import SlowBackbone, feed_context, feed_worker, frame_times, gap_rows, until
 from tests.parts import sql, with_settings
 from tests.rtsp_server import Camera
 from worker.backbones.base import Backbone
 from worker.context import Context
+from worker.core.backbone_spec import BackboneSpec
 from worker.core.sampling import IntervalPolicy
+from worker.core.types import Descriptors, ImageArray
 from worker.errors import WeightsMissing
 from worker.feed_host import FeedHost
 from worker.feeds import add_feed, fail_feed, pause_feed, reconcile, remove_feed, resume_feed
@@ -137,6 +141,88 @@ def test_what_is_recorded_too_late_for_its_slice_waits_for_the_next(
     missing = sum(round(step_s / 0.2) - 1 for step_s in steps_s)
     ((dropped,),) = sql(context, "select coalesce(sum(frames), 0)::int from feed_drops")
     assert missing <= dropped + 1  # a busy machine drops some, and counts them
+
+
+@dataclass
+class HeldBackbone:
+    """A real backbone that waits until it is let go on."""
+
+    real: Backbone
+    free: threading.Event
+
+    @property
+    def spec(self) -> BackboneSpec:
+        return self.real.spec
+
+    def embed(self, pictures: Sequence[ImageArray]) -> Descriptors:
+        self.free.wait(30)
+        return self.real.embed(pictures)
+
+
+def test_all_that_was_missed_while_the_recorder_is_late_is_told(context: Context) -> None:
+    """Several gaps wait, each behind frames that wait too."""
+    free = threading.Event()
+    free.set()
+    held = HeldBackbone(context.backbone("tiny-a"), free)
+    slow = with_settings(
+        replace(context, backbone=lambda _name: held),
+        job_slice_s=60,
+        feed_clock_tolerance_s=40,
+        feed_queue_frames=1000,
+    )
+    seen = "select extract(epoch from last_seen_utc)::float8 from feed_status"
+
+    def ahead_s() -> float:
+        return float(sql(context, seen)[0][0]) - time.time()
+
+    def seen_since(t_s: float) -> bool:
+        return ahead_s() + time.time() > t_s
+
+    with Camera() as camera, feed_worker(slow):
+        add_feed(slow, "behind", camera.url, IntervalPolicy(0.3))
+        until(lambda: len(frame_times(context, "behind")) >= 2, what="2 frames")
+        free.clear()
+        for back in range(2):
+            time.sleep(1.0)  # frames
+            camera.stop()
+            time.sleep(1.2)
+            camera.start()
+            until(partial(seen_since, time.time()), what=f"return {back}")
+        time.sleep(1.0)
+        camera.faults.clock_offset_s = 5.0
+        until(lambda: ahead_s() > 4, what="the jump")
+        time.sleep(0.5)
+        before = len(frame_times(context, "behind"))
+        free.set()
+        until(lambda: len(frame_times(context, "behind")) >= before + 12, what="what waited")
+    assert wrong_gaps(context, "behind", 0.3) == []
+    told = [reason for *_, reason in gap_rows(context, "behind")]
+    assert len(told) == 4
+    assert told[2:] == ["clock", "stopped"]
+
+
+def test_what_a_pause_does_not_wait_for_is_missing_in_its_gap(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.feed_slice.FLUSH_S", 0.2)
+    free = threading.Event()
+    free.set()
+    held = HeldBackbone(context.backbone("tiny-a"), free)
+    slow = with_settings(replace(context, backbone=lambda _name: held), job_slice_s=60)
+    with Camera() as camera, feed_worker(slow):
+        add_feed(slow, "late", camera.url, IntervalPolicy(0.3))
+        until(lambda: len(frame_times(context, "late")) >= 2, what="2 frames")
+        free.clear()
+        time.sleep(1.5)
+        pause_feed(slow, "late")
+        until(lambda: sql(context, "select state from jobs") == [("done",)], what="the pause")
+        free.set()
+        time.sleep(1.0)
+        last_s = frame_times(context, "late")[-1]
+        assert gap_rows(context, "late") == [(last_s, None, "paused")]
+        resume_feed(slow, "late")
+        until(lambda: frame_times(context, "late")[-1] > last_s, what="frames after it")
+    assert wrong_gaps(context, "late", 0.3) == []
 
 
 def test_a_camera_that_is_not_there_can_be_paused_and_removed_at_once(context: Context) -> None:

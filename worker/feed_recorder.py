@@ -216,7 +216,9 @@ class FeedRecorder:
             context.db.transaction() as session,
         ):
             part.lease.record_progress(session, {"t_utc": last.t_utc.isoformat()})
-            missed = take()
+            if feed.given_up:
+                raise LeaseLost(f"{feed.label} was not waited for any longer")
+            missed = take(first.number)
             segment = _segment_for(context, session, part, first)
             numbered = PreparedBatch(
                 [_numbered(frame, segment) for frame in batch.frames], batch.descriptors
@@ -235,13 +237,8 @@ class FeedRecorder:
             )
             removed = feed_record.wanted(session, feed.feed_id) is None
             wrong_after_utc = at_utc(time.time() + OWN_CLOCK_S)
-            if missed.gap is not None and missed.gap[0] >= first.t_utc:
-                # It began behind these frames, which end the one before.
-                ended = feed_record.close_gap(session, feed.camera_id, first.t_utc, wrong_after_utc)
-                record_missed(session, feed, missed, removed=removed)
-            else:
-                record_missed(session, feed, missed, removed=removed)
-                ended = feed_record.close_gap(session, feed.camera_id, first.t_utc, wrong_after_utc)
+            record_missed(session, feed, missed, removed=removed)
+            ended = feed_record.close_gap(session, feed.camera_id, first.t_utc, wrong_after_utc)
             if ended or feed.last_frame_utc is None:
                 tell_feed(session, "feed.live", feed.camera_id, feed.name, since_utc=first.t_utc)
             feed_record.set_status(
@@ -275,7 +272,7 @@ class FeedRecorder:
                     feed.put_back(frames)
                 elif _of_surroundings(error):
                     if isinstance(error, StorageFull | StorageFailed):
-                        feed.note_gap(error.code, feed.last_frame_utc)
+                        feed.note_gap(error.code, feed.last_frame_utc, frames[0].number - 1)
                         feed.error = (error.code, str(error))
                         feed.blocked = "storage"
                     feed.put_back(frames)
@@ -293,16 +290,14 @@ class FeedRecorder:
 def record_missed(
     session: Session, feed: FeedSession, missed: Missed, *, removed: bool = False
 ) -> None:
-    """Write a gap that began, and drops. A gap of a feed that was ``removed`` would never end."""
-    if (
-        missed.gap is not None
-        and not removed
-        and feed_record.open_gap(session, feed.camera_id, *missed.gap)
-    ):
-        from_utc, reason = missed.gap
-        tell_feed(
-            session, "feed.down", feed.camera_id, feed.name, since_utc=from_utc, reason=reason
-        )
+    """Write the first gap that began, and drops. A gap of a feed that was ``removed`` would never
+    end; one behind the first is part of it, for the frames between were dropped.
+    """
+    if missed.gaps and not removed:
+        gap = missed.gaps[0]
+        if feed_record.open_gap(session, feed.camera_id, gap.from_utc, gap.reason):
+            since_utc, reason, of = gap.from_utc, gap.reason, (feed.camera_id, feed.name)
+            tell_feed(session, "feed.down", *of, since_utc=since_utc, reason=reason)
     feed_record.add_drops(session, feed.camera_id, missed.drops)
 
 

@@ -59,8 +59,10 @@ class LiveFrame:
     """A sampled picture of a feed that is still to be embedded and recorded.
 
     ``received_utc``: by this machine's clock; an erasure ordered later may cover it.
+    ``number``: of the frames that were sampled of this feed, from 1 on.
     """
 
+    number: int
     t_utc: datetime
     received_utc: datetime
     stretch: Stretch
@@ -78,10 +80,22 @@ class PlannedSegment:
 
 
 @dataclass(frozen=True, slots=True)
-class Missed:
-    """What is to be written of a feed beside its frames: a gap that began, drops, counts."""
+class Gap:
+    """Pictures are missing behind the frame of number ``behind``, from ``from_utc`` on.
 
-    gap: tuple[datetime, str] | None
+    Its place is told by that number, not by its time: clocks are set.
+    """
+
+    behind: int
+    from_utc: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """What is to be written of a feed beside its frames: gaps that began, drops, counts."""
+
+    gaps: Sequence[Gap]
     drops: Counter[tuple[datetime, str]]
     decoded: int
     decode_errors: int
@@ -116,8 +130,9 @@ class FeedSession:
     segment: VideoSegment | None = None
     segment_stretch: Stretch | None = None
     planned: PlannedSegment | None = None
+    sampled: int = 0  # the newest frame's number
     # To be written with the next status or frame.
-    gap: tuple[datetime, str] | None = None
+    gaps: list[Gap] = field(default_factory=list)
     drops: Counter[tuple[datetime, str]] = field(default_factory=Counter)
     decoded: int = 0
     decode_errors: int = 0
@@ -132,6 +147,7 @@ class FeedSession:
     blocked: str = "busy"
     unexpected: Exception | None = None
     lease_lost: bool = False
+    given_up: bool = False  # it ends here, and what the recorder still has of it comes too late
 
     @property
     def label(self) -> str:
@@ -145,7 +161,8 @@ class FeedSession:
         return "live" if self.connected_since is not None else "connecting"
 
     def offer(self, frame: LiveFrame) -> None:
-        """Let a frame wait; the oldest goes where too many do."""
+        """Let the next sampled frame wait; the oldest goes where too many do."""
+        self.sampled = frame.number
         self.pending.append(frame)
         self._trim()
 
@@ -157,6 +174,13 @@ class FeedSession:
     def _trim(self) -> None:
         while len(self.pending) > self.queue_frames:
             self.count_drop(self.pending.popleft().t_utc, self.blocked)
+        # All frames between two gaps may be gone: the first goes on.
+        while (
+            self.in_flight == 0
+            and len(self.gaps) > 1
+            and self.gaps[1].behind < self.pending[0].number
+        ):
+            del self.gaps[1]
 
     def count_drop(self, t_utc: datetime, reason: str) -> None:
         """Count one frame that was sampled and is not recorded."""
@@ -167,36 +191,46 @@ class FeedSession:
         while self.pending:
             self.count_drop(self.pending.popleft().t_utc, reason)
 
-    def gap_is_behind_waiting(self) -> bool:
-        """Whether frames from before the gap are still to be recorded."""
-        if self.gap is None:
-            return False
-        return self.in_flight > 0 or (bool(self.pending) and self.pending[0].t_utc <= self.gap[0])
+    def note_gap(self, reason: str, from_utc: datetime | None, behind: int | None = None) -> None:
+        """Pictures are missing since then, behind the newest frame that was sampled, or the one of
+        number ``behind``. Of several behind one frame the first stands until it was written.
+        """
+        place = self.sampled if behind is None else behind
+        if from_utc is None or any(gap.behind == place for gap in self.gaps):
+            return
+        self.gaps.append(Gap(place, from_utc, reason))
+        self.gaps.sort(key=lambda gap: gap.behind)
 
-    def note_gap(self, reason: str, from_utc: datetime | None) -> None:
-        """Frames are missing since then; the first reason stands until it was written."""
-        if self.gap is None and from_utc is not None:
-            self.gap = (from_utc, reason)
+    def take_gaps(self, before: int | None) -> list[Gap]:
+        """Gaps in front of the frame of that number; None: in front of whatever waits.
+
+        Only one is open at a time: those behind frames that wait must let these end it first.
+        """
+        if before is None:
+            if self.in_flight > 0:
+                return []
+            before = self.pending[0].number if self.pending else self.sampled + 1
+        taken = [gap for gap in self.gaps if gap.behind < before]
+        self.gaps = [gap for gap in self.gaps if gap.behind >= before]
+        return taken
 
 
 @contextmanager
 def taking(
-    feed: FeedSession, lock: AbstractContextManager[object], *, waiting_stay: bool = False
-) -> Iterator[Callable[[], Missed]]:
+    feed: FeedSession, lock: AbstractContextManager[object]
+) -> Iterator[Callable[[int | None], Missed]]:
     """Hands over what was missed, once asked; takes it back when the transaction inside fails.
 
-    ``waiting_stay``: no frame is recorded with it, so a gap behind frames that wait stays too: they
-    may end an earlier one, and only one is open at a time.
-
-    Ask behind the fence: there only one transaction of a feed is at a time.
+    Ask with the number of the frame to be recorded, None without one: see
+    :meth:`FeedSession.take_gaps`. Ask behind the fence: there only one transaction of a feed is at
+    a time.
     """
     taken: list[Missed] = []
 
-    def take() -> Missed:
+    def take(before: int | None) -> Missed:
         with lock:
-            gap = None if waiting_stay and feed.gap_is_behind_waiting() else feed.gap
-            missed = Missed(gap, feed.drops, feed.decoded, feed.decode_errors)
-            feed.gap, feed.drops = None if gap is feed.gap else feed.gap, Counter()
+            missed = Missed(feed.take_gaps(before), feed.drops, feed.decoded, feed.decode_errors)
+            feed.drops = Counter()
             feed.decoded = feed.decode_errors = 0
         taken.append(missed)
         return missed
@@ -206,7 +240,9 @@ def taking(
     except BaseException:
         with lock:
             for missed in taken:
-                feed.gap = missed.gap or feed.gap
+                noted, feed.gaps = feed.gaps, list(missed.gaps)
+                for gap in noted:
+                    feed.note_gap(gap.reason, gap.from_utc, gap.behind)
                 feed.drops += missed.drops
                 feed.decoded += missed.decoded
                 feed.decode_errors += missed.decode_errors

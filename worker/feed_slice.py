@@ -32,6 +32,8 @@ _FIRST_RETRY_S: Final = 0.25
 FLUSH_S: Final = 10.0
 """How long the end of a slice waits for the recorder."""
 _STOP_FLUSH_S: Final = 4.0
+_COMMIT_S: Final = 0.5
+"""How long a transaction of the recorder that has begun takes to end."""
 _TURN_S: Final = 120.0
 """The longest look-up, connecting and writing together; a slice that takes longer hangs."""
 _spread = random.SystemRandom()
@@ -80,7 +82,7 @@ class FeedSlice:
             with self.held.changed:
                 feed.drop_pending("internal")
                 feed.note_gap(reason_of(error), feed.last_frame_utc or feed.last_seen_utc)
-            self._write_status()
+            self._write_status(last=True)
             self.held.forget(feed.feed_id)
             raise error
 
@@ -141,7 +143,9 @@ class FeedSlice:
             feed.decode_errors += live.damaged + live.decode_errors
         if chosen:
             pictures = video.pixels(feed.input_size)
-            self.held.offer(feed, LiveFrame(t_utc, at_utc(live.arrival_s), feed.stretch, *pictures))
+            number, received_utc = feed.sampled + 1, at_utc(live.arrival_s)
+            frame = LiveFrame(number, t_utc, received_utc, feed.stretch, *pictures)
+            self.held.offer(feed, frame)
 
     def _failed(self, error: FeedFailed | VideoInvalid | AddressRefused) -> None:
         feed, settings = self.feed, self.context.settings
@@ -177,9 +181,10 @@ class FeedSlice:
             "behind_frames": len(feed.pending),
         }
 
-    def _write_status(self, *, hold_s: float = HOLD_S, **changes: Any) -> None:
+    def _write_status(self, *, last: bool = False, **changes: Any) -> None:
         """Write how the feed is, under the lease, and note what is wanted of it.
 
+        ``last``: the session ends here, so that another process may go on at once.
         When Postgres is away the camera is read on, and what comes waits.
         """
         feed = self.feed
@@ -187,11 +192,11 @@ class FeedSlice:
         fields = self._status() | changes
         try:
             with (
-                taking(feed, self.held.changed, waiting_stay=hold_s > 0) as take,
+                taking(feed, self.held.changed) as take,
                 self.context.db.transaction() as session,
             ):
                 self.lease.record_progress(session, {"seen_utc": _text(feed.last_seen_utc)})
-                missed = take()
+                missed = take(feed.sampled + 1 if last else None)
                 wanted = feed_record.wanted(session, feed.feed_id)
                 record_missed(session, feed, missed, removed=wanted is None)
                 if feed.segment is not None:
@@ -201,7 +206,7 @@ class FeedSlice:
                         decoded=missed.decoded,
                         decode_errors=missed.decode_errors,
                     )
-                feed_record.hold(session, feed.feed_id, self.held.id, hold_s)
+                feed_record.hold(session, feed.feed_id, self.held.id, -1.0 if last else HOLD_S)
                 feed_record.set_status(session, feed.feed_id, **fields)
         except DatabaseUnavailable as error:
             log.warning("feed_status_not_written", camera=feed.name, detail=str(error))
@@ -213,13 +218,9 @@ class FeedSlice:
         """The process ends: whoever comes next goes on at once."""
         feed = self.feed
         self._close()
-        if not self.held.wait_recorded(feed, _STOP_FLUSH_S):
-            with self.held.changed:
-                feed.drop_pending("stopped")
-        with self.held.changed:
-            feed.note_gap("stopped", feed.last_seen_utc)
+        self._flush(_STOP_FLUSH_S, "stopped")
         self._finish_segment()
-        self._write_status(hold_s=-1.0, phase="waiting", segment_id=None)
+        self._write_status(last=True, phase="waiting", segment_id=None)
         self.held.forget(feed.feed_id)
         return "yield"
 
@@ -227,14 +228,9 @@ class FeedSlice:
         """It is paused, removed, or a recording that has ended."""
         feed = self.feed
         self._close()
-        if not self.held.wait_recorded(feed, FLUSH_S):
-            with self.held.changed:
-                feed.drop_pending("stopped")
-        with self.held.changed:
-            if wanted == "paused":
-                feed.note_gap("paused", feed.last_seen_utc)
+        self._flush(FLUSH_S, "paused" if wanted == "paused" else None)
         self._finish_segment()
-        self._write_status(hold_s=-1.0, phase="idle", segment_id=None)
+        self._write_status(last=True, phase="idle", segment_id=None)
         self.held.forget(feed.feed_id)
         with self.context.db.transaction() as session:
             # The job's row before the feed's, as all writers of a slice do.
@@ -247,6 +243,23 @@ class FeedSlice:
             self.lease.finish(session, {"seen_utc": _text(feed.last_seen_utc)})
         log.info("feed_ended", camera=feed.name, why=wanted)
         return "finished"
+
+    def _flush(self, limit_s: float, reason: str | None) -> None:
+        """Wait for the recorder; what it does not record in time is given up, and is missing.
+
+        ``reason``: of the gap that begins here; None: nothing more is expected of the camera.
+        """
+        feed = self.feed
+        recorded = self.held.wait_recorded(feed, limit_s)
+        if not recorded:
+            with self.held.changed:
+                feed.given_up = True
+                feed.drop_pending("stopped")
+            self.held.wait_recorded(feed, _COMMIT_S)
+        with self.held.changed:
+            if reason is not None:
+                given_up_utc = None if recorded else feed.last_frame_utc
+                feed.note_gap(reason, given_up_utc or feed.last_seen_utc)
 
     def _finish_segment(self) -> None:
         feed = self.feed

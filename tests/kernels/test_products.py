@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.kernels import products
+from worker.kernels.threads import keep_own_products_single
 
 
 def exact(rows_rk: np.ndarray, columns_wk: np.ndarray) -> np.ndarray:
@@ -20,7 +24,7 @@ def exact(rows_rk: np.ndarray, columns_wk: np.ndarray) -> np.ndarray:
 @settings(max_examples=60, deadline=None)
 @given(
     r=st.sampled_from([32, 33, 257, 5000]),
-    k=st.sampled_from([3, 64, 192, 1024, 1280, 2500]),
+    k=st.sampled_from([3, 64, 192, 1024, 1281, 2499]),
     w=st.sampled_from([16, 48]),
     extreme=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
@@ -30,13 +34,35 @@ def test_float_products_are_exact(r: int, k: int, w: int, extreme: bool, seed: i
     low = 127 if extreme else -128
     rows_rk = rng.integers(low, 128, (min(r, 257) if k > 192 else r, k), dtype=np.int8)
     columns_wk = rng.integers(low, 128, (w, k), dtype=np.int8)
-    if extreme:  # sums as large as they get, of either sign
+    if extreme:  # sums as large as they get, of either sign; odd beyond 2**24 where k is odd
         rows_rk[::3], columns_wk[::2] = -128, -128
     columns_kw = torch.from_numpy(columns_wk).T
     for product in (products.float_products, products.multiply):
         out_rw = np.full((len(rows_rk), w), 7, dtype=np.int32)
         product(rows_rk, columns_kw, out_rw)
         np.testing.assert_array_equal(out_rw, exact(rows_rk, columns_wk))
+
+
+def test_a_thread_of_the_search_multiplies_floats_alone() -> None:
+    mkl = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+    if not hasattr(mkl, "MKL_Get_Max_Threads"):
+        pytest.skip("this torch has no MKL")
+
+    def threads() -> int:
+        out_rw = np.empty((32, 16), dtype=np.int32)
+        columns_kw = torch.zeros((16, 64), dtype=torch.int8).T
+        products.float_products(np.zeros((32, 64), dtype=np.int8), columns_kw, out_rw)
+        return int(mkl.MKL_Get_Max_Threads())
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(1, initializer=keep_own_products_single) as pool:
+            assert pool.submit(threads).result() == 1
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(threads).result() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def refuses(_rows: np.ndarray, _columns: object, _out: np.ndarray) -> None:

@@ -7,9 +7,12 @@ that share each of them wait for one another busily: beside ingest, a search of 
 
 from __future__ import annotations
 
+import ctypes
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 from threadpoolctl import ThreadpoolController
 
@@ -36,3 +39,7 @@ def keep_own_products_single() -> None:
 
     torch.get_num_threads()  # sets this thread's count when asked first, and not again
     ThreadpoolController().select(user_api="openmp").limit(limits=1)
+    # MKL, which multiplies floats, is linked into torch and keeps a count of its own.
+    built_in = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    with suppress(OSError, AttributeError):  # a torch without MKL
+        ctypes.CDLL(str(built_in)).MKL_Set_Num_Threads_Local(1)
