@@ -5,8 +5,6 @@ Needs Triton, which torch brings along with CUDA: import it only there. Its refe
 is ``worker.kernels.device_codes``.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -47,14 +45,14 @@ def fused_maxima(
     return best_nw
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit  # type: ignore[untyped-decorator]  # annotations are compiled too: of Triton only
 def _maxima(
-    codes: Any,
-    query: Any,
-    weight: Any,
-    inside: Any,
-    best: Any,
-    n: Any,
+    codes: tl.tensor,
+    query: tl.tensor,
+    weight: tl.tensor,
+    inside: tl.tensor,
+    best: tl.tensor,
+    n: tl.tensor,
     C: tl.constexpr,
     CELLS: tl.constexpr,
     K: tl.constexpr,
