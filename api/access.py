@@ -54,7 +54,7 @@ def _identified(
 
 
 def _allowing(action: Action) -> Callable[..., Caller]:
-    def check(caller: Annotated[Caller, Depends(_identified)]) -> Caller:
+    async def check(caller: Annotated[Caller, Depends(_identified)]) -> Caller:
         if not caller.may(action):
             raise Forbidden(
                 f"API key {caller.key_id} does not allow {action!r}: ask for one that does"

@@ -234,8 +234,9 @@ def open_desk(
     )
 
 
-def desk_of(request: Request) -> ApiDesk:
-    """The desk of the running application."""
+async def desk_of(request: Request) -> ApiDesk:
+    """The desk of the running application. Waits for nothing: what is no coroutine is handed to a
+    thread."""
     desk: ApiDesk = request.app.state.desk
     return desk
 
