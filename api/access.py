@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Security
@@ -53,7 +53,7 @@ def _identified(
     return caller
 
 
-def _allowing(action: Action) -> Callable[..., Caller]:
+def _allowing(action: Action) -> Callable[..., Awaitable[Caller]]:
     async def check(caller: Annotated[Caller, Depends(_identified)]) -> Caller:
         if not caller.may(action):
             raise Forbidden(
