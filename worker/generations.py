@@ -7,6 +7,7 @@ import numpy as np
 from models.index import CompactBasis as BasisRow
 from models.index import IndexGeneration
 from models.repositories import index as index_record
+from models.session import Session
 from worker.backbones.base import Backbone
 from worker.context import Context
 from worker.core.compact import CompactBasis
@@ -35,7 +36,12 @@ def ensure_live_generation(context: Context) -> IndexGeneration:
 def require_live_generation(context: Context) -> IndexGeneration:
     """The live generation. Raises :class:`NotFound` when nothing was ever ingested."""
     with context.db.transaction() as session:
-        live = index_record.live_generation(session)
+        return require_live(session)
+
+
+def require_live(session: Session) -> IndexGeneration:
+    """The same in the caller's transaction."""
+    live = index_record.live_generation(session)
     if live is None:
         raise NotFound("the index is empty: ingest a video first (`ris ingest FILE --camera NAME`)")
     return live

@@ -98,7 +98,7 @@ def run_rung(context: Context, job_id: uuid.UUID, handlers: Mapping[str, Handler
     turn it is, so that nobody waits for all that somebody else has asked."""
     with context.db.transaction() as session:
         in_turn = search_record.queries_in_turn(session, job_id, _MOST_AT_ONCE)
-    for candidate in [*in_turn, job_id]:
+    for candidate in dict.fromkeys([*in_turn, job_id]):
         if run_job(context, candidate, handlers):
             return
 

@@ -29,7 +29,7 @@ from worker.describe import describe_query
 from worker.device_scan import DeviceScan
 from worker.errors import GenerationSwitched, IndexDamaged, NotFound, ObjectStoreUnavailable
 from worker.fan_out import FannedScan
-from worker.generations import require_live_generation
+from worker.generations import require_live
 from worker.index.store import PinnedShard
 from worker.jobs import Lease, Outcome
 from worker.near_footage import near_footage
@@ -50,11 +50,13 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
     all footage was searched."""
     with context.db.transaction() as session:
         query = search_record.query_of_job(session, job.id)
-    if query is None:
-        raise NotFound(f"job {job.id} has no query")
-    params = search_params_from_json(query.params)
+        if query is None:
+            raise NotFound(f"job {job.id} has no query")
+        params = search_params_from_json(query.params)
+        generation = require_live(session)
+        scope = scope_of_asker(session, query.key_id)
+        near = near_footage(session, generation, query, params, context.settings.early_over_frames)
     roi = roi_from_json(query.roi)
-    generation = require_live_generation(context)
     note(query_id=query.id, generation_id=generation.id)
     started_s = time.perf_counter()
     with span("query.describe"):
@@ -69,10 +71,9 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
     described_s = time.perf_counter()
     query_patches = int(descriptors.patches_qd.shape[0])
     grid = spec_of(generation).grid
-    with context.db.transaction() as session:
-        scope = scope_of_asker(session, query.key_id)
     answer = Answer(context, lease, query, generation, grid, query_patches, scope)
-    early = _record_early_hits(answer, descriptors, params)
+    if near is not None:
+        _record_early_hits(answer, descriptors, near)
     early_s = time.perf_counter()
     searched, hits = _hits(answer, descriptors, params)
     searched_s = time.perf_counter()
@@ -83,7 +84,7 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
             hits = _looked_at(answer, hits, looks)
     stats = {
         "describe_ms": round(1000 * (described_s - started_s), 3),
-        **({"early_ms": round(1000 * (early_s - described_s), 3)} if early else {}),
+        **({"early_ms": round(1000 * (early_s - described_s), 3)} if near else {}),
         "search_ms": round(1000 * (searched_s - early_s), 3),
         "look_ms": round(1000 * (time.perf_counter() - searched_s), 3),
         "frames_searched": searched.frames,
@@ -96,19 +97,11 @@ def run_query(context: Context, job: ClaimedJob, lease: Lease) -> Outcome:
     return "finished"
 
 
-def _record_early_hits(answer: Answer, descriptors: QueryDescriptors, params: SearchParams) -> bool:
-    """Where there is much footage, look through what lies nearest to the query's frame first;
-    whether there was."""
-    query = answer.query
-    context, generation = answer.context, answer.generation
-    with context.db.transaction() as session:
-        near = near_footage(session, generation, query, params, context.settings.early_over_frames)
-    if near is None:
-        return False
+def _record_early_hits(answer: Answer, descriptors: QueryDescriptors, near: SearchParams) -> None:
+    """Where there is much footage, look through what lies nearest to the query's frame first."""
     _, hits = _hits(answer, descriptors, near, step="early")
     if hits:
         answer.record_first("early", hits)
-    return True
 
 
 def _hits(

@@ -100,12 +100,13 @@ def _accept(
     with desk.db.transaction() as session:
         made = made_before(session, caller.key_id, asked, making=str(query_id))
         if made is None:
-            made = str(query_id)
             _require_room(session, desk, caller)
             accepted = record_query(desk, session, order, caller.actor, caller.scope, query_id)
-        told = QueryTold.of(known_query(session, caller, uuid.UUID(made)))
+        else:
+            told = QueryTold.of(known_query(session, caller, uuid.UUID(made)))
     if accepted is not None:
         desk.ring(accepted.job_id, "query")
+        told = QueryTold.of(QueryView(accepted.query, accepted.job, hits=0))
     return told
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, text, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
 
@@ -46,13 +46,19 @@ def submit(
 ) -> uuid.UUID:
     """Record accepted work; ring the bell only after the commit, unless the sweeper is to ring it
     ``delay_s`` from now."""
-    job_id = uuid.uuid4()
-    job = Job(id=job_id, kind=kind, queue=queue, payload=payload)
+    return submit_job(session, kind, queue, payload, delay_s=delay_s).id
+
+
+def submit_job(
+    session: Session, kind: str, queue: str, payload: dict[str, Any], *, delay_s: float = 0.0
+) -> Job:
+    """As :func:`submit`; the row."""
+    job = Job(id=uuid.uuid4(), kind=kind, queue=queue, payload=payload)
     if delay_s:
         job.run_after = func.now() + _seconds(delay_s)
     session.add(job)
     session.flush()
-    return job_id
+    return job
 
 
 def free() -> ColumnElement[bool]:
@@ -63,6 +69,11 @@ def free() -> ColumnElement[bool]:
     )
 
 
+def unawaited_commit() -> ColumnElement[str]:
+    """As a column of a statement: this transaction's commit does not wait for the disk."""
+    return func.set_config("synchronous_commit", "off", True)
+
+
 def claim(session: Session, job_id: uuid.UUID, lease_s: float) -> ClaimedJob | None:
     """Take a queued job, or a running one whose lease ran out. None when there is nothing to take.
 
@@ -71,7 +82,6 @@ def claim(session: Session, job_id: uuid.UUID, lease_s: float) -> ClaimedJob | N
     """
     token = uuid.uuid4()
     unlocked = select(Job.id).where(Job.id == job_id, free()).with_for_update(skip_locked=True)
-    session.execute(text("set local synchronous_commit = off"))
     taken = session.execute(
         update(Job)
         .where(Job.id.in_(unlocked))
@@ -82,7 +92,7 @@ def claim(session: Session, job_id: uuid.UUID, lease_s: float) -> ClaimedJob | N
             attempts=Job.attempts + 1,
             started_at=func.coalesce(Job.started_at, func.now()),
         )
-        .returning(Job.kind, Job.payload, Job.attempts)
+        .returning(Job.kind, Job.payload, Job.attempts, unawaited_commit())
         .execution_options(synchronize_session=False)
     ).one_or_none()
     return (

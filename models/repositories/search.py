@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload
 
 from models.jobs import Job
-from models.repositories.jobs import free
+from models.repositories.jobs import free, unawaited_commit
 from models.search import QUERY_CHANNEL, EvidenceExport, SearchHit, SearchQuery
 from models.standing import StandingQuery
 from models.video import Frame
@@ -37,8 +37,12 @@ def queries_in_turn(session: Session, rung_job_id: uuid.UUID, limit: int) -> lis
     and the command line) take turns, each with its oldest query first. Who has queries that run
     has taken so many turns; of those who have taken as many, it is the turn of who waits longest
     since a query of theirs began."""
-    if session.scalars(select(Job.kind).where(Job.id == rung_job_id)).one_or_none() != "query":
+    others = select(Job.id).where(Job.kind == "query", Job.id != rung_job_id, free()).exists()
+    rung = session.execute(select(Job.kind, others).where(Job.id == rung_job_id)).one_or_none()
+    if rung is None or rung.kind != "query":
         return []
+    if not rung[1]:
+        return [rung_job_id]
     party = func.coalesce(SearchQuery.key_id, _COMMAND_LINE).label("party")
     place = func.row_number().over(partition_by=party, order_by=(Job.created_at, Job.id))
     waiting = (
@@ -136,20 +140,20 @@ def create_query(
     roi: dict[str, Any],
     params: dict[str, Any],
     key_id: int | None = None,
-) -> None:
+) -> SearchQuery:
     """Record a query beside its job. ``key_id``: the API key that asks."""
-    session.add(
-        SearchQuery(
-            id=query_id,
-            job_id=job_id,
-            frame_id=frame_id,
-            picture_sha256=picture_sha256,
-            roi=roi,
-            params=params,
-            key_id=key_id,
-        )
+    query = SearchQuery(
+        id=query_id,
+        job_id=job_id,
+        frame_id=frame_id,
+        picture_sha256=picture_sha256,
+        roi=roi,
+        params=params,
+        key_id=key_id,
     )
+    session.add(query)
     session.flush()
+    return query
 
 
 def lock_query(session: Session, query_id: uuid.UUID) -> bool:
@@ -222,10 +226,9 @@ def record_first_hits(
 
     Not waited for on the disk: after a crash the query runs again.
     """
-    session.execute(text("set local synchronous_commit = off"))
     _replace_hits(session, query.id, hits)
     _update_query(session, query.id, answer_step=step, stats=stats)
-    session.execute(select(func.pg_notify(QUERY_CHANNEL, str(query.job_id))))
+    session.execute(select(func.pg_notify(QUERY_CHANNEL, str(query.job_id)), unawaited_commit()))
 
 
 def _replace_hits(session: Session, query_id: uuid.UUID, hits: Sequence[dict[str, Any]]) -> None:

@@ -318,11 +318,12 @@ def count_frames(session: Session, segment_id: int) -> int:
     ).one()
 
 
-def find_frame(session: Session, frame_id: int) -> Frame | None:
-    """The frame with its camera."""
-    return session.scalars(
-        select(Frame).where(Frame.id == frame_id).options(joinedload(Frame.camera))
-    ).one_or_none()
+def find_frame(session: Session, frame_id: int, *, keep: bool = False) -> Frame | None:
+    """The frame with its camera. ``keep``: it is not erased until the transaction ends."""
+    query = select(Frame).where(Frame.id == frame_id).options(joinedload(Frame.camera))
+    if keep:
+        query = query.with_for_update(read=True, key_share=True, of=Frame)
+    return session.scalars(query).one_or_none()
 
 
 def frames_with_camera(session: Session, frame_ids: Sequence[int]) -> dict[int, Frame]:

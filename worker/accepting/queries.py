@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from models.jobs import Job
 from models.repositories import jobs as job_record
 from models.repositories import search as search_record
 from models.repositories import videos as video_record
@@ -55,8 +56,18 @@ class QueryOrder:
 class AcceptedQuery:
     """A recorded query and the job to ring for once it is committed."""
 
-    query_id: uuid.UUID
-    job_id: uuid.UUID
+    query: SearchQuery
+    job: Job
+
+    @property
+    def query_id(self) -> uuid.UUID:
+        """Its id."""
+        return self.query.id
+
+    @property
+    def job_id(self) -> uuid.UUID:
+        """Its id."""
+        return self.job.id
 
 
 def submit_query(
@@ -123,12 +134,12 @@ def record_query(
         search_record.lock_uploads(session, exclusive=False)
         desk.uploads.require_free(desk.settings.min_free_bytes)
         picture_sha256 = desk.uploads.put(order.picture)
-    job_id = job_record.submit(session, "query", QUERY_QUEUE, carried())
+    job = job_record.submit_job(session, "query", QUERY_QUEUE, carried())
     query_id = query_id or uuid.uuid4()
-    search_record.create_query(
+    query = search_record.create_query(
         session,
         query_id=query_id,
-        job_id=job_id,
+        job_id=job.id,
         frame_id=order.frame_id,
         picture_sha256=picture_sha256,
         roi=roi_to_json(order.roi),
@@ -145,8 +156,8 @@ def record_query(
         roi=brief(roi_to_json(order.roi)),
         params={name: brief(value) for name, value in params.to_json().items()},
     )
-    note(query_id=query_id, job_id=job_id)
-    return AcceptedQuery(query_id, job_id)
+    note(query_id=query_id, job_id=job.id)
+    return AcceptedQuery(query, job)
 
 
 def require_known(
@@ -158,9 +169,7 @@ def require_known(
     """Raise :class:`NotFound` unless frame, examples and cameras exist within the scope; the frame
     is kept until the transaction ends."""
     if frame_id is not None and not (
-        0 < frame_id < _ID_LIMIT
-        and _sees_frame(session, frame_id, scope)
-        and search_record.frames_kept(session, [frame_id])  # from here on it is not erased
+        0 < frame_id < _ID_LIMIT and _sees_frame(session, frame_id, scope, keep=True)
     ):
         raise NotFound(f"frame {frame_id} is not known")
     for example in (*params.more, *params.less):
@@ -173,8 +182,10 @@ def require_known(
             raise NotFound(f"cameras {unknown} are not known; `ris cameras` lists them")
 
 
-def _sees_frame(session: Session, frame_id: int, scope: FootageScope) -> bool:
-    frame = video_record.find_frame(session, frame_id)
+def _sees_frame(
+    session: Session, frame_id: int, scope: FootageScope, *, keep: bool = False
+) -> bool:
+    frame = video_record.find_frame(session, frame_id, keep=keep)
     return frame is not None and scope.sees(frame)
 
 
