@@ -30,6 +30,7 @@ log = structlog.get_logger()
 
 _JOB_STATES: Final = ("queued", "running", "done", "failed")
 _FEED_STATES: Final = ("waiting", "connecting", "live", "idle", "paused", "ended")
+_DELIVERY_STATES: Final = ("pending", "delivered", "dead")
 _OUTCOMES: Final = ("accepted", "malformed", "refused")
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -105,6 +106,13 @@ def _families(found: Measures) -> Iterator[Metric]:
     yield jobs
     yield failed
     yield waiting
+    retrying = GaugeMetricFamily(
+        "ris_jobs_retrying", "Jobs that wait for another try.", labels=["kind", "code"]
+    )
+    for of, count in sorted(found.retrying.items()):
+        retrying.add_metric(of, count)
+    yield retrying
+    yield from _of_queries_and_events(found)
     feeds = GaugeMetricFamily("ris_feeds", "Feeds, by how they are.", labels=["state"])
     for state in _FEED_STATES:
         feeds.add_metric([state], found.feeds.get(state, 0))
@@ -113,6 +121,10 @@ def _families(found: Measures) -> Iterator[Metric]:
     for reason, count in sorted(found.open_gaps.items()):
         gaps.add_metric([reason], count)
     yield gaps
+    begun = CounterMetricFamily("ris_feed_gaps", "Gaps that began.", labels=["reason"])
+    for reason, count in sorted(found.gaps.items()):
+        begun.add_metric([reason], count)
+    yield begun
     dropped = CounterMetricFamily(
         "ris_feed_dropped_frames", "Frames received and not recorded.", labels=["reason"]
     )
@@ -144,6 +156,24 @@ def _families(found: Measures) -> Iterator[Metric]:
         ("ris_erasures_under_way", "Erasures that are not finished.", found.erasures),
     ):
         yield GaugeMetricFamily(name, says, value=value)
+
+
+def _of_queries_and_events(found: Measures) -> Iterator[Metric]:
+    stages = GaugeMetricFamily(
+        "ris_query_stage_seconds",
+        "What the queries answered in the last 15 minutes took.",
+        labels=["stage", "quantile"],
+    )
+    for stage, took_s in sorted(found.query_stage_s.items()):
+        for quantile, value in zip(("0.5", "0.95"), took_s, strict=True):
+            stages.add_metric([stage, quantile], value)
+    yield stages
+    deliveries = GaugeMetricFamily(
+        "ris_webhook_deliveries", "Events for webhooks, kept a while.", labels=["state"]
+    )
+    for state in _DELIVERY_STATES:
+        deliveries.add_metric([state], found.deliveries.get(state, 0))
+    yield deliveries
 
 
 def serve_metrics(

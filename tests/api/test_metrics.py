@@ -82,7 +82,8 @@ def documented() -> dict[str, tuple[str, frozenset[str]]]:
 
 @pytest.fixture
 def troubled(api: Api) -> Iterator[Api]:
-    """A paused feed and one that waits, gaps, drops and an erasure."""
+    """A query answered, a paused feed and one that waits, gaps, drops and an erasure."""
+    api.answered(api.key("search"))
     admin = api.key("admin")
     for name in ("one", "two"):
         given = {"camera": name, "url": "rtsp://camera.example/a"}
@@ -95,6 +96,7 @@ def troubled(api: Api) -> Iterator[Api]:
         "update feed_gaps set to_utc = now() where camera_id = (select max(id) from cameras)",
         f"insert into feed_drops select id, now(), 'busy', 7 from ({ids}) x",
         "update jobs set run_after = now() - interval '90 seconds' where kind = 'feed'",
+        "update jobs set retry_code = 'storage_full' where kind = 'feed'",
         "insert into jobs (id, kind, queue, payload) values"
         f" ('{uuid.uuid4()}', 'erase', 'ingest', '{{}}')",
         "insert into message_counts values ('mqtt', 'malformed', 3, 'x')",
@@ -147,6 +149,8 @@ def test_numbers_of_the_record_are_true(troubled: Api):
     assert found.value("ris_feeds", state="paused") == 1
     assert found.value("ris_feeds", state="live") == 0
     assert found.value("ris_feed_open_gaps", reason="stalled") == 1
+    assert found.value("ris_feed_gaps_total", reason="stalled") == 2
+    assert found.value("ris_jobs_retrying", kind="feed", code="storage_full") == 2
     assert found.value("ris_feed_dropped_frames_total", reason="busy") == 14
     frames, shards = sql(
         troubled.context, "select (select count(*) from frames), (select count(*) from shards)"
@@ -162,6 +166,21 @@ def test_numbers_of_the_record_are_true(troubled: Api):
     assert found.value("ris_watched_folders", state="trouble") == 1
     assert found.value("ris_watched_folders", state="ok") == 0
     assert found.value("ris_postgres_up") == 1
+
+
+def test_stages_of_queries_and_deliveries_of_events_are_told(api: Api):
+    sql(api.context, "update jobs set finished_at = finished_at - interval '1 hour'")
+    assert scrape(api.desk).value("ris_webhook_deliveries", state="dead") == 0
+    told = api.answered(api.key("search"))
+    found = scrape(api.desk)
+    for stage in ("describe", "search", "look"):
+        for quantile in ("0.5", "0.95"):
+            took_s = found.value("ris_query_stage_seconds", stage=stage, quantile=quantile)
+            assert took_s == pytest.approx(told["stats"][f"{stage}_ms"] / 1000)
+    whole_s = found.value("ris_query_stage_seconds", stage="all", quantile="0.5")
+    waited_s = found.value("ris_query_stage_seconds", stage="queued", quantile="0.5")
+    assert whole_s is not None and waited_s is not None and 0 < waited_s < whole_s
+    assert found.value("ris_query_stage_seconds", stage="early", quantile="0.5") is None
 
 
 def test_requests_are_counted_by_the_route_and_not_by_what_stands_in_it(api: Api):
