@@ -173,3 +173,9 @@ def ingested(context: Context, path: Path, camera: str, every_s: float, **given:
             break
     assert done.state == "done", (done.error_code, done.error_detail, done.retry_detail)
     return done.id
+
+
+def acts(context: Context, act: str) -> list[dict[str, Any]]:
+    """Details of the audit's entries of one act, oldest first."""
+    rows = sql(context, "select details from audit_entries where act = %s order by seq", act)
+    return [row[0] for row in rows]

@@ -22,7 +22,16 @@ import worker.backup
 from models.session import Session
 from tests.conftest import Services
 from tests.index.test_shard import small_disk
-from tests.parts import HANDLERS, fresh_database, ingested, loaded, run_jobs, sql, with_settings
+from tests.parts import (
+    HANDLERS,
+    acts,
+    fresh_database,
+    ingested,
+    loaded,
+    run_jobs,
+    sql,
+    with_settings,
+)
 from tests.processes.harness import CLI, REPO, clean_env
 from tests.searching import asked, flip, scores
 from tests.test_erasure import START, blocks, erased, everything, markers
@@ -195,6 +204,7 @@ def test_backups_while_everything_goes_on(
     made(indexed, target)
     with place(indexed, tmp_path / "restored", services.database_url) as back:
         restored(back, target)
+        assert len(acts(back, "backup.restore")) == 1
         assert verify_index(back).problems == ()
         assert (rows(back), blocks(back)) == (rows(indexed), blocks(indexed))
 

@@ -26,6 +26,7 @@ from tests.conftest import REPO, Services, psycopg_url
 from tests.object_server import ObjectServer, object_server
 from tests.parts import (
     HANDLERS,
+    acts,
     fresh_database,
     ingested,
     job,
@@ -428,6 +429,7 @@ def test_everything_can_be_brought_back(indexed: Context, server: ObjectServer) 
     before = scores(asked(reader))
     emptied(indexed)
     assert bring_back(indexed) == 2 and bring_back(indexed) == 0
+    assert [act["shards"] for act in acts(indexed, "offload.back")] == [2, 0]
     assert server.objects() == {} and not list(indexed.index.root.rglob("patch.map"))
     assert sql(indexed, "select count(*) from shards where object_url is not null") == [(0,)]
     assert scores(asked(reader)) == before

@@ -16,6 +16,7 @@ from models.repositories import index as index_record
 from models.session import DatabaseUnavailable
 from tests.parts import (
     HANDLERS,
+    acts,
     ingested,
     job,
     loaded,
@@ -26,6 +27,7 @@ from tests.parts import (
 )
 from tests.searching import asked, flip, fresh, lost, scores
 from worker import compacting, sealing
+from worker.accepting.desk import COMMAND_LINE
 from worker.compacting import learn_basis
 from worker.context import Context
 from worker.core.search_params import SearchParams
@@ -106,6 +108,19 @@ def test_sealed_frames_are_what_they_were_within_the_angle(indexed: Context) -> 
     files = [layout.path_of("patch", 0), layout.path("patch")]
     assert sum(path.stat().st_size - HEADER_BYTES for path in files) < size - HEADER_BYTES
     assert not (indexed.index.root / "g1" / "s1").exists(), "the old files are gone"
+
+
+def test_who_orders_it_is_in_the_audit(indexed: Context) -> None:
+    job_id = sealing.submit_due(indexed, 0.0, COMMAND_LINE)
+    assert [act["job_id"] for act in acts(indexed, "seal.order")] == [str(job_id)]
+    run_jobs(indexed)
+    assert repair_index(indexed).problems == ()
+    assert acts(indexed, "repair.begin") == [{"generation_id": 1}]
+
+
+def test_what_its_time_orders_is_nobodys_act(indexed: Context) -> None:
+    sealed(indexed)
+    assert acts(indexed, "seal.order") == []
 
 
 def test_searches_answer_from_sealed_shards_alike(indexed: Context) -> None:

@@ -22,6 +22,8 @@ from models.repositories import offloading as offload_record
 from models.repositories import sealing as sealing_record
 from models.repositories import videos as video_record
 from models.repositories.jobs import ClaimedJob
+from worker.accepting.audit import record_act
+from worker.accepting.desk import COMMAND_LINE, Actor
 from worker.context import Context
 from worker.errors import (
     IndexDamaged,
@@ -51,9 +53,12 @@ MOST_ATTEMPTS = 2
 _PARTS_AT_ONCE = 64
 
 
-def submit_due(context: Context, after_s: float | None = None) -> uuid.UUID | None:
+def submit_due(
+    context: Context, after_s: float | None = None, actor: Actor | None = None
+) -> uuid.UUID | None:
     """Order the moving of sealed shards unchanged for ``after_s`` (None: ``RIS_S3_AFTER_S``);
-    None when there are none, it is under way, or there is nowhere to move them to."""
+    None when there are none, it is under way, or there is nowhere to move them to.
+    ``actor``: who orders it, None where its time came."""
     if context.objects is None:
         return None
     wait_s = context.settings.s3_after_s if after_s is None else after_s
@@ -66,6 +71,8 @@ def submit_due(context: Context, after_s: float | None = None) -> uuid.UUID | No
             return None
         payload = {"before": before_utc.isoformat()}
         job_id = job_record.submit(session, "offload", INGEST_QUEUE, payload)
+        if actor is not None:
+            record_act(session, actor, "offload.order", job_id=str(job_id), **payload)
     context.ring(job_id, "offload")
     return job_id
 
@@ -249,6 +256,7 @@ def bring_back(context: Context) -> int:
     with context.db.transaction() as session:
         shards = offload_record.moved_shards(session)
         generations = {one.id: one for one in index_record.list_generations(session)}
+        record_act(session, COMMAND_LINE, "offload.back", shards=len(shards))
     done = 0
     for seen in shards:
         layout = layout_of(context.index, generations[seen.generation_id], seen)

@@ -11,6 +11,8 @@ from models.index import IndexGeneration, Shard
 from models.repositories import codes as codes_record
 from models.repositories import index as index_record
 from models.session import Session
+from worker.accepting.audit import record_act
+from worker.accepting.desk import COMMAND_LINE
 from worker.context import Context
 from worker.core.types import ImageArray, IntArray
 from worker.errors import IndexDamaged, RisError, StorageFailed, StorageFull
@@ -52,6 +54,7 @@ def repair_index(context: Context) -> RepairReport:
     generation = require_live_generation(context)
     with context.db.transaction() as session:
         shards = index_record.select_shards(session, generation.id)
+        record_act(session, COMMAND_LINE, "repair.begin", generation_id=generation.id)
     repaired, frames, problems = 0, 0, list[str]()
     for shard in shards:
         try:

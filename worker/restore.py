@@ -17,6 +17,8 @@ from typing import Any
 
 from models.repositories import backups as backup_record
 from models.repositories import offloading as offload_record
+from worker.accepting.audit import record_act
+from worker.accepting.desk import COMMAND_LINE
 from worker.backup_folder import Copier, Manifest, check_folder, read_manifest
 from worker.context import Context
 from worker.embedded.children import MIGRATE_COMMAND
@@ -119,6 +121,8 @@ def restore(
     with context.db.transaction() as session:
         backup_record.forget_codes(session)  # made again behind ingest; not in the backup
         offload_record.forget_objects(session)  # all files are here
+        taken = {"taken_utc": manifest.taken_utc, "dump": manifest.database}
+        record_act(session, COMMAND_LINE, "backup.restore", **taken)
     again = order_again(context, orders)
     if again:
         on_progress(f"carrying out {len(again)} erasures again")

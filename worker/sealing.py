@@ -22,6 +22,8 @@ from models.repositories import sealing as sealing_record
 from models.repositories import videos as video_record
 from models.repositories.jobs import ClaimedJob
 from models.session import Session
+from worker.accepting.audit import record_act
+from worker.accepting.desk import Actor
 from worker.backbones.registry import seal_distance
 from worker.compacting import code_rows
 from worker.context import Context
@@ -59,9 +61,11 @@ _ROUNDING = 1e-4
 """What a cosine of stored numbers may be off by, computed twice."""
 
 
-def submit_due(context: Context, after_s: float | None = None) -> uuid.UUID | None:
+def submit_due(
+    context: Context, after_s: float | None = None, actor: Actor | None = None
+) -> uuid.UUID | None:
     """Order the sealing of shards unchanged for ``after_s`` (None: ``RIS_SEAL_AFTER_S``); None
-    when there are none, or it is under way."""
+    when there are none, or it is under way. ``actor``: who orders it, None where its time came."""
     wait_s = context.settings.seal_after_s if after_s is None else after_s
     with context.db.transaction() as session:
         before_utc = sealing_record.unchanged_before(session, wait_s)
@@ -72,6 +76,8 @@ def submit_due(context: Context, after_s: float | None = None) -> uuid.UUID | No
         # A moment, not a wait: what is appended meanwhile is not this job's.
         payload = {"before": before_utc.isoformat()}
         job_id = job_record.submit(session, "seal", INGEST_QUEUE, payload)
+        if actor is not None:
+            record_act(session, actor, "seal.order", job_id=str(job_id), **payload)
     context.ring(job_id, "seal")
     return job_id
 

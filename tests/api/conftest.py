@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 from api.app import make_app
 from api.desk import ApiDesk, Pace, open_desk
 from tests.conftest import Services
-from tests.parts import fresh_context, ingested, run_jobs, sql
+from tests.parts import acts, fresh_context, ingested, run_jobs, sql
 from worker.accepting.desk import COMMAND_LINE
 from worker.accepting.keys import create_key
 from worker.context import Context
@@ -64,8 +64,7 @@ class Api:
 
     def acts(self, act: str) -> list[dict[str, Any]]:
         """Details of the audit's entries of one act."""
-        statement = "select details from audit_entries where act = %s order by seq"
-        return [row[0] for row in sql(self.context, statement, act)]
+        return acts(self.context, act)
 
     def with_settings(self, **changes: Any) -> AbstractContextManager[TestClient]:
         """Another application on the same record with other settings."""

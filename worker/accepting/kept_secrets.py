@@ -1,7 +1,7 @@
 """Secrets that must be read again, as Postgres keeps them: the one place that turns them over.
 
 A key of the API is kept as a hash. What signs messages cannot be: it is kept as it is, so the
-database and its backups are to be protected as they are for the addresses of feeds.
+database and its backups are to be protected.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from models.index import IndexGeneration
 from models.repositories import index as index_record
+from worker.accepting.desk import COMMAND_LINE
 from worker.admin.output import Json, console, emit_json, notes, size, table, when
 from worker.admin.video import wait_for_jobs
 from worker.config import settings
@@ -258,7 +259,7 @@ def seal(
 ) -> None:
     """Seal shards now instead of behind ingest: what a camera goes on showing is stored once."""
     context = process_context()
-    job_id = submit_due(context, after_s=0.0 if everything else None)
+    job_id = submit_due(context, 0.0 if everything else None, COMMAND_LINE)
     state = wait_for_jobs(context, [job_id])[0] if wait and job_id is not None else None
     cameras = sealed_cameras(context, require_live_generation(context))
     if as_json:
@@ -295,7 +296,7 @@ def offload(
     if back:
         notes.print(f"{bring_back(context)} shards brought back")
     else:
-        job_id = submit_offload(context, after_s=0.0 if everything else None)
+        job_id = submit_offload(context, 0.0 if everything else None, COMMAND_LINE)
     state = wait_for_jobs(context, [job_id])[0] if wait and job_id is not None else None
     cameras = moved_cameras(context)
     if as_json:
