@@ -210,6 +210,10 @@ def standing_body(frame_id: int, **params: Any) -> dict[str, Any]:
     return {"name": "a", "frame_id": frame_id, "roi": BOX, "params": params}
 
 
+def standing_example(name: str, w: World) -> dict[str, Any]:
+    return standing_body(w.street_frame, **{name: [{"frame_id": w.car_frame, **BOX}]})
+
+
 def own_standing(below: str, expect: int, w: World) -> Ask:
     return Ask(f"/v1/standing-queries/{w.own_standing}{below}", expect=expect)
 
@@ -422,7 +426,10 @@ RULES: dict[tuple[str, str], Rule] = {
     ("POST", "/v1/segments"): Rule(
         "ingest",
         lambda w: Ask("/v1/segments", segment_body(w.street), expect=202),
-        [not_found(lambda w: "/v1/segments", lambda w: segment_body(w.car))],
+        [
+            not_found(lambda w: "/v1/segments", lambda w: segment_body(w.car)),
+            not_found(lambda w: "/v1/segments", lambda _w: segment_body(camera="car")),
+        ],
     ),
     ("GET", "/v1/segments"): Rule(
         "ingest",
@@ -466,7 +473,12 @@ RULES: dict[tuple[str, str], Rule] = {
         [not_found(lambda w: f"/v1/cameras/{w.car}/gaps")],
         [lambda w: Ask(f"/v1/cameras/{w.car}/gaps", holds=NO_ITEMS)],
     ),
-    ("GET", "/v1/webhooks"): Rule("notify", lambda w: Ask("/v1/webhooks", hides="secret")),
+    ("GET", "/v1/webhooks"): Rule(
+        "notify",
+        lambda w: Ask("/v1/webhooks", holds=f'"webhook_id":{w.own_webhook},', hides="secret"),
+        [lambda w: Ask("/v1/webhooks", hides=f'"webhook_id":{w.others_webhook},')],
+        also=("search",),
+    ),
     ("POST", "/v1/webhooks"): Rule(
         "notify", lambda w: Ask("/v1/webhooks", WEBHOOK, expect=201), also=("search",)
     ),
@@ -494,7 +506,9 @@ RULES: dict[tuple[str, str], Rule] = {
         )
     },
     ("GET", "/v1/standing-queries"): Rule(
-        "search", lambda w: Ask("/v1/standing-queries", holds="items")
+        "search",
+        lambda w: Ask("/v1/standing-queries", holds=f'"standing_query_id":{w.own_standing},'),
+        [lambda w: Ask("/v1/standing-queries", hides=f'"standing_query_id":{w.others_standing},')],
     ),
     ("POST", "/v1/standing-queries"): Rule(
         "search",
@@ -504,6 +518,10 @@ RULES: dict[tuple[str, str], Rule] = {
             not_found(
                 lambda w: "/v1/standing-queries",
                 lambda w: standing_body(w.street_frame, camera_ids=[w.car]),
+            ),
+            *(
+                not_found(lambda w: "/v1/standing-queries", partial(standing_example, name))
+                for name in ("more", "less")
             ),
         ],
         [
@@ -529,8 +547,15 @@ RULES: dict[tuple[str, str], Rule] = {
     ("GET", "/v1/alerts"): Rule(
         "search",
         lambda w: Ask("/v1/alerts", holds="items"),
-        [lambda w: Ask("/v1/alerts", hides=f'"alert_id":{w.own_alerts[1]},')],
-        [lambda w: Ask("/v1/alerts", hides=f'"alert_id":{w.own_alerts[1]},')],
+        [
+            lambda w: Ask("/v1/alerts", hides=f'"alert_id":{w.own_alerts[1]},'),
+            lambda w: Ask(f"/v1/alerts?camera_id={w.car}", holds=NO_ITEMS),
+            not_found(lambda w: f"/v1/alerts?standing_query_id={w.others_standing}"),
+        ],
+        [
+            lambda w: Ask("/v1/alerts", hides=f'"alert_id":{w.own_alerts[1]},'),
+            lambda w: Ask(f"/v1/alerts?camera_id={w.car}", holds=NO_ITEMS),
+        ],
     ),
     **{
         ("GET", "/v1/alerts/{alert_id}" + below): Rule(
@@ -556,6 +581,7 @@ RULES: dict[tuple[str, str], Rule] = {
 }
 
 
-def segment_body(camera_id: int) -> dict[str, Any]:
+def segment_body(camera_id: int | None = None, **given: Any) -> dict[str, Any]:
     start = f"2026-02-01T{uuid.uuid4().int % 24:02}:00:00Z"
-    return {"path": "street/bikes.mp4", "camera_id": camera_id, "start_utc": start}
+    named = given or {"camera_id": camera_id}
+    return {"path": "street/bikes.mp4", "start_utc": start, **named}

@@ -153,7 +153,7 @@ def test_an_operation_with_every_kind_of_key(world: World, method: str, path: st
     if "/changes" in path:
         world.others_changes = new_changes(world, world.car, api.key("search"))
         world.own_changes = new_changes(world, world.street, right)
-    if "/webhooks/" in path:
+    if "/webhooks" in path:
         world.others_webhook = new_webhook(world, api.key("notify", "search"))
         world.own_webhook = new_webhook(world, right)
     if "/standing" in path or "/alerts" in path:
@@ -202,7 +202,7 @@ def prepare(world: World, path: str, limited: dict[str, str]) -> None:
         world.own_query = uuid.UUID(world.api.answered(limited, **asked)["query_id"])
     if "/changes" in path:
         world.own_changes = new_changes(world, world.street, limited)
-    if "/webhooks/" in path:
+    if "/webhooks" in path:
         world.others_webhook = world.own_webhook
         world.own_webhook = new_webhook(world, limited)
     if "/standing" in path or "/alerts" in path:
