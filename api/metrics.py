@@ -113,24 +113,7 @@ def _families(found: Measures) -> Iterator[Metric]:
         retrying.add_metric(of, count)
     yield retrying
     yield from _of_queries_and_events(found)
-    feeds = GaugeMetricFamily("ris_feeds", "Feeds, by how they are.", labels=["state"])
-    for state in _FEED_STATES:
-        feeds.add_metric([state], found.feeds.get(state, 0))
-    yield feeds
-    gaps = GaugeMetricFamily("ris_feed_open_gaps", "Cameras without frames.", labels=["reason"])
-    for reason, count in sorted(found.open_gaps.items()):
-        gaps.add_metric([reason], count)
-    yield gaps
-    begun = CounterMetricFamily("ris_feed_gaps", "Gaps that began.", labels=["reason"])
-    for reason, count in sorted(found.gaps.items()):
-        begun.add_metric([reason], count)
-    yield begun
-    dropped = CounterMetricFamily(
-        "ris_feed_dropped_frames", "Frames received and not recorded.", labels=["reason"]
-    )
-    for reason, count in sorted(found.dropped_frames.items()):
-        dropped.add_metric([reason], count)
-    yield dropped
+    yield from _of_feeds(found)
     messages = CounterMetricFamily(
         "ris_messages", "Messages that tell of recordings.", labels=["source", "outcome"]
     )
@@ -156,6 +139,27 @@ def _families(found: Measures) -> Iterator[Metric]:
         ("ris_erasures_under_way", "Erasures that are not finished.", found.erasures),
     ):
         yield GaugeMetricFamily(name, says, value=value)
+
+
+def _of_feeds(found: Measures) -> Iterator[Metric]:
+    feeds = GaugeMetricFamily("ris_feeds", "Feeds, by how they are.", labels=["state"])
+    for state in _FEED_STATES:
+        feeds.add_metric([state], found.feeds.get(state, 0))
+    yield feeds
+    gaps = GaugeMetricFamily("ris_feed_open_gaps", "Cameras without frames.", labels=["reason"])
+    for reason, count in sorted(found.open_gaps.items()):
+        gaps.add_metric([reason], count)
+    yield gaps
+    begun = CounterMetricFamily("ris_feed_gaps", "Gaps that began.", labels=["reason"])
+    for reason, count in sorted(found.gaps.items()):
+        begun.add_metric([reason], count)
+    yield begun
+    dropped = CounterMetricFamily(
+        "ris_feed_dropped_frames", "Frames received and not recorded.", labels=["reason"]
+    )
+    for reason, count in sorted(found.dropped_frames.items()):
+        dropped.add_metric([reason], count)
+    yield dropped
 
 
 def _of_queries_and_events(found: Measures) -> Iterator[Metric]:

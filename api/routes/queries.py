@@ -26,7 +26,6 @@ from models.repositories.browse import QueryView
 from models.session import Session
 from worker.accepting.keys import Caller
 from worker.accepting.queries import (
-    AcceptedQuery,
     QueryOrder,
     cancel_query,
     checked_order,
@@ -95,19 +94,15 @@ def query_order(desk: ApiDesk, body: DrawnBody[Any]) -> QueryOrder:
 def _accept(
     desk: ApiDesk, caller: Caller, order: QueryOrder, asked: NamedRequest | None
 ) -> QueryTold:
-    accepted: AcceptedQuery | None = None
     query_id = uuid.uuid4()
     with desk.db.transaction() as session:
         made = made_before(session, caller.key_id, asked, making=str(query_id))
-        if made is None:
-            _require_room(session, desk, caller)
-            accepted = record_query(desk, session, order, caller.actor, caller.scope, query_id)
-        else:
-            told = QueryTold.of(known_query(session, caller, uuid.UUID(made)))
-    if accepted is not None:
-        desk.ring(accepted.job_id, "query")
-        told = QueryTold.of(QueryView(accepted.query, accepted.job, hits=0))
-    return told
+        if made is not None:
+            return QueryTold.of(known_query(session, caller, uuid.UUID(made)))
+        _require_room(session, desk, caller)
+        accepted = record_query(desk, session, order, caller.actor, caller.scope, query_id)
+    desk.ring(accepted.job_id, "query")
+    return QueryTold.of(QueryView(accepted.query, accepted.job, hits=0))
 
 
 def _require_room(session: Session, desk: ApiDesk, caller: Caller) -> None:
